@@ -1,1 +1,19 @@
-//! Node.
+//! The Kvasir node: a full replica of the cluster's map, and the gRPC API on
+//! top of it.
+//!
+//! Data flows one way: `config` → `discovery` → `membership` → `transport` →
+//! `replica` → `store` → `api`. A module imports only what is left of it or
+//! below it.
+
+pub mod admin;
+pub mod api;
+pub mod clock;
+pub mod config;
+pub mod discovery;
+pub mod engine;
+pub mod membership;
+pub mod metrics;
+pub mod node;
+pub mod replica;
+pub mod store;
+pub mod transport;
