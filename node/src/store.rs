@@ -58,21 +58,22 @@ impl Store {
     /// Key and value must own their memory: a slice of a frame would keep the
     /// whole frame alive.
     pub fn merge(&mut self, key: Bytes, record: Record) -> bool {
-        if let Some(old) = self.map.get(&key) {
-            if old.dot >= record.dot {
-                return false;
-            }
-            self.forget(&key, &old.clone());
+        if self.map.get(&key).is_some_and(|old| old.dot >= record.dot) {
+            return false;
         }
-        self.fingerprint = self.fingerprint.wrapping_add(summand(&key, record.dot));
-        self.memory += cost(&key, &record);
-        if record.value.is_some() {
+        let (dot, cost, end) = (record.dot, cost(&key, &record), record.expires_ms);
+        let has_value = record.value.is_some();
+        if let Some(old) = self.map.insert(key.clone(), record) {
+            self.forget(&key, &old);
+        }
+        self.fingerprint = self.fingerprint.wrapping_add(summand(&key, dot));
+        self.memory += cost;
+        if has_value {
             self.with_value += 1;
-            if let Some(end) = record.expires_ms {
-                self.expiry.insert((end, key.clone()));
+            if let Some(end) = end {
+                self.expiry.insert((end, key));
             }
         }
-        self.map.insert(key, record);
         true
     }
 

@@ -1,0 +1,96 @@
+//! What a replica remembers of one link to one peer. A new connection is a new
+//! link: nothing is carried over from an older one.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+/// Names a link; never used twice by a replica.
+pub type LinkId = u64;
+
+/// A version vector: every write of an origin up to a stamp.
+pub(super) type Vector = BTreeMap<u64, u64>;
+
+/// The answer to a peer's Sync, under way.
+#[derive(Debug)]
+pub(super) struct Scan {
+    pub(super) id: u32,
+    pub(super) seq: u32,
+    /// What the peer holds.
+    pub(super) theirs: Vector,
+    /// Send what the peer holds, too.
+    pub(super) full: bool,
+    /// The last key that was looked at.
+    pub(super) after: Option<Bytes>,
+    /// No entry is left to look at: only the last part is owed.
+    pub(super) exhausted: bool,
+    /// What the peer may join once it has everything.
+    pub(super) seen: Vector,
+    pub(super) ready: bool,
+}
+
+/// Our Sync that the peer has not answered to the end.
+#[derive(Debug)]
+pub(super) struct Awaiting {
+    pub(super) id: u32,
+    pub(super) next_seq: u32,
+    pub(super) full: bool,
+    /// When the request or the last part of the answer passed.
+    pub(super) since_ms: u64,
+}
+
+/// A Sync that is to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    /// What our vector does not cover.
+    Missing,
+    /// Everything.
+    Full,
+}
+
+#[derive(Debug)]
+pub(super) struct Link {
+    /// The peer's process.
+    pub(super) origin: u64,
+    /// The stamp up to which our own writes were pushed; `None` until the
+    /// peer's first Sync says where to begin.
+    pub(super) cursor: Option<u64>,
+    /// The stamp up to which the peer said it holds our writes.
+    pub(super) acked: u64,
+    /// Pushed writes of the peer that we hold above a gap: (prev, last).
+    pub(super) ahead: Option<(u64, u64)>,
+    pub(super) ack_due: bool,
+    pub(super) digest_due: bool,
+    pub(super) request: Option<Request>,
+    pub(super) awaiting: Option<Awaiting>,
+    pub(super) requests: u32,
+    pub(super) scan: Option<Scan>,
+    /// Pushes and delta parts take turns; whose it is.
+    pub(super) push_next: bool,
+    /// Digests in a row with equal vectors and different fingerprints.
+    pub(super) strikes: u32,
+    pub(super) peer_ready: bool,
+    /// A Sync of ours was answered to the end.
+    pub(super) synced: bool,
+}
+
+impl Link {
+    pub(super) const fn new(origin: u64) -> Self {
+        Self {
+            origin,
+            cursor: None,
+            acked: 0,
+            ahead: None,
+            ack_due: false,
+            digest_due: false,
+            request: Some(Request::Missing),
+            awaiting: None,
+            requests: 0,
+            scan: None,
+            push_next: true,
+            strikes: 0,
+            peer_ready: false,
+            synced: false,
+        }
+    }
+}
