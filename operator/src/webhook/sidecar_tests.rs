@@ -1,0 +1,239 @@
+//! From pods in YAML, through the builder and the patch that the API server would apply, to the pods that come out.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn sidecar() -> Sidecar {
+    Sidecar {
+        namespace: "shop".into(),
+        cluster: "demo".into(),
+        image: "kvasir.dev/kvasir:0.1.0".into(),
+        resources: None,
+        sync_interval: Some("500ms".into()),
+        max_memory: None,
+    }
+}
+
+fn pod(yaml: &str) -> Value {
+    serde_yaml::from_str(yaml).expect("the test's own YAML")
+}
+
+/// Injects, checks that the patch leads to the very same pod and that a second injection changes nothing.
+fn injected(before: &Value) -> Value {
+    let after = inject(before, &sidecar()).expect("injected");
+    let patch = json_patch::diff(before, &after);
+    let mut patched = before.clone();
+    json_patch::patch(&mut patched, &patch).expect("the patch applies");
+    assert_eq!(patched, after, "the patch must lead to the pod that the builder made");
+    assert_eq!(inject(&after, &sidecar()).expect("injected again"), after, "a second injection must change nothing");
+    after
+}
+
+fn names(pod: &Value, kind: &str) -> Vec<String> {
+    list(&pod["spec"], kind).map(|container| container["name"].as_str().unwrap().to_owned()).collect()
+}
+
+fn value<'a>(container: &'a Value, name: &str) -> Option<&'a str> {
+    list(container, "env").find(|variable| variable["name"] == name).and_then(|variable| variable["value"].as_str())
+}
+
+const PLAIN: &str = "
+apiVersion: v1
+kind: Pod
+metadata:
+  generateName: app-
+  labels: {kvasir.dev/cluster: demo}
+spec:
+  containers:
+  - {name: app, image: 'app:1'}
+";
+
+#[test]
+fn a_plain_pod_gets_the_node_as_a_native_sidecar() {
+    let after = injected(&pod(PLAIN));
+    let expected = json!([{
+        "name": "kvasir",
+        "image": "kvasir.dev/kvasir:0.1.0",
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["/kvasir-node"],
+        "restartPolicy": "Always",
+        "env": [
+            {"name": "KVASIR_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}},
+            {"name": "KVASIR_ADVERTISE_ADDRESS", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}},
+            {"name": "KVASIR_ROLE", "value": "sidecar"},
+            {"name": "KVASIR_CLUSTER", "value": "shop/demo"},
+            {"name": "KVASIR_SERVE_ALONE", "value": "false"},
+            {"name": "KVASIR_CLIENT_ADDRESS", "value": "127.0.0.1:7070"},
+            {"name": "KVASIR_PEER_ADDRESS", "value": "0.0.0.0:7071"},
+            {"name": "KVASIR_ADMIN_ADDRESS", "value": "0.0.0.0:7072"},
+            {"name": "KVASIR_DISCOVERY_DNS_DOMAIN_NAME", "value": "demo-peers.shop.svc"},
+            {"name": "KVASIR_DISCOVERY_DNS_PORT", "value": "7071"},
+            {"name": "KVASIR_DRAIN_TIMEOUT", "value": "10s"},
+            {"name": "KVASIR_LOG_FORMAT", "value": "json"},
+            {"name": "KVASIR_SYNC_INTERVAL", "value": "500ms"},
+        ],
+        "ports": [
+            {"name": "client", "containerPort": 7070, "protocol": "TCP"},
+            {"name": "peer", "containerPort": 7071, "protocol": "TCP"},
+            {"name": "peer-udp", "containerPort": 7071, "protocol": "UDP"},
+            {"name": "admin", "containerPort": 7072, "protocol": "TCP"},
+        ],
+        "startupProbe": {"httpGet": {"path": "/readyz", "port": "admin"}, "periodSeconds": 1, "failureThreshold": 600, "timeoutSeconds": 3},
+        "livenessProbe": {"httpGet": {"path": "/livez", "port": "admin"}, "periodSeconds": 10, "failureThreshold": 3, "timeoutSeconds": 3},
+        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
+        "securityContext": {
+            "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }]);
+    assert_eq!(after["spec"]["initContainers"], expected);
+    assert_eq!(after["spec"]["containers"][0]["env"], json!([{"name": "KVASIR_ADDRESS", "value": "http://127.0.0.1:7070"}]));
+    assert_eq!(after["metadata"]["annotations"], json!({"kvasir.dev/injected": "true"}));
+}
+
+#[test]
+fn the_sidecar_stands_before_init_containers_which_may_use_it_too() {
+    let after = injected(&pod("
+metadata: {name: app, labels: {kvasir.dev/cluster: demo}, annotations: {a: b}}
+spec:
+  initContainers:
+  - {name: migrate, image: 'app:1', env: [{name: MODE, value: up}]}
+  - {name: proxy, image: 'proxy:1', restartPolicy: Always}
+  containers:
+  - {name: app, image: 'app:1', env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}, {name: URL, value: $(KVASIR_ADDRESS)}]}
+  - {name: other, image: 'other:1'}
+"));
+    assert_eq!(names(&after, "initContainers"), ["kvasir", "migrate", "proxy"]);
+    assert_eq!(names(&after, "containers"), ["app", "other"]);
+    for kind in ["initContainers", "containers"] {
+        for container in list(&after["spec"], kind).filter(|container| !is_sidecar(container)) {
+            assert_eq!(container["env"][0], json!({"name": "KVASIR_ADDRESS", "value": ADDRESS}), "{container}");
+        }
+    }
+    assert_eq!(value(&after["spec"]["initContainers"][1], "MODE"), Some("up"));
+    assert_eq!(after["metadata"]["annotations"]["a"], "b");
+}
+
+#[test]
+fn an_address_of_the_users_own_stays() {
+    let after = injected(&pod("
+metadata: {labels: {kvasir.dev/cluster: demo}}
+spec:
+  containers:
+  - {name: app, image: 'app:1', env: [{name: X, value: y}, {name: KVASIR_ADDRESS, value: 'http://elsewhere:1'}]}
+  - {name: second, image: 'app:1', env: []}
+"));
+    let env = &after["spec"]["containers"][0]["env"];
+    assert_eq!(*env, json!([{"name": "X", "value": "y"}, {"name": "KVASIR_ADDRESS", "value": "http://elsewhere:1"}]));
+    assert_eq!(value(&after["spec"]["containers"][1], "KVASIR_ADDRESS"), Some(ADDRESS));
+}
+
+#[test]
+fn fields_that_this_program_does_not_know_survive() {
+    let before = pod("
+metadata: {labels: {kvasir.dev/cluster: demo}, fromTheFuture: {a: 1}}
+spec:
+  initContainers: [{name: first, image: 'a:1', fromTheFuture: [1, 2]}]
+  containers: [{name: app, image: 'app:1', fromTheFuture: true}]
+  ephemeralContainers: [{name: debug, image: 'busybox:1'}]
+  fromTheFuture: {deep: {er: [null]}}
+");
+    let mut after = injected(&before);
+    // Taking out what was put in must lead back to the pod as it was.
+    after["spec"]["initContainers"].as_array_mut().unwrap().remove(0);
+    for kind in ["initContainers", "containers"] {
+        after["spec"][kind][0].as_object_mut().unwrap().remove("env");
+    }
+    after["metadata"].as_object_mut().unwrap().remove("annotations");
+    assert_eq!(after, before);
+}
+
+#[test]
+fn a_job_keeps_its_restart_policy_so_that_it_completes() {
+    let after = injected(&pod("
+metadata:
+  labels: {kvasir.dev/cluster: demo, batch.kubernetes.io/job-name: load}
+  ownerReferences: [{apiVersion: batch/v1, kind: Job, name: load, uid: u, controller: true}]
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 5
+  containers: [{name: load, image: 'app:1'}]
+"));
+    assert_eq!(after["spec"]["restartPolicy"], "Never");
+    assert_eq!(names(&after, "containers"), ["load"], "a sidecar among the containers would keep the Job from completing");
+    assert_eq!(value(&after["spec"]["initContainers"][0], "KVASIR_DRAIN_TIMEOUT"), Some("3s"));
+}
+
+#[test]
+fn draining_fits_into_the_pods_grace_period() {
+    for (grace, drain) in [(0, "1s"), (1, "1s"), (3, "1s"), (4, "2s"), (12, "10s"), (600, "10s")] {
+        let mut before = pod(PLAIN);
+        before["spec"]["terminationGracePeriodSeconds"] = json!(grace);
+        let after = injected(&before);
+        assert_eq!(value(&after["spec"]["initContainers"][0], "KVASIR_DRAIN_TIMEOUT"), Some(drain), "of {grace} s");
+    }
+}
+
+#[test]
+fn what_another_webhook_added_afterwards_is_caught_up_on() {
+    let mut between = injected(&pod(PLAIN));
+    between["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "late", "image": "late:1"}));
+    // The API server's own plugins touch the sidecar as well; that is not undone.
+    between["spec"]["initContainers"][0]["volumeMounts"] = json!([{"name": "token", "mountPath": "/token"}]);
+    let after = injected(&between);
+    assert_eq!(names(&after, "initContainers"), ["kvasir"]);
+    assert_eq!(value(&after["spec"]["containers"][1], "KVASIR_ADDRESS"), Some(ADDRESS));
+    assert_eq!(after["spec"]["initContainers"], between["spec"]["initContainers"]);
+}
+
+#[test]
+fn the_clusters_own_settings_are_passed_on() {
+    let limits = BTreeMap::from([("memory".to_owned(), Quantity("1Gi".into()))]);
+    let resources = ResourceRequirements { limits: Some(limits), ..ResourceRequirements::default() };
+    let sidecar = Sidecar { resources: Some(resources), max_memory: Some("512Mi".into()), ..sidecar() };
+    let after = inject(&pod(PLAIN), &sidecar).unwrap();
+    let container = &after["spec"]["initContainers"][0];
+    assert_eq!(container["resources"], json!({"limits": {"memory": "1Gi"}}));
+    assert_eq!(value(container, "KVASIR_MAX_MEMORY"), Some("512Mi"));
+}
+
+#[test]
+fn pods_that_cannot_have_a_sidecar_are_refused_with_what_to_do() {
+    let refused = |yaml: &str| inject(&pod(yaml), &sidecar()).expect_err("refused");
+    let host = refused("{metadata: {}, spec: {hostNetwork: true, containers: [{name: app}]}}");
+    assert_eq!(host, Refusal::HostNetwork);
+    assert!(host.to_string().contains("drop hostNetwork"), "{host}");
+    assert_eq!(refused("{metadata: {}, spec: {containers: [{name: kvasir}]}}"), Refusal::NameTaken);
+    let ordinary = "{metadata: {}, spec: {initContainers: [{name: kvasir}], containers: [{name: app}]}}";
+    assert_eq!(refused(ordinary), Refusal::NameTaken);
+    let member = "{metadata: {labels: {kvasir.dev/member-of: demo}}, spec: {containers: [{name: app}]}}";
+    assert_eq!(refused(member), Refusal::Member);
+    assert_eq!(refused("{metadata: {}, spec: {}}"), Refusal::NoContainers);
+    for refusal in [Refusal::HostNetwork, Refusal::NameTaken, Refusal::Member] {
+        assert!(refusal.to_string().len() <= 256, "the API server cuts longer warnings: {refusal}");
+    }
+}
+
+#[test]
+fn a_pod_asks_by_its_label_and_may_decline_by_annotation() {
+    assert_eq!(wanted(&pod(PLAIN)), Some("demo"));
+    assert_eq!(wanted(&pod("{metadata: {name: app}}")), None);
+    let annotated = |value: &str| {
+        let mut pod = pod(PLAIN);
+        pod["metadata"]["annotations"] = json!({"kvasir.dev/inject": value});
+        wanted(&pod).map(str::to_owned)
+    };
+    assert_eq!(annotated("false"), None);
+    assert_eq!(annotated("true").as_deref(), Some("demo"));
+}
+
+#[test]
+fn a_container_on_one_of_the_sidecars_ports_is_warned_of() {
+    let mut before = pod(PLAIN);
+    assert!(port_warnings(&injected(&before)).is_empty(), "the sidecar's own ports are no clash");
+    before["spec"]["containers"][0]["ports"] = json!([{"containerPort": 8080}, {"containerPort": 7071}]);
+    let warnings = port_warnings(&before);
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].contains("\"app\"") && warnings[0].contains("7071"), "{warnings:?}");
+}
