@@ -1,1 +1,91 @@
-//! Kvasir crds.
+//! The `KvCluster` resource: its Rust types, and the rules that the API server checks before it stores one.
+//!
+//! Everything here is plain data. [`yaml`] renders the `CustomResourceDefinition` that the Helm chart carries; this
+//! crate knows nothing of clients, controllers or the data plane.
+
+pub mod duration;
+mod spec;
+mod status;
+
+pub use spec::{
+    Discovery, DnsDiscovery, KubernetesDiscovery, KvCluster, KvClusterSpec, MAX_NAME, MAX_REPLICAS, NatsDiscovery,
+    Resources, StaticDiscovery,
+};
+pub use status::{KvClusterStatus, MemberStatus, SidecarStatus, condition};
+
+use kube::CustomResourceExt;
+
+/// Helm leaves an object with this annotation alone when the release is uninstalled, and with it every `KvCluster`.
+const KEEP: (&str, &str) = ("helm.sh/resource-policy", "keep");
+
+/// The `CustomResourceDefinition` as the chart carries it, with a line on how to make it anew.
+///
+/// # Errors
+///
+/// Only if the definition could not be written as YAML.
+pub fn yaml() -> Result<String, serde_yaml::ser::Error> {
+    let mut crd = KvCluster::crd();
+    crd.metadata.annotations.get_or_insert_default().insert(KEEP.0.to_owned(), KEEP.1.to_owned());
+    Ok(format!("# Generated from crds/src by `make crds`; do not edit.\n{}", serde_yaml::to_string(&crd)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chart_carries_the_current_definition() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/kvasir/templates/crd.yaml");
+        let stored = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(stored == yaml().unwrap(), "charts/kvasir/templates/crd.yaml is out of date: run `make crds`");
+    }
+
+    #[test]
+    fn the_yaml_says_what_the_types_say() {
+        let mut read: serde_json::Value = serde_yaml::from_str(&yaml().unwrap()).unwrap();
+        let annotations = read["metadata"].as_object_mut().unwrap().remove("annotations").unwrap();
+        assert_eq!(annotations, serde_json::json!({ "helm.sh/resource-policy": "keep" }));
+        assert_eq!(read, serde_json::to_value(KvCluster::crd()).unwrap());
+    }
+
+    #[test]
+    fn the_chart_does_not_take_a_description_for_a_template() {
+        assert!(!yaml().unwrap().contains("{{"));
+    }
+
+    #[test]
+    fn every_field_of_the_spec_is_described() {
+        fn walk(path: &str, schema: &serde_json::Value, bare: &mut Vec<String>) {
+            for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+                let path = format!("{path}.{name}");
+                if field["description"].as_str().unwrap_or_default().is_empty() {
+                    bare.push(path.clone());
+                }
+                walk(&path, field, bare);
+            }
+        }
+        let crd = serde_json::to_value(KvCluster::crd()).unwrap();
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let mut bare = Vec::new();
+        walk("spec", &schema["properties"]["spec"], &mut bare);
+        walk("status", &schema["properties"]["status"], &mut bare);
+        assert!(bare.is_empty(), "no description: {bare:?}");
+    }
+
+    #[test]
+    fn every_rule_has_a_message() {
+        fn walk(schema: &serde_json::Value, rules: &mut usize) {
+            for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+                assert!(rule["message"].is_string(), "{rule}");
+                *rules += 1;
+            }
+            for field in schema["properties"].as_object().into_iter().flat_map(|fields| fields.values()) {
+                walk(field, rules);
+            }
+        }
+        let crd = serde_json::to_value(KvCluster::crd()).unwrap();
+        let mut rules = 0;
+        walk(&crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"], &mut rules);
+        assert!(rules >= 8, "only {rules} rules reached the definition");
+    }
+}

@@ -1,2 +1,0 @@
-//! `kvctl`.
-fn main() {}

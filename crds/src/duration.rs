@@ -1,0 +1,81 @@
+//! Durations as people write them: whole numbers with a unit, one after another, such as `500ms` or `1m30s`.
+//!
+//! Knows nothing of which field a duration stands in, nor of what range is sensible there.
+
+use std::time::Duration;
+
+/// Why a string is no duration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidDuration(String);
+
+impl std::fmt::Display for InvalidDuration {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} is not a duration: write whole numbers with ms, s, m or h, such as 500ms or 1m30s", self.0)
+    }
+}
+
+impl std::error::Error for InvalidDuration {}
+
+/// Reads a duration.
+///
+/// # Errors
+///
+/// When the text is not a chain of whole numbers with the units `ms`, `s`, `m` and `h`, or is longer than time itself.
+pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
+    let invalid = || InvalidDuration(text.to_owned());
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    if rest.is_empty() {
+        return Err(invalid());
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(invalid)?;
+        let number: u64 = rest[..digits].parse().map_err(|_| invalid())?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let millis = match &rest[..unit] {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(invalid()),
+        };
+        rest = &rest[unit..];
+        let part = Duration::from_millis(number.checked_mul(millis).ok_or_else(invalid)?);
+        total = total.checked_add(part).ok_or_else(invalid)?;
+    }
+    Ok(total)
+}
+
+/// Writes a duration the one way that [`parse`] reads back: whole seconds as `2s`, all else as milliseconds.
+pub fn format(duration: Duration) -> String {
+    if duration.subsec_millis() == 0 { format!("{}s", duration.as_secs()) } else { format!("{}ms", duration.as_millis()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_people_write() {
+        for (text, millis) in
+            [("500ms", 500), ("1s", 1_000), ("1m30s", 90_000), ("2h", 7_200_000), ("0s", 0), ("1s500ms", 1_500)]
+        {
+            assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_everything_else() {
+        for text in ["", "1", "s", "1d", "-1s", "1.5s", "1 s", "1s ", "1ns", "99999999999999999999s", "9999999999999999h"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn writes_one_form() {
+        assert_eq!(format(parse("1000ms").unwrap()), "1s");
+        assert_eq!(format(parse("1s500ms").unwrap()), "1500ms");
+        assert_eq!(format(parse("1m").unwrap()), "60s");
+    }
+}

@@ -1,0 +1,180 @@
+//! What a person asks for, and the rules that the API server checks.
+//!
+//! Rules are CEL rather than patterns and bounds, because a CEL rule can say in its message what to do. Knows nothing
+//! of what the operator makes of a spec.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::{CustomResource, KubeSchema};
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use crate::status::KvClusterStatus;
+
+/// Longest name of a `KvCluster`: `NAME-xxxxxxxxxx` has to fit into a label of the member pods.
+pub const MAX_NAME: usize = 52;
+/// Most members of a cluster: each one talks to every other.
+pub const MAX_REPLICAS: i32 = 64;
+
+/// What a `KvCluster` should be.
+#[derive(Clone, Debug, PartialEq, CustomResource, KubeSchema, Serialize, Deserialize)]
+#[kube(
+    group = "kvasir.dev",
+    version = "v1alpha1",
+    kind = "KvCluster",
+    plural = "kvclusters",
+    singular = "kvcluster",
+    shortname = "kvc",
+    namespaced,
+    doc = "A replicated in-memory key/value store: every member holds every key, and any member takes writes.",
+    status = "KvClusterStatus",
+    derive = "PartialEq",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.ready", description = "Ready members of those wanted"),
+    printcolumn(name = "Keys", type_ = "integer", json_path = ".status.keys", description = "Keys that the cluster holds"),
+    printcolumn(name = "Converged", type_ = "boolean", json_path = ".status.converged", description = "Whether all members hold the same"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Version that the members run"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.metadata.name.size() <= 52 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message("choose a metadata.name of at most 52 lower-case letters, digits and dashes that starts with a letter and ends with a letter or digit: Services and pods are named after it"),
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.maxMemory) || !isQuantity(self.maxMemory) || !has(self.resources) || !has(self.resources.limits) || !('memory' in self.resources.limits) || type(self.resources.limits['memory']) != string || !isQuantity(string(self.resources.limits['memory'])) || quantity(self.maxMemory).isLessThan(quantity(string(self.resources.limits['memory'])))")
+    .message("set maxMemory lower than resources.limits.memory: a node needs room beside its entries, or it is killed before it is full"))]
+pub struct KvClusterSpec {
+    /// How many members the cluster has, from 1 to 64. Every member holds every key.
+    #[serde(default = "default_replicas")]
+    #[x_kube(validation = Rule::new("self >= 1 && self <= 64")
+        .message("set replicas to a number from 1 to 64: every member talks to every other, and none at all keeps nothing"))]
+    pub replicas: i32,
+    /// Image of the members and sidecars. Unset: the operator's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    #[x_kube(validation = Rule::new("self.matches('^[^\\\\s]+$')")
+        .message("set image to a reference such as registry.example/kvasir:0.1.0, or leave it out for the operator's own"))]
+    pub image: Option<String>,
+    /// Resources of each member's container. Unset: requests of 50m CPU and 64Mi memory, no limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// How often members compare what they hold, from 100ms to 60s. Writes go out at once; this mends what got lost.
+    #[serde(default = "default_sync_interval")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(ms|s|m|h))+$')")
+        .message("write syncInterval as whole numbers with a unit (ms, s, m, h), such as 500ms or 1s"))]
+    #[x_kube(validation = Rule::new("!self.matches('^([0-9]+(ms|s|m|h))+$') || (duration(self) >= duration('100ms') && duration(self) <= duration('60s'))")
+        .message("set syncInterval to at least 100ms and at most 60s"))]
+    pub sync_interval: String,
+    /// Memory for entries on each node, such as 256Mi. A full node refuses writes and still answers reads. Unset: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("isQuantity(self)")
+        .message("write maxMemory as a quantity such as 256Mi or 1Gi"))]
+    #[x_kube(validation = Rule::new("!isQuantity(self) || quantity(self).compareTo(quantity('1Mi')) >= 0")
+        .message("set maxMemory to at least 1Mi, or leave it out for no limit"))]
+    pub max_memory: Option<String>,
+    /// How members find each other: exactly one way. Unset: kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discovery: Option<Discovery>,
+}
+
+impl Default for KvClusterSpec {
+    fn default() -> Self {
+        Self {
+            replicas: default_replicas(),
+            image: None,
+            resources: None,
+            sync_interval: default_sync_interval(),
+            max_memory: None,
+            discovery: None,
+        }
+    }
+}
+
+fn default_replicas() -> i32 {
+    3
+}
+
+fn default_sync_interval() -> String {
+    "1s".to_owned()
+}
+
+/// Requests and limits of a container.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Resources {
+    /// What is set aside for the container, such as cpu: 100m and memory: 128Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "quantities")]
+    pub requests: Option<BTreeMap<String, Quantity>>,
+    /// What the container may use at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "quantities")]
+    pub limits: Option<BTreeMap<String, Quantity>>,
+}
+
+/// A map of quantities. The schema that comes with the type describes a quantity in 40 lines, and bounds nothing, so that
+/// no CEL rule over it fits the API server's budget.
+fn quantities(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 16,
+        "additionalProperties": { "x-kubernetes-int-or-string": true, "maxLength": 32 },
+    })
+}
+
+/// How members find each other.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.kubernetes), has(self.nats), has(self.dns), has(self.static)].filter(given, given).size() == 1")
+    .message("give exactly one of kubernetes, nats, dns and static under discovery, or leave discovery out for kubernetes"))]
+pub struct Discovery {
+    /// Members watch the pods of their cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<KubernetesDiscovery>,
+    /// Members meet on a NATS subject. Not supported yet: the operator refuses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nats: Option<NatsDiscovery>,
+    /// Members look up a DNS name. Not supported yet for members: the operator refuses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsDiscovery>,
+    /// Members are listed. Not supported yet: the operator refuses it.
+    #[serde(default, rename = "static", skip_serializing_if = "Option::is_none")]
+    pub fixed: Option<StaticDiscovery>,
+}
+
+/// Discovery by watching pods. There is nothing to set: the operator knows its members' namespace, labels and ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KubernetesDiscovery {}
+
+/// Discovery over NATS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NatsDiscovery {
+    /// Address of the NATS server, such as nats://nats.default.svc:4222.
+    #[schemars(length(min = 1, max = 512))]
+    pub url: String,
+}
+
+/// Discovery by DNS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DnsDiscovery {
+    /// Name whose addresses are the members.
+    #[schemars(length(min = 1, max = 253))]
+    pub domain_name: String,
+}
+
+/// Discovery by a fixed list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StaticDiscovery {
+    /// Addresses of the members' peer ports, such as 10.0.0.7:7071.
+    #[schemars(length(min = 1, max = 64))]
+    pub hosts: Vec<String>,
+}
