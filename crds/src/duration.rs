@@ -49,7 +49,11 @@ pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
 
 /// Writes a duration the one way that [`parse`] reads back: whole seconds as `2s`, all else as milliseconds.
 pub fn format(duration: Duration) -> String {
-    if duration.subsec_millis() == 0 { format!("{}s", duration.as_secs()) } else { format!("{}ms", duration.as_millis()) }
+    if duration.subsec_millis() == 0 {
+        format!("{}s", duration.as_secs())
+    } else {
+        format!("{}ms", duration.as_millis())
+    }
 }
 
 #[cfg(test)]
@@ -67,7 +71,9 @@ mod tests {
 
     #[test]
     fn refuses_everything_else() {
-        for text in ["", "1", "s", "1d", "-1s", "1.5s", "1 s", "1s ", "1ns", "99999999999999999999s", "9999999999999999h"] {
+        for text in
+            ["", "1", "s", "1d", "-1s", "1.5s", "1 s", "1s ", "1ns", "99999999999999999999s", "9999999999999999h"]
+        {
             assert!(parse(text).is_err(), "{text}");
         }
     }

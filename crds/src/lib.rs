@@ -4,7 +4,7 @@
 //! crate knows nothing of clients, controllers or the data plane.
 
 pub mod duration;
-mod spec;
+pub mod spec;
 mod status;
 
 pub use spec::{
@@ -23,7 +23,7 @@ const KEEP: (&str, &str) = ("helm.sh/resource-policy", "keep");
 /// # Errors
 ///
 /// Only if the definition could not be written as YAML.
-pub fn yaml() -> Result<String, serde_yaml::ser::Error> {
+pub fn yaml() -> Result<String, serde_yaml::SerializeError> {
     let mut crd = KvCluster::crd();
     crd.metadata.annotations.get_or_insert_default().insert(KEEP.0.to_owned(), KEEP.1.to_owned());
     Ok(format!("# Generated from crds/src by `make crds`; do not edit.\n{}", serde_yaml::to_string(&crd)?))
