@@ -1,1 +1,163 @@
-//! To be filled.
+//! The registry of metrics and the figures that are counted as things happen.
+//! Knows nothing of who counts: figures that some part of the node keeps for
+//! itself are read at the scrape, by a collector that is registered here.
+
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+/// The content type of what [`Metrics::render`] writes.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Upper ends of the request duration buckets, seconds: reads take
+/// microseconds, long listings seconds.
+const DURATION_BUCKETS: [f64; 12] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0];
+
+type Labelled<const N: usize, M> = Family<[(&'static str, &'static str); N], M>;
+type Durations = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>;
+
+/// All metrics of a node.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    counts: Counts,
+}
+
+/// What is counted as it happens. Cheap to clone; clones count together.
+#[derive(Clone, Debug)]
+pub struct Counts {
+    requests: Labelled<2, Counter>,
+    durations: Durations,
+    membership: Labelled<1, Counter>,
+    discovery_failures: Labelled<1, Counter>,
+}
+
+/// What happened to a member, as this node saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberEvent {
+    /// It is new here.
+    Joined,
+    /// It stopped answering.
+    Suspected,
+    /// A suspect answered again.
+    Recovered,
+    /// It left, or was given up on.
+    Gone,
+}
+
+impl MemberEvent {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Joined => "joined",
+            Self::Suspected => "suspected",
+            Self::Recovered => "recovered",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+impl Metrics {
+    /// The metrics of a process that started at `started_ms`.
+    pub fn new(version: &str, started_ms: u64) -> Self {
+        let counts = Counts {
+            requests: Family::default(),
+            durations: Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS)),
+            membership: Family::default(),
+            discovery_failures: Family::default(),
+        };
+        // From the start, so that a rate over them has a zero to begin with.
+        for event in [MemberEvent::Joined, MemberEvent::Suspected, MemberEvent::Recovered, MemberEvent::Gone] {
+            drop(counts.membership.get_or_create(&[("event", event.label())]));
+        }
+        let started: Gauge<f64, std::sync::atomic::AtomicU64> = Gauge::default();
+        started.set(started_ms as f64 / 1000.0);
+
+        let mut registry = Registry::with_prefix("kvasir");
+        registry.register("build", "The release", Info::new([("version", version.to_owned())]));
+        registry.register("process_start_time_seconds", "When the process started, since 1970", started);
+        registry.register("requests", "gRPC calls that ended, by method and code", counts.requests.clone());
+        registry.register(
+            "request_duration_seconds",
+            "From a gRPC call's arrival to the end of its answer, by method",
+            counts.durations.clone(),
+        );
+        registry.register("membership_events", "What happened to members, as seen here", counts.membership.clone());
+        registry.register(
+            "discovery_failures",
+            "Times a discovery provider began to fail, or failed in another way",
+            counts.discovery_failures.clone(),
+        );
+        Self { registry, counts }
+    }
+
+    /// Has `collector` asked at each scrape.
+    pub fn collect(&mut self, collector: Box<dyn Collector>) {
+        self.registry.register_collector(collector);
+    }
+
+    /// The figures to count with.
+    pub fn counts(&self) -> Counts {
+        self.counts.clone()
+    }
+
+    /// Everything, in the OpenMetrics text format.
+    pub fn render(&self) -> Result<String, std::fmt::Error> {
+        let mut page = String::with_capacity(16 << 10);
+        text::encode(&mut page, &self.registry)?;
+        Ok(page)
+    }
+}
+
+impl Counts {
+    /// A gRPC call ended.
+    pub fn request(&self, method: &'static str, code: &'static str, took: Duration) {
+        self.requests.get_or_create(&[("method", method), ("code", code)]).inc();
+        self.durations.get_or_create(&[("method", method)]).observe(took.as_secs_f64());
+    }
+
+    /// Something happened to a member.
+    pub fn member(&self, event: MemberEvent) {
+        self.membership.get_or_create(&[("event", event.label())]).inc();
+    }
+
+    /// A discovery provider's state became a failure.
+    pub fn discovery_failure(&self, provider: &'static str) {
+        self.discovery_failures.get_or_create(&[("provider", provider)]).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_is_rendered() {
+        let metrics = Metrics::new("1.2.3", 1_500);
+        let counts = metrics.counts();
+        counts.request("/kvasir.v1.Kv/Get", "OK", Duration::from_millis(2));
+        counts.request("/kvasir.v1.Kv/Get", "OK", Duration::from_millis(2));
+        counts.member(MemberEvent::Joined);
+        counts.discovery_failure("dns");
+        let page = metrics.render().unwrap();
+        for line in [
+            "kvasir_build_info{version=\"1.2.3\"} 1",
+            "kvasir_process_start_time_seconds 1.5",
+            "kvasir_requests_total{method=\"/kvasir.v1.Kv/Get\",code=\"OK\"} 2",
+            "kvasir_request_duration_seconds_count{method=\"/kvasir.v1.Kv/Get\"} 2",
+            "kvasir_request_duration_seconds_bucket{le=\"0.001\",method=\"/kvasir.v1.Kv/Get\"} 0",
+            "kvasir_membership_events_total{event=\"joined\"} 1",
+            "kvasir_membership_events_total{event=\"gone\"} 0",
+            "kvasir_discovery_failures_total{provider=\"dns\"} 1",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line} is missing in\n{page}");
+        }
+        assert!(page.ends_with("# EOF\n"));
+    }
+}

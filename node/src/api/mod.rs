@@ -1,1 +1,134 @@
-//! To be filled.
+//! The gRPC API on the `client` port: `Kv` and `Cluster`, health and
+//! reflection. Knows the engine, and nothing of how replication works.
+
+mod check;
+mod cluster;
+mod kv;
+mod measure;
+pub mod overview;
+mod page_token;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvasir_proto::v1::{DESCRIPTORS, cluster_server::ClusterServer, kv_server::KvServer};
+use tokio::net::TcpListener;
+use tokio_stream::Stream;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::{HealthReporter, health_reporter};
+
+use self::overview::Overview;
+use crate::config::Limits;
+use crate::engine::{Engine, Phase};
+use crate::metrics::Counts;
+
+/// A message of a listing has at most this many entries.
+pub const LIST_MESSAGE_ENTRIES: usize = 1000;
+/// A message of a listing carries at most this many bytes of keys and values,
+/// unless a single entry is larger.
+pub const LIST_MESSAGE_BYTES: usize = 256 << 10;
+/// How far above `maxValueBytes` a message is still read, so that its sender
+/// is told which field is over which limit.
+pub const MESSAGE_SLACK: usize = 4 << 20;
+/// Calls that one connection may have open; more wait.
+const STREAMS_PER_CONNECTION: u32 = 256;
+/// Headers of a call are at most this large.
+const HEADER_BYTES: u32 = 16 << 10;
+/// Calls that a client may open and reset before they were looked at.
+const PENDING_RESETS: usize = 32;
+/// What a client may send on one call before the node has read it.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// What a client may send on one connection before the node has read it.
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// A connection that is silent for this long is asked whether it still lives ...
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(20);
+/// ... and closed when it does not answer within this.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Services whose health is the node's readiness; the empty name is the node.
+const READY_SERVICES: [&str; 2] = ["", "kvasir.v1.Kv"];
+/// Answers in every phase.
+const CLUSTER_SERVICE: &str = "kvasir.v1.Cluster";
+
+/// Why the API cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The compiled-in descriptors do not decode: a broken build.
+    #[error("the API's own descriptors are broken, rebuild the node: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The server gave up.
+    #[error("serving the client port failed: {0}")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// What the API serves from.
+pub struct Api {
+    /// The data.
+    pub engine: Arc<Engine>,
+    /// What a request may hold.
+    pub limits: Limits,
+    /// What `Cluster` tells, and what health follows.
+    pub overview: Overview,
+    /// Where calls are counted.
+    pub counts: Counts,
+}
+
+impl Api {
+    /// Serves until `stop`; then closes the listener, tells every client to go
+    /// elsewhere (GOAWAY), and returns when their calls have ended.
+    pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()> + Send) -> Result<(), ApiError> {
+        let Self { engine, limits, overview, counts } = self;
+        let (reporter, health) = health_reporter();
+        let descriptors = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let max_message = limits.max_value_bytes.saturating_add(limits.max_key_bytes).saturating_add(MESSAGE_SLACK);
+        let router = Server::builder()
+            .layer(measure::Measure(counts))
+            .max_concurrent_streams(STREAMS_PER_CONNECTION)
+            .concurrency_limit_per_connection(STREAMS_PER_CONNECTION as usize)
+            .http2_max_header_list_size(HEADER_BYTES)
+            .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_keepalive_interval(Some(KEEPALIVE_AFTER))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .add_service(
+                KvServer::new(kv::Kv { engine, limits })
+                    .max_decoding_message_size(max_message)
+                    .max_encoding_message_size(usize::MAX),
+            )
+            .add_service(ClusterServer::new(cluster::Cluster(overview.clone())))
+            .add_service(health)
+            .add_service(descriptors().build_v1()?)
+            // Clients of before 2023, grpcurl among them, ask for this one.
+            .add_service(descriptors().build_v1alpha()?);
+        let incoming = incoming(listener);
+        tokio::select! {
+            served = router.serve_with_incoming_shutdown(incoming, stop) => Ok(served?),
+            never = report_health(reporter, overview) => match never {},
+        }
+    }
+}
+
+fn incoming(listener: TcpListener) -> impl Stream<Item = std::io::Result<tokio::net::TcpStream>> {
+    TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE_AFTER))
+}
+
+/// Says SERVING as long as the node is ready.
+async fn report_health(reporter: HealthReporter, overview: Overview) -> std::convert::Infallible {
+    reporter.set_service_status(CLUSTER_SERVICE, ServingStatus::Serving).await;
+    let mut phase = overview.phase();
+    loop {
+        let status = if phase == Phase::Ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in READY_SERVICES {
+            reporter.set_service_status(service, status).await;
+        }
+        phase = overview.phase_other_than(phase).await;
+    }
+}

@@ -1,1 +1,214 @@
-//! To be filled.
+//! The node's settings: one path, file < environment < flag, ending in a
+//! [`Config`] that is complete and valid. Knows nothing of what the settings
+//! are used for, and touches nothing but the file it is pointed at.
+
+mod settings;
+mod text;
+mod validate;
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+
+pub use settings::{Cli, DiscoverySettings, DnsSettings, KubernetesSettings, Settings, StaticSettings};
+pub use text::{DurationText, HostPort, Labels, Quantity};
+
+/// The longest node name: what fits a DNS label, and so a pod's name as Kubernetes makes them.
+pub const MAX_NAME_BYTES: usize = 63;
+/// The longest cluster name: a namespace, a slash, and the longest object name.
+pub const MAX_CLUSTER_BYTES: usize = 320;
+
+/// What is wrong with the settings. Every variant names the setting or the file.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("cannot read the configuration file {path}: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// The file is not YAML.
+    #[error("{path} is not valid YAML: {message}", path = path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        message: String,
+    },
+    /// A setting in the file has the wrong type or form, or doesn't exist.
+    #[error("{path}: {field}: {message}", path = path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// The setting's path, such as `discovery.dns.port`.
+        field: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A setting that parses, but can't be used.
+    #[error("{field}: {message}")]
+    Invalid {
+        /// The setting's path, such as `discovery.dns.port`.
+        field: &'static str,
+        /// What is wrong with it, and what would be right.
+        message: String,
+    },
+}
+
+/// What a node is to its cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// One of the cluster's own nodes.
+    #[default]
+    Member,
+    /// A full replica beside one application.
+    Sidecar,
+}
+
+impl Role {
+    /// The name that settings, logs and status use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Member => "member",
+            Self::Sidecar => "sidecar",
+        }
+    }
+}
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How the node logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// A level, or a list of `target=level` filters.
+    pub level: String,
+    /// How a line is written.
+    pub format: LogFormat,
+}
+
+/// What a client may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest key.
+    pub max_key_bytes: usize,
+    /// The longest value.
+    pub max_value_bytes: usize,
+    /// The longest time to live.
+    pub max_ttl: Duration,
+}
+
+/// Finding peers among the pods of a Kubernetes namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KubernetesConfig {
+    /// The namespace; `None` is the pod's own.
+    pub namespace: Option<String>,
+    /// The name of the container port that peers listen on.
+    pub discovery_port_name: String,
+    /// The name of the container port that clients use.
+    pub port_name: String,
+    /// The labels that a peer's pod has.
+    pub pod_labels: BTreeMap<String, String>,
+}
+
+/// Finding peers as the addresses of one DNS name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsConfig {
+    /// The name to ask for.
+    pub domain_name: String,
+    /// Whether IPv6 addresses are asked for, beside IPv4.
+    pub ipv6: bool,
+    /// The peer port at every address.
+    pub port: u16,
+}
+
+/// Finding peers in a fixed list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaticConfig {
+    /// Where peers are; names are resolved again and again.
+    pub hosts: Vec<HostPort>,
+}
+
+/// How a node finds its peers: any number of ways together, or none for a
+/// node that is alone by choice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiscoveryConfig {
+    /// Among pods.
+    pub kubernetes: Option<KubernetesConfig>,
+    /// By name.
+    pub dns: Option<DnsConfig>,
+    /// In a list.
+    pub static_hosts: Option<StaticConfig>,
+}
+
+/// The settings of a node: complete, valid, and final.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The node's name, unique in its cluster.
+    pub name: String,
+    /// What the node is to its cluster.
+    pub role: Role,
+    /// The cluster: nodes of different clusters never talk.
+    pub cluster: String,
+    /// The address at which peers reach this node.
+    pub advertise: IpAddr,
+    /// Where the node serves clients.
+    pub client_address: SocketAddr,
+    /// Where the node serves peers, by TCP and by UDP.
+    pub peer_address: SocketAddr,
+    /// Where the node serves metrics, health and status.
+    pub admin_address: SocketAddr,
+    /// How often a node compares itself with one peer.
+    pub sync_interval: Duration,
+    /// How long a starting node waits for peers.
+    pub join_timeout: Duration,
+    /// Whether a node that found no peer in `join_timeout` becomes ready.
+    pub serve_alone: bool,
+    /// How long a leaving node waits until peers hold its writes.
+    pub drain_timeout: Duration,
+    /// The memory that entries may take; `None` is no limit.
+    pub max_memory: Option<u64>,
+    /// What a client may send.
+    pub limits: Limits,
+    /// How far ahead a peer's clock may be.
+    pub max_clock_skew: Duration,
+    /// How the node finds its peers.
+    pub discovery: DiscoveryConfig,
+    /// How the node logs.
+    pub log: LogConfig,
+}
+
+impl Config {
+    /// Reads the settings of this process: its arguments, its environment, and
+    /// the file that they name. Answers `--help` and wrong flags itself, as
+    /// command line tools do (exit code 0 and 2).
+    pub fn load() -> Result<Self, ConfigError> {
+        Self::from_cli(Cli::parse())
+    }
+
+    /// The settings of a parsed command line, on top of the file it names.
+    pub fn from_cli(cli: Cli) -> Result<Self, ConfigError> {
+        let file = cli.config.as_deref().map(Settings::from_file).transpose()?.unwrap_or_default();
+        cli.settings.over(file).validate()
+    }
+}
+
+#[cfg(test)]
+mod tests;

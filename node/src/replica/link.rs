@@ -67,7 +67,7 @@ pub(super) struct Link {
     pub(super) scan: Option<Scan>,
     /// Pushes and delta parts take turns; whose it is.
     pub(super) push_next: bool,
-    /// Digests in a row with equal vectors and different fingerprints.
+    /// Digests with equal vectors and different fingerprints since the maps were last equal.
     pub(super) strikes: u32,
     pub(super) peer_ready: bool,
     /// A Sync of ours was answered to the end.

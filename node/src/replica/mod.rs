@@ -38,9 +38,11 @@ pub const EXPIRE_STEP: usize = 8192;
 pub const RELAY_AFTER_MS: u64 = 2_000;
 /// A Sync without an answer, or with an answer that stalls, is repeated after this.
 pub const SYNC_TIMEOUT_MS: u64 = 5_000;
-/// Digests in a row that must show equal vectors and different maps before
-/// the maps are exchanged whole.
+/// Digests that must show equal vectors and different maps, with none between
+/// that shows equal maps, before the maps are exchanged whole.
 pub const STRIKES: u32 = 3;
+/// Links that get a digest at each sync interval, in turn.
+pub const DIGEST_FANOUT: usize = 3;
 
 /// What a replica must know at its start.
 #[derive(Clone, Debug)]
@@ -266,12 +268,16 @@ impl Replica {
         }
         if push.prev <= covered {
             self.cover(link.origin, push.last);
+            self.close_gap(link);
             link.ack_due |= wrote;
         } else {
             // Something between is missing. The entries count all the same,
             // and the gap is what the delta must close.
             link.ahead = match link.ahead {
-                Some((from, to)) if push.prev <= to => Some((from.min(push.prev), to.max(push.last))),
+                // Only what joins without a gap may count as one stretch.
+                Some((from, to)) if push.prev <= to && from <= push.last => {
+                    Some((from.min(push.prev), to.max(push.last)))
+                }
                 _ => Some((push.prev, push.last)),
             };
             if link.awaiting.is_none() {
@@ -284,7 +290,6 @@ impl Replica {
     fn take_digest(&mut self, link: &mut Link, digest: &Digest) {
         let theirs = u128::from(digest.fingerprint_hi) << 64 | u128::from(digest.fingerprint_lo);
         if digest.seen_hash != self.seen_hash() {
-            link.strikes = 0;
             if link.awaiting.is_none() {
                 link.request.get_or_insert(Request::Missing);
             }
@@ -364,15 +369,10 @@ impl Replica {
                 self.clock.observe(hlc);
                 self.cover(origin, hlc);
             }
-            if let Some((from, to)) = link.ahead
-                && from <= self.covered(link.origin)
-            {
-                self.cover(link.origin, to);
-                link.ahead = None;
-            }
+            self.close_gap(link);
             link.ack_due = true;
             link.synced = true;
-            if link.ahead.is_some() || (link.peer_ready && !delta.ready && !self.ready) {
+            if link.peer_ready && !delta.ready && !self.ready {
                 link.request = Some(Request::Missing);
             }
             if delta.ready {
@@ -396,6 +396,16 @@ impl Replica {
         let expires_ms = (entry.expires_ms > 0).then_some(entry.expires_ms);
         self.store.merge(Bytes::copy_from_slice(&entry.key), Record { dot, value, expires_ms });
         Ok(())
+    }
+
+    /// What was held above a gap counts once the gap is closed.
+    fn close_gap(&mut self, link: &mut Link) {
+        if let Some((from, to)) = link.ahead
+            && from <= self.covered(link.origin)
+        {
+            self.cover(link.origin, to);
+            link.ahead = None;
+        }
     }
 
     fn covered(&self, origin: u64) -> u64 {
@@ -531,8 +541,9 @@ impl Replica {
         if now_ms >= self.next_beat_ms || self.next_beat_ms - now_ms > self.settings.sync_interval_ms {
             self.next_beat_ms = now_ms + self.settings.sync_interval_ms;
             self.seen.insert(self.settings.origin, self.clock.tick(now_ms));
-            let next = self.links.range(self.digested + 1..).next().or_else(|| self.links.first_key_value());
-            if let Some(&id) = next.map(|(id, _)| id) {
+            for _ in 0..DIGEST_FANOUT.min(self.links.len()) {
+                let next = self.links.range(self.digested + 1..).next().or_else(|| self.links.first_key_value());
+                let Some(id) = next.map(|(&id, _)| id) else { break };
                 self.digested = id;
                 if let Some(link) = self.links.get_mut(&id) {
                     link.digest_due = true;

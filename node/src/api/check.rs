@@ -1,0 +1,181 @@
+//! The limits on what a request may hold. Knows nothing of the engine: a
+//! field goes in, what the engine takes comes out, or an `INVALID_ARGUMENT`
+//! that names the field and the limit.
+
+use std::time::Duration;
+
+use tonic::Status;
+
+use crate::config::Limits;
+
+/// Seconds that a protobuf `Duration` may have, either way: about 10,000 years.
+const PROTO_SECONDS_MAX: i64 = 315_576_000_000;
+/// Nanoseconds in a second.
+const NANOS: i32 = 1_000_000_000;
+
+/// A key's length is within the limits.
+pub(super) fn key(key: &str, limits: &Limits) -> Result<(), Status> {
+    match key.len() {
+        0 => Err(Status::invalid_argument(format!("key: empty, must be 1 to {} bytes (maxKeyBytes)", limits.max_key_bytes))),
+        len => at_most("key", len, limits.max_key_bytes, "maxKeyBytes"),
+    }
+}
+
+/// A prefix could be the beginning of a key.
+pub(super) fn prefix(prefix: &str, limits: &Limits) -> Result<(), Status> {
+    at_most("prefix", prefix.len(), limits.max_key_bytes, "maxKeyBytes")
+}
+
+/// A value's length is within the limits.
+pub(super) fn value(value: &[u8], limits: &Limits) -> Result<(), Status> {
+    at_most("value", value.len(), limits.max_value_bytes, "maxValueBytes")
+}
+
+fn at_most(field: &str, len: usize, limit: usize, setting: &str) -> Result<(), Status> {
+    if len > limit {
+        return Err(Status::invalid_argument(format!("{field}: {len} bytes, at most {limit} ({setting})")));
+    }
+    Ok(())
+}
+
+/// A TTL that is above zero and within the limit, in whole milliseconds.
+///
+/// A part of a millisecond counts as a whole one, so that no positive TTL
+/// becomes zero.
+pub(super) fn ttl(ttl: prost_types::Duration, limits: &Limits) -> Result<Duration, Status> {
+    let prost_types::Duration { seconds, nanos } = ttl;
+    let signs_agree = seconds == 0 || nanos == 0 || (seconds < 0) == (nanos < 0);
+    if !signs_agree || nanos <= -NANOS || nanos >= NANOS || !(-PROTO_SECONDS_MAX..=PROTO_SECONDS_MAX).contains(&seconds) {
+        return Err(Status::invalid_argument(format!(
+            "ttl: not a valid duration: {seconds} seconds and {nanos} nanoseconds; \
+             give nanoseconds between -999999999 and 999999999 with the sign of the seconds"
+        )));
+    }
+    if seconds <= 0 && nanos <= 0 {
+        return Err(Status::invalid_argument(format!("ttl: must be above zero, was {}", Signed(seconds, nanos))));
+    }
+    // Above zero and in range: both casts keep the value.
+    let exact = Duration::new(seconds.unsigned_abs(), nanos.unsigned_abs());
+    if exact > limits.max_ttl {
+        return Err(Status::invalid_argument(format!(
+            "ttl: {}, at most {} (maxTtl)",
+            Signed(seconds, nanos),
+            Limit(limits.max_ttl)
+        )));
+    }
+    let part = exact.subsec_nanos() % 1_000_000;
+    let up = if part == 0 { 0 } else { 1_000_000 - part };
+    Ok(exact + Duration::from_nanos(up.into()))
+}
+
+/// What is left of a TTL, for an answer.
+pub(super) fn left(expires_ms: Option<u64>, now_ms: u64) -> Option<prost_types::Duration> {
+    // An entry that was read is live; the clock that it was read by is never
+    // before `now_ms` unless it was set back meanwhile.
+    let left = expires_ms?.saturating_sub(now_ms).max(1);
+    Some(prost_types::Duration {
+        seconds: i64::try_from(left / 1000).expect("an u64 of milliseconds fits an i64 of seconds"),
+        nanos: i32::try_from(left % 1000 * 1_000_000).expect("less than a second"),
+    })
+}
+
+/// Seconds and nanoseconds of the same sign.
+struct Signed(i64, i32);
+
+impl std::fmt::Display for Signed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let sign = if self.0 < 0 || self.1 < 0 { "-" } else { "" };
+        match self.1.unsigned_abs() {
+            0 => write!(f, "{sign}{}s", self.0.unsigned_abs()),
+            nanos => {
+                let part = format!("{nanos:09}");
+                write!(f, "{sign}{}.{}s", self.0.unsigned_abs(), part.trim_end_matches('0'))
+            }
+        }
+    }
+}
+
+/// A limit as a person would write it in the configuration.
+struct Limit(Duration);
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.0.as_secs(), self.0.subsec_millis()) {
+            (secs, 0) if secs > 0 && secs % 3600 == 0 => write!(f, "{}h", secs / 3600),
+            (secs, 0) => write!(f, "{secs}s"),
+            (..) => write!(f, "{}ms", self.0.as_millis()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits { max_key_bytes: 1024, max_value_bytes: 10, max_ttl: Duration::from_secs(87_600 * 3600) }
+    }
+
+    fn of(seconds: i64, nanos: i32) -> Result<Duration, String> {
+        ttl(prost_types::Duration { seconds, nanos }, &limits()).map_err(|status| {
+            assert_eq!(status.code(), tonic::Code::InvalidArgument);
+            status.message().to_owned()
+        })
+    }
+
+    #[test]
+    fn keys_and_values_name_field_and_limit() {
+        let limits = limits();
+        assert!(key("k", &limits).is_ok() && key(&"k".repeat(1024), &limits).is_ok());
+        assert_eq!(key("", &limits).unwrap_err().message(), "key: empty, must be 1 to 1024 bytes (maxKeyBytes)");
+        assert_eq!(key(&"k".repeat(2000), &limits).unwrap_err().message(), "key: 2000 bytes, at most 1024 (maxKeyBytes)");
+        assert!(prefix("", &limits).is_ok());
+        assert_eq!(prefix(&"k".repeat(1025), &limits).unwrap_err().message(), "prefix: 1025 bytes, at most 1024 (maxKeyBytes)");
+        assert!(value(&[0; 10], &limits).is_ok());
+        assert_eq!(value(&[0; 11], &limits).unwrap_err().message(), "value: 11 bytes, at most 10 (maxValueBytes)");
+    }
+
+    #[test]
+    fn a_ttl_is_above_zero_and_within_the_limit() {
+        assert_eq!(of(3, 0), Ok(Duration::from_secs(3)));
+        assert_eq!(of(87_600 * 3600, 0), Ok(Duration::from_secs(87_600 * 3600)));
+        assert_eq!(of(0, 0).unwrap_err(), "ttl: must be above zero, was 0s");
+        assert_eq!(of(-3, 0).unwrap_err(), "ttl: must be above zero, was -3s");
+        assert_eq!(of(0, -1_000_000).unwrap_err(), "ttl: must be above zero, was -0.001s");
+        assert_eq!(of(87_600 * 3600, 1).unwrap_err(), "ttl: 315360000.000000001s, at most 87600h (maxTtl)");
+        assert_eq!(of(315_576_000_000, 0).unwrap_err(), "ttl: 315576000000s, at most 87600h (maxTtl)");
+    }
+
+    #[test]
+    fn a_part_of_a_millisecond_is_a_whole_one() {
+        assert_eq!(of(0, 1), Ok(Duration::from_millis(1)));
+        assert_eq!(of(1, 999_000_001), Ok(Duration::from_secs(2)));
+        assert_eq!(of(1, 2_000_000), Ok(Duration::from_millis(1002)));
+    }
+
+    #[test]
+    fn a_broken_duration_is_refused() {
+        for (seconds, nanos) in [(1, -1), (-1, 1), (0, NANOS), (0, -NANOS), (1, i32::MIN), (i64::MIN, 0), (i64::MAX, 0)] {
+            assert!(of(seconds, nanos).unwrap_err().starts_with("ttl: not a valid duration"), "{seconds} {nanos}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_duration_is_refused_or_whole_milliseconds(seconds: i64, nanos: i32) {
+            if let Ok(ttl) = of(seconds, nanos) {
+                prop_assert!(ttl > Duration::ZERO && ttl.subsec_nanos() % 1_000_000 == 0);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_never_zero() {
+        let left = |end, now| left(end, now).map(|d| (d.seconds, d.nanos));
+        assert_eq!(left(None, 5), None);
+        assert_eq!(left(Some(3500), 1000), Some((2, 500_000_000)));
+        assert_eq!(left(Some(1000), 2000), Some((0, 1_000_000)));
+    }
+}

@@ -1,0 +1,155 @@
+//! What this node knows of itself and of the others, for whoever asks: the
+//! gRPC service `Cluster`, `/status`, the probes and the metrics all read
+//! this one view. Knows nothing of gRPC or HTTP.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::config::Role;
+use crate::discovery::View;
+use crate::engine::{Engine, Phase, Stats};
+use crate::membership::{MemberInfo, MemberState, NodeId};
+
+/// A live view of the cluster, cheap to clone.
+#[derive(Clone)]
+pub struct Overview {
+    me: NodeId,
+    cluster: Arc<str>,
+    engine: Arc<Engine>,
+    members: watch::Receiver<Arc<Vec<MemberInfo>>>,
+    discovery: watch::Receiver<Arc<View>>,
+    leaving: watch::Receiver<bool>,
+}
+
+/// One node, this one or another.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Who it is.
+    pub id: NodeId,
+    /// Whether it answers.
+    pub state: MemberState,
+    /// Whether a replication link to it is up. True for this node.
+    pub linked: bool,
+    /// The discovery provider that named its address; `None` when other
+    /// members told of it.
+    pub found_by: Option<&'static str>,
+}
+
+impl Overview {
+    /// `leaving` turns true when the node was told to stop.
+    pub fn new(
+        me: NodeId,
+        cluster: &str,
+        engine: Arc<Engine>,
+        members: watch::Receiver<Arc<Vec<MemberInfo>>>,
+        discovery: watch::Receiver<Arc<View>>,
+        leaving: watch::Receiver<bool>,
+    ) -> Self {
+        Self { me, cluster: cluster.into(), engine, members, discovery, leaving }
+    }
+
+    /// The cluster's name.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// Where the node is in its life. A node that was told to stop is draining
+    /// from that moment, though its engine still takes writes for the clients
+    /// that have not heard of it.
+    pub fn phase(&self) -> Phase {
+        if *self.leaving.borrow() { Phase::Draining } else { self.engine.phase() }
+    }
+
+    /// Returns with the new phase when it is no longer `old`; never, once
+    /// nothing changes any more.
+    pub async fn phase_other_than(&self, old: Phase) -> Phase {
+        let (mut engine, mut leaving) = (self.engine.subscribe_phase(), self.leaving.clone());
+        loop {
+            let now = self.phase();
+            if now != old {
+                return now;
+            }
+            let changed = tokio::select! {
+                changed = engine.changed() => changed,
+                changed = leaving.changed() => changed,
+            };
+            if changed.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Why the node is in its phase, in a few words for a person.
+    pub fn reason(&self) -> String {
+        let peers = self.members.borrow().len();
+        match self.phase() {
+            Phase::Joining => {
+                let view = self.discovery.borrow().clone();
+                let failing: Vec<_> = view
+                    .providers
+                    .iter()
+                    .filter_map(|p| p.error.as_ref().map(|error| format!("; discovery {}: {error}", p.provider)))
+                    .collect();
+                format!("looking for peers, knows {peers}{}", failing.concat())
+            }
+            Phase::Syncing => format!("taking in what its {peers} peers hold"),
+            Phase::Ready => "holds what its peers hold".to_owned(),
+            Phase::Draining => "was told to stop".to_owned(),
+        }
+    }
+
+    /// The engine's figures.
+    pub fn stats(&self) -> Stats {
+        self.engine.stats()
+    }
+
+    /// The discovery providers as they last answered.
+    pub fn discovery(&self) -> Arc<View> {
+        self.discovery.borrow().clone()
+    }
+
+    /// This node.
+    pub fn me(&self) -> Peer {
+        let found_by = self.discovery.borrow().addresses.get(&self.me.peer_address).copied();
+        Peer { id: self.me.clone(), state: MemberState::Alive, linked: true, found_by }
+    }
+
+    /// The others, eldest first.
+    pub fn peers(&self) -> Vec<Peer> {
+        let members = self.members.borrow().clone();
+        let linked = self.engine.stats().linked;
+        let view = self.discovery();
+        let mut peers: Vec<_> = members
+            .iter()
+            .map(|member| Peer {
+                id: member.id.clone(),
+                state: member.state,
+                linked: linked.contains(&member.id.origin),
+                found_by: view.addresses.get(&member.id.peer_address).copied(),
+            })
+            .collect();
+        peers.sort_by_key(age);
+        peers
+    }
+
+    /// All nodes, this one included, eldest first.
+    pub fn everyone(&self) -> Vec<Peer> {
+        let mut all = self.peers();
+        all.push(self.me());
+        all.sort_by_key(age);
+        all
+    }
+
+    /// The eldest that is a member, not a sidecar; and whether it is this node.
+    pub fn leader(&self) -> Option<(Peer, bool)> {
+        let leader = self.everyone().into_iter().find(|peer| peer.id.role == Role::Member)?;
+        let is_me = leader.id.origin == self.me.origin;
+        Some((leader, is_me))
+    }
+}
+
+/// Smaller is older; the origin makes the order the same on every node.
+fn age(peer: &Peer) -> (u64, u64) {
+    (peer.id.started_ms, peer.id.origin)
+}

@@ -1,0 +1,241 @@
+//! The settings as people give them, each of them optional: the flags, their
+//! environment variables, the file's keys, and how the three are laid over
+//! each other.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use clap::{ArgAction, Args, Parser};
+use serde::Deserialize;
+
+use super::{ConfigError, DurationText, HostPort, Labels, LogFormat, Quantity, Role};
+
+/// A node of a Kvasir cluster: a full replica of the cluster's keys, served over gRPC.
+///
+/// Settings are read from the file, then the environment, then the flags; the later one wins.
+#[derive(Debug, Default, Parser)]
+#[command(name = "kvasir-node", version)]
+pub struct Cli {
+    /// The configuration file (YAML; its keys are the flags' names in camelCase)
+    #[arg(long, env = "KVASIR_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Everything else.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// Defines a struct of optional settings, and how one is laid over another.
+/// The list of fields is written once, so that no setting can be forgotten in
+/// the merge.
+macro_rules! settings {
+    ($(#[$struct_meta:meta])* $name:ident { $($(#[$meta:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$struct_meta])*
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+        pub struct $name {
+            $($(#[$meta])* pub $field: Option<$type>,)*
+        }
+
+        impl $name {
+            /// These settings, and where they say nothing, those of `below`.
+            #[must_use]
+            pub fn over(self, below: Self) -> Self {
+                Self { $($field: Layer::over(self.$field, below.$field),)* }
+            }
+        }
+    };
+}
+
+/// What happens to one setting that two sources may give.
+trait Layer: Sized {
+    fn over(above: Option<Self>, below: Option<Self>) -> Option<Self>;
+}
+
+macro_rules! whole {
+    ($($type:ty),*) => {$(
+        impl Layer for $type {
+            fn over(above: Option<Self>, below: Option<Self>) -> Option<Self> { above.or(below) }
+        }
+    )*};
+}
+whole!(String, bool, u16, usize, IpAddr, SocketAddr, Role, LogFormat, DurationText, Quantity, Labels, Vec<HostPort>);
+
+macro_rules! by_field {
+    ($($type:ty),*) => {$(
+        impl Layer for $type {
+            fn over(above: Option<Self>, below: Option<Self>) -> Option<Self> {
+                match (above, below) {
+                    (Some(above), Some(below)) => Some(above.over(below)),
+                    (above, below) => above.or(below),
+                }
+            }
+        }
+    )*};
+}
+by_field!(DiscoverySettings, KubernetesSettings, DnsSettings, StaticSettings);
+
+settings! {
+    /// The settings of a node, each where it was given.
+    Settings {
+        /// The node's name, unique in its cluster [default: the host's name]
+        #[arg(long, env = "KVASIR_NAME")]
+        name: String,
+        /// What the node is to its cluster [default: member]
+        #[arg(long, env = "KVASIR_ROLE", value_enum)]
+        role: Role,
+        /// The cluster that the node belongs to; nodes of different clusters never talk [default: default]
+        #[arg(long, env = "KVASIR_CLUSTER")]
+        cluster: String,
+        /// The IP address at which peers reach this node [default: that of --peer-address, or 127.0.0.1]
+        #[arg(long, env = "KVASIR_ADVERTISE_ADDRESS", value_name = "IP")]
+        advertise_address: IpAddr,
+        /// Where to serve clients (gRPC) [default: 127.0.0.1:7070]
+        #[arg(long, env = "KVASIR_CLIENT_ADDRESS", value_name = "IP:PORT")]
+        client_address: SocketAddr,
+        /// Where to serve peers (TCP and UDP) [default: 127.0.0.1:7071]
+        #[arg(long, env = "KVASIR_PEER_ADDRESS", value_name = "IP:PORT")]
+        peer_address: SocketAddr,
+        /// Where to serve metrics, health and status (HTTP) [default: 127.0.0.1:7072]
+        #[arg(long, env = "KVASIR_ADMIN_ADDRESS", value_name = "IP:PORT")]
+        admin_address: SocketAddr,
+        /// How often the node compares itself with one peer, such as 500ms [default: 1s]
+        #[arg(long, env = "KVASIR_SYNC_INTERVAL", value_name = "DURATION")]
+        sync_interval: DurationText,
+        /// How long a starting node waits for peers [default: 10s]
+        #[arg(long, env = "KVASIR_JOIN_TIMEOUT", value_name = "DURATION")]
+        join_timeout: DurationText,
+        /// Whether a node that found no peer in --join-timeout becomes ready [default: true; false for a sidecar]
+        #[arg(long, env = "KVASIR_SERVE_ALONE", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+        serve_alone: bool,
+        /// How long a leaving node waits until peers hold its writes [default: 10s]
+        #[arg(long, env = "KVASIR_DRAIN_TIMEOUT", value_name = "DURATION")]
+        drain_timeout: DurationText,
+        /// The memory that entries may take, in bytes, such as 256Mi; 0 is no limit [default: 0]
+        #[arg(long, env = "KVASIR_MAX_MEMORY", value_name = "BYTES")]
+        max_memory: Quantity,
+        /// The longest key, in bytes [default: 1024]
+        #[arg(long, env = "KVASIR_MAX_KEY_BYTES", value_name = "BYTES")]
+        max_key_bytes: usize,
+        /// The longest value, in bytes [default: 1048576]
+        #[arg(long, env = "KVASIR_MAX_VALUE_BYTES", value_name = "BYTES")]
+        max_value_bytes: usize,
+        /// The longest time to live that a client may give a key [default: 87600h]
+        #[arg(long, env = "KVASIR_MAX_TTL", value_name = "DURATION")]
+        max_ttl: DurationText,
+        /// How far ahead a peer's clock may be before the peer is refused [default: 10s]
+        #[arg(long, env = "KVASIR_MAX_CLOCK_SKEW", value_name = "DURATION")]
+        max_clock_skew: DurationText,
+        /// What to log: error, warn, info, debug, trace, or a list such as info,kvasir_node=debug [default: info]
+        #[arg(long, env = "KVASIR_LOG_LEVEL", value_name = "FILTER")]
+        log_level: String,
+        /// How to write a log line [default: text]
+        #[arg(long, env = "KVASIR_LOG_FORMAT", value_enum)]
+        log_format: LogFormat,
+        /// How the node finds its peers; several ways may be given together.
+        #[command(flatten)]
+        discovery: DiscoverySettings,
+    }
+}
+
+settings! {
+    /// How the node finds its peers.
+    DiscoverySettings {
+        /// Among the pods of a namespace.
+        #[command(flatten)]
+        kubernetes: KubernetesSettings,
+        /// As the addresses of a name.
+        #[command(flatten)]
+        dns: DnsSettings,
+        /// In a list.
+        #[command(flatten)]
+        #[serde(rename = "static")]
+        static_hosts: StaticSettings,
+    }
+}
+
+settings! {
+    /// Finding peers among pods.
+    KubernetesSettings {
+        /// The namespace of the peers' pods [default: the pod's own]
+        #[arg(long = "discovery-kubernetes-namespace", env = "KVASIR_DISCOVERY_KUBERNETES_NAMESPACE")]
+        namespace: String,
+        /// The name of the container port that peers listen on [default: peer]
+        #[arg(long = "discovery-kubernetes-discovery-port-name", env = "KVASIR_DISCOVERY_KUBERNETES_DISCOVERY_PORT_NAME", value_name = "NAME")]
+        discovery_port_name: String,
+        /// The name of the container port that clients use [default: client]
+        #[arg(long = "discovery-kubernetes-port-name", env = "KVASIR_DISCOVERY_KUBERNETES_PORT_NAME", value_name = "NAME")]
+        port_name: String,
+        /// The labels of the peers' pods, such as kvasir.dev/member-of=demo; at least one
+        #[arg(long = "discovery-kubernetes-pod-labels", env = "KVASIR_DISCOVERY_KUBERNETES_POD_LABELS", value_name = "KEY=VALUE,...")]
+        pod_labels: Labels,
+    }
+}
+
+settings! {
+    /// Finding peers by name.
+    DnsSettings {
+        /// The name whose addresses are the peers'; without a final dot the search list applies
+        #[arg(long = "discovery-dns-domain-name", env = "KVASIR_DISCOVERY_DNS_DOMAIN_NAME", value_name = "NAME")]
+        domain_name: String,
+        /// Whether to ask for IPv6 addresses too [default: false]
+        #[arg(long = "discovery-dns-ipv6", env = "KVASIR_DISCOVERY_DNS_IPV6", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+        ipv6: bool,
+        /// The peer port at every address [default: 7071]
+        #[arg(long = "discovery-dns-port", env = "KVASIR_DISCOVERY_DNS_PORT")]
+        port: u16,
+    }
+}
+
+settings! {
+    /// Finding peers in a list.
+    StaticSettings {
+        /// The peers, such as a:7071,10.0.0.1:7071,[fd00::1]:7071; names are resolved again every 5s
+        #[arg(long = "discovery-static-hosts", env = "KVASIR_DISCOVERY_STATIC_HOSTS", value_delimiter = ',', value_name = "HOST:PORT,...")]
+        hosts: Vec<HostPort>,
+    }
+}
+
+impl Settings {
+    /// Reads a file of settings.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::from_yaml(path, &text)
+    }
+
+    /// Parses the text of a file of settings; `path` is for the error.
+    pub fn from_yaml(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        // Two steps, so that what is wrong with a setting is told by its path
+        // and not by the parser's position.
+        let tree: serde_json::Value = serde_yaml::from_str(text)
+            .map_err(|error| ConfigError::Syntax { path: path.to_owned(), message: error.to_string() })?;
+        if tree.is_null() {
+            return Ok(Self::default());
+        }
+        serde_path_to_error::deserialize(tree).map_err(|error| {
+            let message = error.inner().to_string();
+            let message = match nearest_name(&message) {
+                Some(nearest) => format!("{message}; did you mean `{nearest}`?"),
+                None => message,
+            };
+            let field = match error.path().to_string() {
+                root if root == "." => "the file".to_owned(),
+                field => field,
+            };
+            ConfigError::Field { path: path.to_owned(), field, message }
+        })
+    }
+}
+
+/// In serde's message on an unknown field, the known name that is nearest to it.
+fn nearest_name(message: &str) -> Option<&str> {
+    let mut quoted = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
+    let unknown = quoted.next()?;
+    quoted
+        .map(|known| (strsim::damerau_levenshtein(&unknown.to_lowercase(), &known.to_lowercase()), known))
+        .filter(|(distance, known)| *distance <= known.len().div_ceil(3))
+        .min()
+        .map(|(_, known)| known)
+}

@@ -1,0 +1,248 @@
+//! From the text of a file and the words of a command line to a whole config.
+
+use std::path::Path;
+
+use clap::Parser;
+
+use super::*;
+
+fn file(yaml: &str) -> Result<Settings, ConfigError> {
+    Settings::from_yaml(Path::new("node.yaml"), yaml)
+}
+
+fn flags(words: &[&str]) -> Settings {
+    Cli::try_parse_from([&["kvasir-node"], words].concat()).unwrap().settings
+}
+
+fn config(yaml: &str) -> Result<Config, ConfigError> {
+    flags(&["--name", "n"]).over(file(yaml)?).validate()
+}
+
+#[track_caller]
+fn refused(yaml: &str, parts: &[&str]) {
+    let message = config(yaml).unwrap_err().to_string();
+    for part in parts {
+        assert!(message.contains(part), "{message:?} lacks {part:?}");
+    }
+}
+
+#[test]
+fn nothing_given_is_a_member_alone_on_loopback() {
+    let config = config("").unwrap();
+    assert_eq!(config.role, Role::Member);
+    assert_eq!(config.cluster, "default");
+    assert_eq!(config.advertise, IpAddr::from([127, 0, 0, 1]));
+    assert_eq!(config.client_address, "127.0.0.1:7070".parse().unwrap());
+    assert_eq!(config.peer_address, "127.0.0.1:7071".parse().unwrap());
+    assert_eq!(config.admin_address, "127.0.0.1:7072".parse().unwrap());
+    assert_eq!(config.sync_interval, Duration::from_secs(1));
+    assert_eq!(config.join_timeout, Duration::from_secs(10));
+    assert_eq!(config.drain_timeout, Duration::from_secs(10));
+    assert!(config.serve_alone);
+    assert_eq!(config.max_memory, None);
+    assert_eq!(config.limits.max_key_bytes, 1024);
+    assert_eq!(config.limits.max_value_bytes, 1_048_576);
+    assert_eq!(config.limits.max_ttl, Duration::from_secs(87_600 * 3600));
+    assert_eq!(config.max_clock_skew, Duration::from_secs(10));
+    assert_eq!(config.discovery, DiscoveryConfig::default());
+    assert_eq!(config.log, LogConfig { level: "info".to_owned(), format: LogFormat::Text });
+}
+
+#[test]
+fn a_whole_file_is_read() {
+    let config = config(
+        r#"
+name: ignored-for-the-flag
+role: sidecar
+cluster: ns/demo
+advertiseAddress: 10.1.2.3
+clientAddress: 127.0.0.1:1
+peerAddress: "[::]:2"
+adminAddress: 0.0.0.0:3
+syncInterval: 1m30s
+joinTimeout: 0s
+drainTimeout: 5s
+maxMemory: 256Mi
+maxKeyBytes: 10
+maxValueBytes: 20
+maxTtl: 1h
+maxClockSkew: 500ms
+logLevel: info,kvasir_node=debug
+logFormat: json
+discovery:
+  kubernetes:
+    podLabels: {kvasir.dev/member-of: demo}
+  dns:
+    domainName: demo-peers.ns.svc
+    ipv6: true
+  static:
+    hosts: ["a:1", "[fd00::1]:2"]
+"#,
+    )
+    .unwrap();
+    assert_eq!(config.name, "n");
+    assert_eq!(config.role, Role::Sidecar);
+    assert_eq!(config.sync_interval, Duration::from_secs(90));
+    assert_eq!(config.max_memory, Some(256 << 20));
+    assert!(!config.serve_alone, "a sidecar waits for the cluster unless told otherwise");
+    let kubernetes = config.discovery.kubernetes.unwrap();
+    assert_eq!(kubernetes.discovery_port_name, "peer");
+    assert_eq!(kubernetes.port_name, "client");
+    assert_eq!(kubernetes.pod_labels["kvasir.dev/member-of"], "demo");
+    assert_eq!(
+        config.discovery.dns.unwrap(),
+        DnsConfig { domain_name: "demo-peers.ns.svc".to_owned(), ipv6: true, port: 7071 }
+    );
+    let hosts = config.discovery.static_hosts.unwrap().hosts;
+    assert_eq!(hosts.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a:1", "[fd00::1]:2"]);
+}
+
+#[test]
+fn a_flag_wins_over_the_file_setting_by_setting() {
+    let file = file("cluster: file\nsyncInterval: 2s\ndiscovery: {dns: {domainName: file, port: 9}}").unwrap();
+    let merged = flags(&["--name", "n", "--cluster", "flag", "--discovery-dns-domain-name", "flag"]).over(file);
+    let config = merged.validate().unwrap();
+    assert_eq!(config.cluster, "flag");
+    assert_eq!(config.sync_interval, Duration::from_secs(2));
+    assert_eq!(config.discovery.dns.unwrap(), DnsConfig { domain_name: "flag".to_owned(), ipv6: false, port: 9 });
+}
+
+#[test]
+fn flags_alone_say_everything() {
+    let config = flags(&[
+        "--name=n",
+        "--role=sidecar",
+        "--serve-alone",
+        "--max-memory=1G",
+        "--discovery-kubernetes-pod-labels=a=b,c=d",
+        "--discovery-kubernetes-namespace=ns",
+        "--discovery-static-hosts=a:1,b:2",
+    ])
+    .validate()
+    .unwrap();
+    assert!(config.serve_alone);
+    assert_eq!(config.max_memory, Some(1_000_000_000));
+    let kubernetes = config.discovery.kubernetes.unwrap();
+    assert_eq!(kubernetes.namespace.as_deref(), Some("ns"));
+    assert_eq!(kubernetes.pod_labels.len(), 2);
+    assert_eq!(config.discovery.static_hosts.unwrap().hosts.len(), 2);
+    assert_eq!(config.discovery.dns, None);
+}
+
+/// Environment variables belong to a process, so each of these runs this
+/// very test in a process of its own.
+#[test]
+fn the_environment_wins_over_the_file_and_a_flag_over_both() {
+    const INNER: &str = "KVASIR_TEST_INNER";
+    if std::env::var_os(INNER).is_some() {
+        let file = || file("cluster: file\nrole: member\nmaxTtl: 1h").unwrap();
+        let config = flags(&[]).over(file()).validate().unwrap();
+        assert_eq!((config.name.as_str(), config.cluster.as_str()), ("env-name", "env"));
+        assert_eq!(config.role, Role::Sidecar);
+        assert!(!config.serve_alone);
+        assert_eq!(config.limits.max_ttl, Duration::from_hours(1));
+        assert_eq!(config.discovery.dns.unwrap().domain_name, "env.svc");
+        assert_eq!(flags(&["--cluster", "flag"]).over(file()).validate().unwrap().cluster, "flag");
+        return;
+    }
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "config::tests::the_environment_wins_over_the_file_and_a_flag_over_both"])
+        .envs([
+            (INNER, "1"),
+            ("KVASIR_NAME", "env-name"),
+            ("KVASIR_CLUSTER", "env"),
+            ("KVASIR_ROLE", "sidecar"),
+            ("KVASIR_SERVE_ALONE", "false"),
+            ("KVASIR_DISCOVERY_DNS_DOMAIN_NAME", "env.svc"),
+        ])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&status.stdout);
+    assert!(status.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[test]
+fn what_is_wrong_in_a_file_is_named_by_its_path() {
+    refused("syncIntervall: 1s", &["node.yaml: syncIntervall", "did you mean `syncInterval`?"]);
+    refused("discovery: {dns: {domianName: x}}", &["discovery.dns.domianName", "did you mean `domainName`?"]);
+    refused("colour: red", &["colour", "unknown field"]);
+    refused("discovery: {dns: {port: 70000}}", &["discovery.dns.port", "70000"]);
+    refused("syncInterval: 1 second", &["syncInterval", "\"1 second\"", "500ms, 1s or 1m30s"]);
+    refused("syncInterval: 5", &["syncInterval", "5 lacks a unit"]);
+    refused("maxMemory: lots", &["maxMemory", "\"lots\"", "256Mi"]);
+    refused("maxMemory: 99999999999Ti", &["maxMemory", "99999999999Ti"]);
+    refused("role: king", &["role", "king", "sidecar"]);
+    refused("peerAddress: here", &["peerAddress"]);
+    refused("discovery: {static: {hosts: [\"a:1\", \"fd00::1:7071\"]}}", &["discovery.static.hosts[1]", "[fd00::1]"]);
+    refused("- a\n- b", &["node.yaml"]);
+    refused("a: [", &["node.yaml is not valid YAML"]);
+}
+
+#[test]
+fn what_cannot_work_is_named_and_the_range_is_told() {
+    refused("syncInterval: 1ms", &["syncInterval", "10ms"]);
+    refused("maxKeyBytes: 0", &["maxKeyBytes", "65536"]);
+    refused("maxValueBytes: 1000000000", &["maxValueBytes"]);
+    refused("maxTtl: 0s", &["maxTtl"]);
+    refused("maxClockSkew: 2h", &["maxClockSkew"]);
+    refused("cluster: ''", &["cluster", "empty"]);
+    refused("cluster: a b", &["cluster", "no spaces"]);
+    refused("advertiseAddress: 0.0.0.0", &["advertiseAddress"]);
+    refused("clientAddress: 127.0.0.1:7071", &["clientAddress", "peerAddress"]);
+    refused("logLevel: 'kvasir=loud'", &["logLevel", "loud"]);
+    refused("discovery: {kubernetes: {}}", &["discovery.kubernetes.podLabels"]);
+    refused("discovery: {dns: {}}", &["discovery.dns.domainName"]);
+    refused("discovery: {dns: {domainName: x, port: 0}}", &["discovery.dns.port"]);
+    refused("discovery: {static: {hosts: []}}", &["discovery.static.hosts"]);
+    let long = "x".repeat(MAX_NAME_BYTES + 1);
+    let message = flags(&["--name", &long]).validate().unwrap_err().to_string();
+    assert!(message.starts_with("name: has 64 bytes"), "{message}");
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let cli = Cli { config: Some("/nonexistent/node.yaml".into()), ..Cli::default() };
+    let message = Config::from_cli(cli).unwrap_err().to_string();
+    assert!(message.contains("/nonexistent/node.yaml"), "{message}");
+}
+
+#[test]
+fn a_wrong_flag_is_named() {
+    for (flag, value) in [("--sync-interval", "1 second"), ("--max-memory", "lots"), ("--discovery-static-hosts", "a")]
+    {
+        let error = Cli::try_parse_from(["kvasir-node", flag, value]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains(flag), "{error}");
+    }
+}
+
+#[test]
+fn durations_and_sizes_mean_what_they_say() {
+    let duration = |text: &str| text.parse::<DurationText>().map(|it| it.0.as_millis());
+    assert_eq!(duration("500ms"), Ok(500));
+    assert_eq!(duration("1m30s"), Ok(90_000));
+    assert_eq!(duration("87600h"), Ok(87_600 * 3_600_000));
+    for wrong in ["", "1", "s", "1.5s", "-1s", "1 s", "1d", "99999999999999999999s", "18446744073709551615h"] {
+        assert!(duration(wrong).is_err(), "{wrong}");
+    }
+    let size = |text: &str| text.parse::<Quantity>().map(|it| it.0);
+    assert_eq!(size("0"), Ok(0));
+    assert_eq!(size("1000000"), Ok(1_000_000));
+    assert_eq!(size("1Gi"), Ok(1 << 30));
+    assert_eq!(size("1G"), Ok(1_000_000_000));
+    for wrong in ["", "Mi", "1.5Gi", "-1", "1 Mi", "1mi", "1B"] {
+        assert!(size(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn help_gives_each_default_and_every_flag_has_an_environment_variable() {
+    use clap::CommandFactory;
+    let command = Cli::command();
+    for arg in command.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str())) {
+        let long = arg.get_long().unwrap();
+        let env = format!("KVASIR_{}", long.to_uppercase().replace('-', "_"));
+        assert_eq!(arg.get_env(), Some(std::ffi::OsStr::new(&env)), "--{long}");
+        assert!(arg.get_help().is_some(), "--{long}");
+    }
+}

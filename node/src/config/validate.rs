@@ -1,0 +1,234 @@
+//! From settings to a [`Config`]: fills in the defaults, and refuses what
+//! can't work, naming the setting. Each limit has its name here.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
+    time::Duration,
+};
+
+use super::{
+    Config, ConfigError, DiscoveryConfig, DiscoverySettings, DnsConfig, DurationText, KubernetesConfig, Limits,
+    LogConfig, MAX_CLUSTER_BYTES, MAX_NAME_BYTES, Quantity, Role, Settings, StaticConfig,
+};
+
+const DEFAULT_CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7070);
+const DEFAULT_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7071);
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7072);
+const DEFAULT_SYNC_INTERVAL: Duration = Duration::from_secs(1);
+const DEFAULT_JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+const DEFAULT_MAX_KEY_BYTES: usize = 1 << 10;
+const DEFAULT_MAX_VALUE_BYTES: usize = 1 << 20;
+const DEFAULT_MAX_TTL: Duration = Duration::from_hours(87_600);
+const DEFAULT_MAX_CLOCK_SKEW: Duration = Duration::from_secs(10);
+const DEFAULT_DISCOVERY_PORT_NAME: &str = "peer";
+const DEFAULT_PORT_NAME: &str = "client";
+
+const SYNC_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_mins(1);
+const JOIN_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
+const DRAIN_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
+const MAX_TTL: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(876_000);
+const MAX_CLOCK_SKEW: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(1);
+/// Keys travel whole in every frame, so they are kept small.
+const MAX_KEY_BYTES: RangeInclusive<usize> = 1..=64 << 10;
+/// A value must fit one message of the API and one frame between peers.
+const MAX_VALUE_BYTES: RangeInclusive<usize> = 1..=64 << 20;
+
+fn invalid(field: &'static str, message: impl Into<String>) -> ConfigError {
+    ConfigError::Invalid { field, message: message.into() }
+}
+
+impl Settings {
+    /// Fills in the defaults and checks every setting.
+    pub fn validate(self) -> Result<Config, ConfigError> {
+        let Self {
+            name,
+            role,
+            cluster,
+            advertise_address,
+            client_address,
+            peer_address,
+            admin_address,
+            sync_interval,
+            join_timeout,
+            serve_alone,
+            drain_timeout,
+            max_memory,
+            max_key_bytes,
+            max_value_bytes,
+            max_ttl,
+            max_clock_skew,
+            log_level,
+            log_format,
+            discovery,
+        } = self;
+        let role = role.unwrap_or_default();
+        let peer_address = peer_address.unwrap_or(DEFAULT_PEER);
+        let client_address = client_address.unwrap_or(DEFAULT_CLIENT);
+        let admin_address = admin_address.unwrap_or(DEFAULT_ADMIN);
+        distinct("clientAddress", client_address, "peerAddress", peer_address)?;
+        distinct("adminAddress", admin_address, "peerAddress", peer_address)?;
+        distinct("adminAddress", admin_address, "clientAddress", client_address)?;
+        Ok(Config {
+            name: checked_text("name", name.or_else(host_name).unwrap_or_default(), MAX_NAME_BYTES)?,
+            role,
+            cluster: checked_text("cluster", cluster.unwrap_or_else(|| "default".to_owned()), MAX_CLUSTER_BYTES)?,
+            advertise: advertise(advertise_address, peer_address)?,
+            client_address,
+            peer_address,
+            admin_address,
+            sync_interval: within("syncInterval", sync_interval, DEFAULT_SYNC_INTERVAL, &SYNC_INTERVAL)?,
+            join_timeout: within("joinTimeout", join_timeout, DEFAULT_JOIN_TIMEOUT, &JOIN_TIMEOUT)?,
+            // A sidecar that serves alone would answer its application from an empty map.
+            serve_alone: serve_alone.unwrap_or(role == Role::Member),
+            drain_timeout: within("drainTimeout", drain_timeout, DEFAULT_DRAIN_TIMEOUT, &DRAIN_TIMEOUT)?,
+            max_memory: max_memory.map(|Quantity(bytes)| bytes).filter(|bytes| *bytes > 0),
+            limits: Limits {
+                max_key_bytes: size_within("maxKeyBytes", max_key_bytes, DEFAULT_MAX_KEY_BYTES, &MAX_KEY_BYTES)?,
+                max_value_bytes: size_within(
+                    "maxValueBytes",
+                    max_value_bytes,
+                    DEFAULT_MAX_VALUE_BYTES,
+                    &MAX_VALUE_BYTES,
+                )?,
+                max_ttl: within("maxTtl", max_ttl, DEFAULT_MAX_TTL, &MAX_TTL)?,
+            },
+            max_clock_skew: within("maxClockSkew", max_clock_skew, DEFAULT_MAX_CLOCK_SKEW, &MAX_CLOCK_SKEW)?,
+            discovery: discovery.unwrap_or_default().validate()?,
+            log: LogConfig { level: log_filter(log_level)?, format: log_format.unwrap_or_default() },
+        })
+    }
+}
+
+impl DiscoverySettings {
+    fn validate(self) -> Result<DiscoveryConfig, ConfigError> {
+        let Self { kubernetes, dns, static_hosts } = self;
+        let kubernetes = kubernetes.map(|given| {
+            let pod_labels = given.pod_labels.unwrap_or_default().0;
+            if pod_labels.is_empty() {
+                return Err(invalid(
+                    "discovery.kubernetes.podLabels",
+                    "give at least one label of the peers' pods, such as kvasir.dev/member-of: demo",
+                ));
+            }
+            let port_name = |field, given: Option<String>, default: &str| match given {
+                Some(name) if name.is_empty() => Err(invalid(field, "give the name of a container port")),
+                name => Ok(name.unwrap_or_else(|| default.to_owned())),
+            };
+            Ok(KubernetesConfig {
+                namespace: given.namespace.filter(|namespace| !namespace.is_empty()),
+                discovery_port_name: port_name(
+                    "discovery.kubernetes.discoveryPortName",
+                    given.discovery_port_name,
+                    DEFAULT_DISCOVERY_PORT_NAME,
+                )?,
+                port_name: port_name("discovery.kubernetes.portName", given.port_name, DEFAULT_PORT_NAME)?,
+                pod_labels,
+            })
+        });
+        let dns = dns.map(|given| {
+            let domain_name = given.domain_name.unwrap_or_default();
+            if domain_name.is_empty() {
+                return Err(invalid(
+                    "discovery.dns.domainName",
+                    "give the name whose addresses are the peers', such as demo-peers.default.svc",
+                ));
+            }
+            match given.port.unwrap_or(DEFAULT_PEER.port()) {
+                0 => Err(invalid("discovery.dns.port", "0 is no port: give the peers' port, such as 7071")),
+                port => Ok(DnsConfig { domain_name, ipv6: given.ipv6.unwrap_or(false), port }),
+            }
+        });
+        let static_hosts = static_hosts.map(|given| match given.hosts.unwrap_or_default() {
+            hosts if hosts.is_empty() => {
+                Err(invalid("discovery.static.hosts", "give at least one peer, such as 10.0.0.1:7071"))
+            }
+            hosts => Ok(StaticConfig { hosts }),
+        });
+        Ok(DiscoveryConfig {
+            kubernetes: kubernetes.transpose()?,
+            dns: dns.transpose()?,
+            static_hosts: static_hosts.transpose()?,
+        })
+    }
+}
+
+fn within(
+    field: &'static str,
+    given: Option<DurationText>,
+    default: Duration,
+    range: &RangeInclusive<Duration>,
+) -> Result<Duration, ConfigError> {
+    let value = given.map_or(default, |DurationText(duration)| duration);
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    Err(invalid(field, format!("{value:?} is out of range: give between {:?} and {:?}", range.start(), range.end())))
+}
+
+fn size_within(
+    field: &'static str,
+    given: Option<usize>,
+    default: usize,
+    range: &RangeInclusive<usize>,
+) -> Result<usize, ConfigError> {
+    let value = given.unwrap_or(default);
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    Err(invalid(field, format!("{value} is out of range: give between {} and {} bytes", range.start(), range.end())))
+}
+
+fn checked_text(field: &'static str, text: String, max_bytes: usize) -> Result<String, ConfigError> {
+    if text.is_empty() {
+        return Err(invalid(field, "is empty: give a name"));
+    }
+    if text.len() > max_bytes {
+        return Err(invalid(field, format!("has {} bytes: give at most {max_bytes}", text.len())));
+    }
+    if !text.chars().all(|c| c.is_ascii_graphic()) {
+        return Err(invalid(field, format!("{text:?} may hold only letters, digits and signs, and no spaces")));
+    }
+    Ok(text)
+}
+
+fn advertise(given: Option<IpAddr>, peer_address: SocketAddr) -> Result<IpAddr, ConfigError> {
+    let address = given.unwrap_or_else(|| match peer_address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        bound => bound,
+    });
+    if address.is_unspecified() {
+        return Err(invalid("advertiseAddress", format!("{address} reaches nobody: give this node's own IP address")));
+    }
+    Ok(address)
+}
+
+fn distinct(
+    field: &'static str,
+    address: SocketAddr,
+    other: &'static str,
+    other_address: SocketAddr,
+) -> Result<(), ConfigError> {
+    // Port 0 is "any free port", and so never a clash.
+    if address == other_address && address.port() != 0 {
+        return Err(invalid(field, format!("{address} is {other} too: give each its own port")));
+    }
+    Ok(())
+}
+
+fn log_filter(given: Option<String>) -> Result<String, ConfigError> {
+    let filter = given.unwrap_or_else(|| "info".to_owned());
+    tracing_subscriber::EnvFilter::try_new(&filter).map_err(|error| {
+        invalid("logLevel", format!("{filter:?} is not a filter ({error}): give error, warn, info, debug or trace"))
+    })?;
+    Ok(filter)
+}
+
+/// The host's name, cut to its first label.
+fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok())?;
+    let label = name.trim().split('.').next()?;
+    (!label.is_empty()).then(|| label.to_owned())
+}
