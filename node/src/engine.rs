@@ -1,1 +1,488 @@
-//! To be filled.
+//! The one handle on this node's replica: a lock, the wall clock, and who must
+//! be woken. Every method is short and none awaits, so the lock is never held
+//! across one.
+//!
+//! One mutex, not a sharded map: a call holds it for about a microsecond, and
+//! the replica's invariants span the store, the vector and the log.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use kvasir_proto::peer::v1::Message;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::clock::Dot;
+use crate::replica::{Counters, Full, LOG_MAX_ENTRIES, LinkId, Replica, Settings, View, Violation};
+
+/// How often expiry, heartbeats and time-outs are looked at.
+const TICK: Duration = Duration::from_millis(20);
+/// One step of a listing looks at no more than this many records under the lock.
+const LIST_STEP: usize = 4096;
+
+/// Where the node is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Looking for peers.
+    Joining,
+    /// Has peers, and is taking in what they hold.
+    Syncing,
+    /// Serves reads and writes.
+    Ready,
+    /// Was told to stop: serves reads, refuses writes, hands over.
+    Draining,
+}
+
+impl Phase {
+    /// Its name as in `/status`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::Syncing => "syncing",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// A live value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Value {
+    /// The bytes; shared with the store, not copied.
+    pub value: Bytes,
+    /// The write that put it.
+    pub dot: Dot,
+    /// When it ends, milliseconds since 1970.
+    pub expires_ms: Option<u64>,
+}
+
+/// A part of a listing.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// Entries in key order.
+    pub entries: Vec<(Bytes, Value)>,
+    /// There are more after the last one.
+    pub more: bool,
+}
+
+/// Why a read was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The node does not serve yet.
+    #[error("the node is not ready ({}): ask another node, or again", .0.as_str())]
+    NotReady(Phase),
+}
+
+/// Why a write was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// The node does not serve yet, or no more.
+    #[error("the node takes no writes ({}): ask another node, or again", .0.as_str())]
+    NotReady(Phase),
+    /// The node holds all it may.
+    #[error(transparent)]
+    Full(#[from] Full),
+}
+
+/// Figures for status and metrics.
+#[derive(Clone, Debug)]
+pub struct Stats {
+    /// Live keys.
+    pub keys: u64,
+    /// Deletes and expired values still remembered.
+    pub tombstones: u64,
+    /// Accounted bytes.
+    pub memory_bytes: u64,
+    /// The limit on them.
+    pub max_memory: Option<u64>,
+    /// Whether the last write that needed memory was refused for want of it.
+    pub full: bool,
+    /// Equal on nodes with equal maps.
+    pub fingerprint: u128,
+    /// See [`Replica::lag_ms`].
+    pub lag: Option<Duration>,
+    /// Origins of the linked processes.
+    pub linked: Vec<u64>,
+    /// Totals since the start.
+    pub counters: Counters,
+}
+
+struct Inner {
+    replica: Replica,
+    view: View,
+    full: bool,
+    draining: bool,
+    /// A task for each link waits here for something to send.
+    wakers: BTreeMap<LinkId, Arc<Notify>>,
+}
+
+/// The node's data: see the module.
+pub struct Engine {
+    inner: Mutex<Inner>,
+    phase: watch::Sender<Phase>,
+    origin: u64,
+    max_memory: Option<u64>,
+}
+
+/// What [`Engine::new`] must know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// This process.
+    pub origin: u64,
+    /// Between two heartbeats.
+    pub sync_interval: Duration,
+    /// How far ahead a peer's clock may be.
+    pub max_clock_skew: Duration,
+    /// The limit on accounted memory, bytes.
+    pub max_memory: Option<u64>,
+    /// Members may found a cluster; sidecars wait for one.
+    pub may_found: bool,
+    /// Whether to serve without a ready peer once `join_timeout` is over.
+    pub serve_alone: bool,
+    /// How long to look for a ready peer.
+    pub join_timeout: Duration,
+}
+
+impl Engine {
+    /// An empty node that is joining.
+    pub fn new(options: &Options) -> Arc<Self> {
+        let settings = Settings {
+            origin: options.origin,
+            sync_interval_ms: millis(options.sync_interval),
+            max_clock_skew_ms: millis(options.max_clock_skew),
+            max_memory: options.max_memory,
+            may_found: options.may_found,
+            serve_alone: options.serve_alone,
+            join_timeout_ms: millis(options.join_timeout),
+            log_entries: LOG_MAX_ENTRIES,
+        };
+        let inner = Inner {
+            replica: Replica::new(settings, wall_ms()),
+            view: View::default(),
+            full: false,
+            draining: false,
+            wakers: BTreeMap::new(),
+        };
+        Arc::new(Self {
+            inner: Mutex::new(inner),
+            phase: watch::Sender::new(Phase::Joining),
+            origin: options.origin,
+            max_memory: options.max_memory,
+        })
+    }
+
+    /// Runs the replica's clockwork until cancelled.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let mut inner = self.inner.lock();
+            let view = inner.view;
+            inner.replica.tick(view, wall_ms());
+            self.after(&inner);
+        }
+    }
+
+    /// Wakes the links and tells of a new phase.
+    fn after(&self, inner: &Inner) {
+        for waker in inner.wakers.values() {
+            waker.notify_one();
+        }
+        let phase = match (inner.draining, inner.replica.is_ready(), inner.wakers.is_empty()) {
+            (true, _, _) => Phase::Draining,
+            (_, true, _) => Phase::Ready,
+            (_, _, true) => Phase::Joining,
+            (_, _, false) => Phase::Syncing,
+        };
+        let before = *self.phase.borrow();
+        if before != phase {
+            info!(from = before.as_str(), to = phase.as_str(), keys = inner.replica.store().keys(), "phase changed");
+            self.phase.send_replace(phase);
+        }
+    }
+
+    // ---- clients
+
+    /// Writes a value that ends after `ttl`, if that is given.
+    pub fn put(&self, key: &str, value: &Bytes, ttl: Option<Duration>) -> Result<Dot, WriteError> {
+        // Copied so that the message they came in can go.
+        let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value));
+        let mut inner = self.inner.lock();
+        self.writable(&inner)?;
+        let now_ms = wall_ms();
+        let expires_ms = ttl.map(|ttl| now_ms.saturating_add(millis(ttl)));
+        let result = inner.replica.put(key, value, expires_ms, now_ms);
+        let full = result.is_err();
+        if full != inner.full {
+            inner.full = full;
+            match &result {
+                Err(full) => warn!("writes are refused: {full}"),
+                Ok(_) => info!("writes are taken again"),
+            }
+        }
+        let dot = result?;
+        self.after(&inner);
+        Ok(dot)
+    }
+
+    /// Deletes a key. `None` when nothing was there.
+    pub fn delete(&self, key: &str) -> Result<Option<Dot>, WriteError> {
+        let mut inner = self.inner.lock();
+        self.writable(&inner)?;
+        let dot = inner.replica.delete(Bytes::copy_from_slice(key.as_bytes()), wall_ms());
+        inner.full &= dot.is_none(); // a delete makes room: the next put will tell
+        self.after(&inner);
+        Ok(dot)
+    }
+
+    /// Reads a key.
+    pub fn get(&self, key: &str) -> Result<Option<Value>, ReadError> {
+        let inner = self.inner.lock();
+        self.readable(&inner)?;
+        let now_ms = wall_ms();
+        Ok(inner.replica.store().get(key.as_bytes()).and_then(|r| {
+            r.live(now_ms).map(|v| Value { value: v.clone(), dot: r.dot, expires_ms: r.expires_ms })
+        }))
+    }
+
+    /// Tells whether a key is there.
+    pub fn exists(&self, key: &str) -> Result<bool, ReadError> {
+        Ok(self.get(key)?.is_some())
+    }
+
+    /// Live entries under `prefix`, after the key `after`, in key order: at most
+    /// `max_entries`, and not more than one above `max_bytes`.
+    ///
+    /// The lock is let go between steps: entries are each as they were at some
+    /// moment of the call.
+    pub fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        max_entries: usize,
+        max_bytes: usize,
+    ) -> Result<Page, ReadError> {
+        let mut page = Page::default();
+        let mut bytes = 0;
+        let mut last: Option<Bytes> = after.map(|a| Bytes::copy_from_slice(a.as_bytes()));
+        loop {
+            let inner = self.inner.lock();
+            self.readable(&inner)?;
+            let now_ms = wall_ms();
+            let store = inner.replica.store();
+            // Whichever is later: the prefix itself, or where we were.
+            let start = last.clone().filter(|l| l.as_ref() >= prefix.as_bytes());
+            let mut records: Box<dyn Iterator<Item = _>> = match &start {
+                Some(last) => Box::new(store.scan(Some(last))),
+                None => Box::new(store.scan_from(prefix.as_bytes())),
+            };
+            for _ in 0..LIST_STEP {
+                let Some((key, record)) = records.next().filter(|(k, _)| k.starts_with(prefix.as_bytes())) else {
+                    return Ok(page);
+                };
+                if let Some(value) = record.live(now_ms) {
+                    if page.entries.len() >= max_entries || bytes >= max_bytes {
+                        page.more = true;
+                        return Ok(page);
+                    }
+                    bytes += key.len() + value.len();
+                    let value = Value { value: value.clone(), dot: record.dot, expires_ms: record.expires_ms };
+                    page.entries.push((key.clone(), value));
+                }
+                last = Some(key.clone());
+            }
+        }
+    }
+
+    fn readable(&self, inner: &Inner) -> Result<(), ReadError> {
+        if inner.replica.is_ready() { Ok(()) } else { Err(ReadError::NotReady(self.phase())) }
+    }
+
+    fn writable(&self, inner: &Inner) -> Result<(), WriteError> {
+        if inner.replica.is_ready() && !inner.draining {
+            Ok(())
+        } else {
+            Err(WriteError::NotReady(if inner.draining { Phase::Draining } else { self.phase() }))
+        }
+    }
+
+    // ---- links
+
+    /// A connection to the process `origin` is up. The waker fires when there
+    /// may be something to send.
+    pub fn link_up(&self, origin: u64) -> (LinkId, Arc<Notify>) {
+        let mut inner = self.inner.lock();
+        let link = inner.replica.link_up(origin);
+        let waker = Arc::new(Notify::new());
+        inner.wakers.insert(link, waker.clone());
+        // A link that this one replaced is told by its next poll.
+        self.after(&inner);
+        (link, waker)
+    }
+
+    /// The connection ended.
+    pub fn link_down(&self, link: LinkId) {
+        let mut inner = self.inner.lock();
+        inner.replica.link_down(link);
+        inner.wakers.remove(&link);
+        self.after(&inner);
+    }
+
+    /// Whether no newer link to the same process replaced this one.
+    pub fn is_up(&self, link: LinkId) -> bool {
+        self.inner.lock().replica.is_up(link)
+    }
+
+    /// Takes a message. On an error the link must be closed.
+    pub fn receive(&self, link: LinkId, message: Message) -> Result<(), Violation> {
+        let mut inner = self.inner.lock();
+        let result = inner.replica.receive(link, message, wall_ms());
+        self.after(&inner);
+        result
+    }
+
+    /// The next message to send, if there is one.
+    pub fn poll_send(&self, link: LinkId) -> Option<Message> {
+        self.inner.lock().replica.poll_send(link, wall_ms())
+    }
+
+    /// What discovery and membership know, for the decision to be ready.
+    pub fn set_view(&self, view: View) {
+        self.inner.lock().view = view;
+    }
+
+    // ---- life
+
+    /// From now on no write is taken.
+    pub fn drain(&self) {
+        let mut inner = self.inner.lock();
+        inner.draining = true;
+        self.after(&inner);
+    }
+
+    /// Waits until every linked peer holds every own write that is still in the
+    /// log. Returns how many writes `(no peer, not every peer)` holds; on an
+    /// end by `deadline` that may be above zero.
+    pub async fn covered(&self, deadline: Duration) -> (usize, usize) {
+        let end = tokio::time::Instant::now() + deadline;
+        loop {
+            let uncovered = {
+                let inner = self.inner.lock();
+                if inner.wakers.is_empty() { (inner.replica.uncovered().0, 0) } else { inner.replica.uncovered() }
+            };
+            if uncovered == (0, 0) || tokio::time::Instant::now() >= end {
+                return uncovered;
+            }
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    /// Where the node is in its life.
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Changes of the phase.
+    pub fn subscribe_phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// This process.
+    pub const fn origin(&self) -> u64 {
+        self.origin
+    }
+
+    /// Figures.
+    pub fn stats(&self) -> Stats {
+        let inner = self.inner.lock();
+        let store = inner.replica.store();
+        Stats {
+            keys: store.keys(),
+            tombstones: store.tombstones(),
+            memory_bytes: store.memory(),
+            max_memory: self.max_memory,
+            full: inner.full,
+            fingerprint: store.fingerprint(),
+            lag: inner.replica.lag_ms(wall_ms()).map(Duration::from_millis),
+            linked: inner.replica.linked().collect(),
+            counters: inner.replica.counters(),
+        }
+    }
+
+    /// The wall clock, milliseconds since 1970.
+    pub fn now_ms(&self) -> u64 {
+        wall_ms()
+    }
+}
+
+/// The wall clock, milliseconds since 1970.
+pub fn wall_ms() -> u64 {
+    // A clock before 1970 counts as 1970: stamps rise all the same.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn alone(max_memory: Option<u64>) -> Arc<Engine> {
+        let engine = Engine::new(&Options {
+            origin: 7,
+            sync_interval: Duration::from_secs(1),
+            max_clock_skew: Duration::from_secs(10),
+            max_memory,
+            may_found: true,
+            serve_alone: true,
+            join_timeout: Duration::ZERO,
+        });
+        let mut inner = engine.inner.lock();
+        inner.replica.tick(View { answered: true, unlinked: 0 }, wall_ms());
+        engine.after(&inner);
+        drop(inner);
+        engine
+    }
+
+    #[test]
+    fn lists_by_prefix_in_pages_and_skips_what_ended() {
+        let engine = alone(None);
+        for key in ["a", "b/1", "b/2", "b/3", "b/4", "c"] {
+            engine.put(key, &Bytes::from_static(b"v"), None).unwrap();
+        }
+        engine.delete("b/2").unwrap();
+        let keys = |page: &Page| page.entries.iter().map(|(k, _)| String::from_utf8_lossy(k).into()).collect::<Vec<String>>();
+        let first = engine.list("b/", None, 2, usize::MAX).unwrap();
+        assert_eq!((keys(&first), first.more), (vec!["b/1".to_owned(), "b/3".into()], true));
+        let rest = engine.list("b/", Some("b/3"), 2, usize::MAX).unwrap();
+        assert_eq!((keys(&rest), rest.more), (vec!["b/4".to_owned()], false));
+        assert_eq!(engine.list("", None, 100, 1).unwrap().entries.len(), 1);
+    }
+
+    #[test]
+    fn a_full_node_refuses_puts_and_takes_deletes() {
+        let engine = alone(Some(1_000));
+        engine.put("k", &Bytes::from(vec![0; 500]), None).unwrap();
+        let refused = engine.put("l", &Bytes::from(vec![0; 500]), None);
+        assert!(matches!(refused, Err(WriteError::Full(Full { limit: 1_000, .. }))), "{refused:?}");
+        assert!(engine.stats().full && engine.exists("k").unwrap());
+        engine.delete("k").unwrap();
+        engine.put("l", &Bytes::from(vec![0; 500]), None).unwrap();
+        assert!(!engine.stats().full);
+    }
+
+    #[test]
+    fn a_draining_node_serves_reads_only() {
+        let engine = alone(None);
+        engine.put("k", &Bytes::from_static(b"v"), None).unwrap();
+        engine.drain();
+        assert_eq!(engine.put("k", &Bytes::new(), None), Err(WriteError::NotReady(Phase::Draining)));
+        assert!(engine.exists("k").unwrap());
+    }
+}

@@ -1,1 +1,393 @@
-//! To be filled.
+//! TCP links between nodes: who dials whom, the handshake, and one task each
+//! way that carries messages between the sockets and the engine. Knows nothing
+//! of what the messages mean.
+//!
+//! There is one connection for each pair of nodes, used both ways. The process
+//! with the smaller origin dials; the other one does so only when no link came
+//! up for [`PATIENCE`]. The newest connection of a pair wins.
+
+pub mod frame;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use kvasir_proto::peer::v1::{Hello, Message};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use self::frame::FrameError;
+use crate::engine::{Engine, wall_ms};
+use crate::replica::{LinkId, MESSAGE_MAX_BYTES, Violation};
+
+/// A handshake must be over by then.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// At most this many accepted connections may be in the handshake at a time.
+pub const MAX_HANDSHAKES: usize = 64;
+/// At most this many accepted connections may be open at a time.
+pub const MAX_CONNECTIONS: usize = 1024;
+/// A Hello is no longer than this, bytes.
+pub const MAX_HELLO: usize = 4096;
+/// How long the process with the larger origin waits to be dialled.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+/// Between two attempts to dial the same peer.
+pub const REDIAL: Duration = Duration::from_millis(500);
+/// A link over which nothing came for this many heartbeats is closed.
+pub const SILENT_BEATS: u32 = 10;
+/// A frame may exceed the cut of a message by one entry and the vectors.
+const FRAME_SLACK: usize = 4 << 20;
+
+/// A peer to be linked to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its process.
+    pub origin: u64,
+    /// Where it listens for peers.
+    pub address: SocketAddr,
+    /// Its name, for the logs.
+    pub name: String,
+}
+
+/// What the transport must know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The cluster's name; nodes of other clusters are refused.
+    pub cluster: String,
+    /// This node's name.
+    pub name: String,
+    /// Whether this node is a sidecar.
+    pub sidecar: bool,
+    /// Between two heartbeats.
+    pub sync_interval: Duration,
+    /// How far ahead a peer's clock may be.
+    pub max_clock_skew: Duration,
+    /// The largest value a node may hold, bytes.
+    pub max_value_bytes: usize,
+}
+
+/// Connections and frames that were refused, by reason, since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Not a Kvasir node.
+    pub garbage: AtomicU64,
+    /// Another version of the protocol.
+    pub version: AtomicU64,
+    /// A frame over the limit.
+    pub oversized: AtomicU64,
+    /// A frame that does not decode, or breaks a rule of the protocol.
+    pub malformed: AtomicU64,
+    /// Another cluster's node, or this node itself.
+    pub stranger: AtomicU64,
+    /// A clock too far ahead.
+    pub clock: AtomicU64,
+    /// A handshake that took too long or broke off.
+    pub handshake: AtomicU64,
+    /// Over the limit on open connections.
+    pub crowded: AtomicU64,
+}
+
+impl Counters {
+    /// Each reason and its figure.
+    pub fn read(&self) -> [(&'static str, u64); 8] {
+        [
+            ("garbage", &self.garbage),
+            ("version", &self.version),
+            ("oversized", &self.oversized),
+            ("malformed", &self.malformed),
+            ("stranger", &self.stranger),
+            ("clock", &self.clock),
+            ("handshake", &self.handshake),
+            ("crowded", &self.crowded),
+        ]
+        .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    #[error("the peer belongs to the cluster `{theirs}`, this node to `{ours}`")]
+    OtherCluster { theirs: String, ours: String },
+    #[error("the connection leads to this node itself")]
+    Myself,
+    #[error("nothing came for {0:?}")]
+    Silent(Duration),
+    #[error("the handshake took longer than {HANDSHAKE_TIMEOUT:?}")]
+    Slow,
+}
+
+/// The peer side of the node: see the module.
+pub struct Transport {
+    engine: Arc<Engine>,
+    options: Options,
+    counters: Counters,
+    /// Origins with a link that is up, and how many connections each has.
+    up: Mutex<BTreeMap<u64, usize>>,
+    /// The last refusal of each remote, so that each is logged once.
+    refused: Mutex<BTreeMap<std::net::IpAddr, String>>,
+    changed: Notify,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// Remotes whose last refusal is remembered.
+const MAX_REFUSED: usize = 256;
+
+impl Transport {
+    /// Begins to accept and to dial; ends when `stop` is cancelled.
+    pub fn start(
+        engine: Arc<Engine>,
+        options: Options,
+        listener: TcpListener,
+        peers: watch::Receiver<Vec<Peer>>,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        let transport = Arc::new(Self {
+            engine,
+            options,
+            counters: Counters::default(),
+            up: Mutex::default(),
+            refused: Mutex::default(),
+            changed: Notify::new(),
+            tasks: TaskTracker::new(),
+            stop: stop.clone(),
+        });
+        let accept = transport.clone().accept(listener);
+        transport.tasks.spawn(stop.clone().run_until_cancelled_owned(accept));
+        let dial = transport.clone().dial(peers);
+        transport.tasks.spawn(stop.run_until_cancelled_owned(dial));
+        transport
+    }
+
+    /// What was refused.
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Whether a link to the process is up.
+    pub fn is_linked(&self, origin: u64) -> bool {
+        self.up.lock().contains_key(&origin)
+    }
+
+    /// Waits for all connections to be closed, once `stop` was cancelled.
+    pub async fn closed(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    async fn accept(self: Arc<Self>, listener: TcpListener) {
+        let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let Ok(shaking) = handshakes.clone().acquire_owned().await else { return };
+            let (stream, remote) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors, most likely: others must end first.
+                    warn!(%error, "could not accept a peer's connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let Ok(open) = connections.clone().try_acquire_owned() else {
+                self.counters.crowded.fetch_add(1, Ordering::Relaxed);
+                continue;
+            };
+            let transport = self.clone();
+            self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(async move {
+                let result = transport.connection(stream, || drop(shaking)).await;
+                drop(open);
+                if let Err(error) = result {
+                    transport.refuse(remote, &error);
+                }
+            }));
+        }
+    }
+
+    /// Keeps a task for each peer that should be dialled.
+    async fn dial(self: Arc<Self>, mut peers: watch::Receiver<Vec<Peer>>) {
+        let mut dialling: BTreeMap<u64, (Peer, CancellationToken)> = BTreeMap::new();
+        loop {
+            let wanted = peers.borrow_and_update().clone();
+            dialling.retain(|_, (peer, stop)| {
+                let keep = wanted.contains(peer);
+                if !keep {
+                    stop.cancel();
+                }
+                keep
+            });
+            for peer in wanted {
+                dialling.entry(peer.origin).or_insert_with(|| {
+                    let stop = self.stop.child_token();
+                    let task = self.clone().keep_linked(peer.clone());
+                    self.tasks.spawn(stop.clone().run_until_cancelled_owned(task));
+                    (peer, stop)
+                });
+            }
+            if peers.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Dials a peer again and again while no link to it is up.
+    async fn keep_linked(self: Arc<Self>, peer: Peer) {
+        let mut since = Instant::now();
+        loop {
+            if self.is_linked(peer.origin) {
+                since = Instant::now();
+            } else if self.engine.origin() < peer.origin || since.elapsed() >= PATIENCE {
+                let dialled = timeout(HANDSHAKE_TIMEOUT, TcpStream::connect(peer.address)).await;
+                let result = match dialled {
+                    // Carried by a task of its own: the link outlives the peer's
+                    // place in the list until it fails by itself.
+                    Ok(Ok(stream)) => {
+                        let transport = self.clone();
+                        let stop = self.stop.clone();
+                        let task = async move { transport.connection(stream, || ()).await };
+                        match self.tasks.spawn(stop.run_until_cancelled_owned(task)).await {
+                            Ok(Some(result)) => result,
+                            _ => return,
+                        }
+                    }
+                    Ok(Err(error)) => Err(FrameError::from(error).into()),
+                    Err(_) => Err(LinkError::Slow),
+                };
+                if let Err(error) = result {
+                    debug!(peer = peer.name, address = %peer.address, %error, "no link");
+                    if !matches!(error, LinkError::Frame(FrameError::Io(_)) | LinkError::Slow) {
+                        self.refuse(peer.address, &error);
+                    }
+                }
+            }
+            let _ = timeout(REDIAL, self.changed.notified()).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Counts a refusal, and logs it when it is not the remote's last one again.
+    fn refuse(&self, remote: SocketAddr, error: &LinkError) {
+        let counters = &self.counters;
+        let counter = match error {
+            LinkError::Frame(FrameError::Garbage) => &counters.garbage,
+            LinkError::Frame(FrameError::Version(_)) => &counters.version,
+            LinkError::Frame(FrameError::Oversized { .. }) => &counters.oversized,
+            LinkError::Frame(FrameError::Decode(_))
+            | LinkError::Violation(Violation::Unknown | Violation::Malformed) => &counters.malformed,
+            LinkError::Violation(Violation::ClockAhead { .. }) => &counters.clock,
+            LinkError::OtherCluster { .. } | LinkError::Myself => &counters.stranger,
+            LinkError::Frame(FrameError::Io(_)) | LinkError::Silent(_) | LinkError::Slow => &counters.handshake,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        let text = error.to_string();
+        let mut refused = self.refused.lock();
+        if refused.len() >= MAX_REFUSED {
+            refused.clear();
+        }
+        if refused.insert(remote.ip(), text.clone()).as_ref() != Some(&text) {
+            warn!(%remote, error = text, "refused a peer's connection");
+        }
+    }
+
+    /// The whole life of a connection. An end of one that was a link is no error.
+    async fn connection(&self, mut stream: TcpStream, shaken: impl FnOnce()) -> Result<(), LinkError> {
+        let address = stream.peer_addr().map_err(FrameError::from)?;
+        stream.set_nodelay(true).map_err(FrameError::from)?;
+        let hello = timeout(HANDSHAKE_TIMEOUT, self.handshake(&mut stream)).await.map_err(|_| LinkError::Slow)??;
+        shaken();
+        let (link, waker) = self.engine.link_up(hello.origin);
+        *self.up.lock().entry(hello.origin).or_default() += 1;
+        self.changed.notify_waiters();
+        info!(peer = hello.name, origin = format!("{:016x}", hello.origin), %address, "link up");
+
+        let (reader, writer) = stream.into_split();
+        let result = tokio::select! {
+            result = self.receive(link, BufReader::new(reader)) => result,
+            result = self.send(link, &waker, writer) => result,
+        };
+
+        self.engine.link_down(link);
+        {
+            let mut up = self.up.lock();
+            if let Some(count) = up.get_mut(&hello.origin) {
+                *count -= 1;
+                if *count == 0 {
+                    up.remove(&hello.origin);
+                }
+            }
+        }
+        self.changed.notify_waiters();
+        let reason = result.as_ref().err().map(ToString::to_string);
+        info!(peer = hello.name, origin = format!("{:016x}", hello.origin), reason, "link down");
+        match result {
+            Err(LinkError::Frame(FrameError::Io(_)) | LinkError::Silent(_)) => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn handshake(&self, stream: &mut TcpStream) -> Result<Hello, LinkError> {
+        let ours = Hello {
+            cluster: self.options.cluster.clone(),
+            name: self.options.name.clone(),
+            origin: self.engine.origin(),
+            sidecar: self.options.sidecar,
+            now_ms: wall_ms(),
+        };
+        frame::write_preamble(stream).await?;
+        frame::write(stream, &mut BytesMut::new(), &ours).await?;
+        frame::read_preamble(stream).await?;
+        let hello: Hello = frame::read(stream, MAX_HELLO).await?;
+        if hello.cluster != ours.cluster {
+            return Err(LinkError::OtherCluster { theirs: hello.cluster, ours: ours.cluster });
+        }
+        if hello.origin == ours.origin || hello.origin == 0 {
+            return Err(LinkError::Myself);
+        }
+        let ahead = Duration::from_millis(hello.now_ms.saturating_sub(wall_ms()));
+        if ahead > self.options.max_clock_skew {
+            let limit_ms = self.options.max_clock_skew.as_millis() as u64;
+            return Err(Violation::ClockAhead { ahead_ms: ahead.as_millis() as u64, limit_ms }.into());
+        }
+        Ok(hello)
+    }
+
+    async fn receive(&self, link: LinkId, mut reader: impl AsyncRead + Unpin) -> Result<(), LinkError> {
+        let silence = self.options.sync_interval * SILENT_BEATS;
+        let limit = MESSAGE_MAX_BYTES + self.options.max_value_bytes + FRAME_SLACK;
+        while self.engine.is_up(link) {
+            let message: Message = timeout(silence, frame::read(&mut reader, limit))
+                .await
+                .map_err(|_| LinkError::Silent(silence))??;
+            self.engine.receive(link, message)?;
+        }
+        Ok(())
+    }
+
+    async fn send(&self, link: LinkId, waker: &Notify, mut writer: impl AsyncWrite + Unpin) -> Result<(), LinkError> {
+        let silence = self.options.sync_interval * SILENT_BEATS;
+        let mut buffer = BytesMut::new();
+        while self.engine.is_up(link) {
+            while let Some(message) = self.engine.poll_send(link) {
+                // A peer that takes nothing is a peer that is gone: writes pile
+                // up in the bounded log alone.
+                timeout(silence, frame::write(&mut writer, &mut buffer, &message))
+                    .await
+                    .map_err(|_| LinkError::Silent(silence))??;
+            }
+            waker.notified().await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,125 @@
+//! Frames on a peer connection: a preamble that names the protocol, then
+//! length-prefixed protobuf messages. Knows nothing of what they mean.
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use prost::Message;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+/// What a connection begins with in each direction; the last byte is the
+/// protocol's version.
+pub const PREAMBLE: [u8; 8] = *b"kvasir/\x01";
+
+/// Why a connection was closed.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The other side is no Kvasir node.
+    #[error("the connection does not begin as one of a kvasir node")]
+    Garbage,
+    /// The other side is of another release.
+    #[error("the peer speaks version {0} of the protocol, this node version {}: run releases that are neighbours", PREAMBLE[7])]
+    Version(u8),
+    /// A frame is longer than any that a node makes.
+    #[error("a frame of {len} bytes is over the limit of {limit}")]
+    Oversized {
+        /// What the frame claims.
+        len: usize,
+        /// What is allowed.
+        limit: usize,
+    },
+    /// A frame does not hold what it should.
+    #[error("a frame could not be decoded: {0}")]
+    Decode(#[from] prost::DecodeError),
+    /// The connection failed or ended.
+    #[error("the connection ended: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Writes the preamble.
+pub async fn write_preamble(stream: &mut (impl AsyncWrite + Unpin)) -> Result<(), FrameError> {
+    Ok(stream.write_all(&PREAMBLE).await?)
+}
+
+/// Reads the preamble, and tells what is wrong with it.
+pub async fn read_preamble(stream: &mut (impl AsyncRead + Unpin)) -> Result<(), FrameError> {
+    let mut got = [0; PREAMBLE.len()];
+    stream.read_exact(&mut got).await?;
+    if got[..7] != PREAMBLE[..7] {
+        return Err(FrameError::Garbage);
+    }
+    if got[7] != PREAMBLE[7] {
+        return Err(FrameError::Version(got[7]));
+    }
+    Ok(())
+}
+
+/// Writes one frame. The buffer is the caller's, to be used again.
+pub async fn write<M: Message>(
+    stream: &mut (impl AsyncWrite + Unpin),
+    buffer: &mut BytesMut,
+    message: &M,
+) -> Result<(), FrameError> {
+    buffer.clear();
+    buffer.put_u32(0);
+    message.encode(buffer).expect("a BytesMut grows as it needs");
+    let len = u32::try_from(buffer.len() - 4).expect("messages are cut far below 4 GiB");
+    buffer[..4].copy_from_slice(&len.to_be_bytes());
+    stream.write_all(buffer).await?;
+    Ok(stream.flush().await?)
+}
+
+/// Reads one frame of at most `limit` bytes.
+pub async fn read<M: Message + Default>(stream: &mut (impl AsyncRead + Unpin), limit: usize) -> Result<M, FrameError> {
+    let len = stream.read_u32().await? as usize;
+    if len > limit {
+        return Err(FrameError::Oversized { len, limit });
+    }
+    // Grows with what arrives: a claimed length alone takes no memory.
+    let mut body = BytesMut::new();
+    let mut rest = stream.take(len as u64);
+    while body.len() < len {
+        if rest.read_buf(&mut body).await? == 0 {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+    }
+    let mut body: Bytes = body.freeze();
+    let message = M::decode(&mut body)?;
+    debug_assert!(!body.has_remaining());
+    Ok(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use kvasir_proto::peer::v1::Hello;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    async fn read_bytes(bytes: &[u8], limit: usize) -> Result<Hello, FrameError> {
+        read(&mut &bytes[..], limit).await
+    }
+
+    #[tokio::test]
+    async fn a_frame_comes_back_as_it_was() {
+        let hello = Hello { cluster: "c".into(), name: "n".into(), origin: 3, sidecar: true, now_ms: 4 };
+        let mut wire = Vec::new();
+        write(&mut wire, &mut BytesMut::new(), &hello).await.unwrap();
+        assert_eq!(read_bytes(&wire, 100).await.unwrap(), hello);
+        assert!(matches!(read_bytes(&wire, 5).await, Err(FrameError::Oversized { limit: 5, .. })));
+        assert!(matches!(read_bytes(&wire[..wire.len() - 1], 100).await, Err(FrameError::Io(_))));
+    }
+
+    #[tokio::test]
+    async fn other_protocols_and_versions_are_told_apart() {
+        assert!(matches!(read_preamble(&mut &b"GET / HTTP/1.1\r\n"[..]).await, Err(FrameError::Garbage)));
+        assert!(matches!(read_preamble(&mut &b"kvasir/\x09"[..]).await, Err(FrameError::Version(9))));
+        assert!(read_preamble(&mut &PREAMBLE[..]).await.is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let _ = runtime.block_on(read::<kvasir_proto::peer::v1::Message>(&mut &bytes[..], 1 << 20));
+        }
+    }
+}
