@@ -30,19 +30,26 @@ pub struct Cli {
 /// The list of fields is written once, so that no setting can be forgotten in
 /// the merge.
 macro_rules! settings {
-    ($(#[$struct_meta:meta])* $name:ident { $($(#[$meta:meta])* $field:ident: $type:ty,)* }) => {
+    (
+        $(#[$struct_meta:meta])* $name:ident { $($(#[$meta:meta])* $field:ident: $type:ty,)* }
+        $(and { $(#[$group_meta:meta])* $group:ident: $group_type:ty })?
+    ) => {
         $(#[$struct_meta])*
         #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
         #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
         pub struct $name {
             $($(#[$meta])* pub $field: Option<$type>,)*
+            $($(#[$group_meta])* pub $group: $group_type,)?
         }
 
         impl $name {
             /// These settings, and where they say nothing, those of `below`.
             #[must_use]
             pub fn over(self, below: Self) -> Self {
-                Self { $($field: Layer::over(self.$field, below.$field),)* }
+                Self {
+                    $($field: Layer::over(self.$field, below.$field),)*
+                    $($group: self.$group.over(below.$group),)?
+                }
             }
         }
     };
@@ -74,7 +81,7 @@ macro_rules! by_field {
         }
     )*};
 }
-by_field!(DiscoverySettings, KubernetesSettings, DnsSettings, StaticSettings);
+by_field!(KubernetesSettings, DnsSettings, StaticSettings);
 
 settings! {
     /// The settings of a node, each where it was given.
@@ -127,15 +134,16 @@ settings! {
         /// How far ahead a peer's clock may be before the peer is refused [default: 10s]
         #[arg(long, env = "KVASIR_MAX_CLOCK_SKEW", value_name = "DURATION")]
         max_clock_skew: DurationText,
-        /// What to log: error, warn, info, debug, trace, or a list such as info,kvasir_node=debug [default: info]
+        /// What to log: error, warn, info, debug, trace, or a list such as `info,kvasir_node=debug` [default: info]
         #[arg(long, env = "KVASIR_LOG_LEVEL", value_name = "FILTER")]
         log_level: String,
         /// How to write a log line [default: text]
         #[arg(long, env = "KVASIR_LOG_FORMAT", value_enum)]
         log_format: LogFormat,
+    } and {
         /// How the node finds its peers; several ways may be given together.
         #[command(flatten)]
-        discovery: DiscoverySettings,
+        discovery: DiscoverySettings
     }
 }
 
@@ -191,7 +199,7 @@ settings! {
 settings! {
     /// Finding peers in a list.
     StaticSettings {
-        /// The peers, such as a:7071,10.0.0.1:7071,[fd00::1]:7071; names are resolved again every 5s
+        /// The peers, such as `a:7071,10.0.0.1:7071,[fd00::1]:7071`; names are resolved again every 5s
         #[arg(long = "discovery-static-hosts", env = "KVASIR_DISCOVERY_STATIC_HOSTS", value_delimiter = ',', value_name = "HOST:PORT,...")]
         hosts: Vec<HostPort>,
     }

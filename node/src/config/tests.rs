@@ -42,7 +42,7 @@ fn nothing_given_is_a_member_alone_on_loopback() {
     assert_eq!(config.max_memory, None);
     assert_eq!(config.limits.max_key_bytes, 1024);
     assert_eq!(config.limits.max_value_bytes, 1_048_576);
-    assert_eq!(config.limits.max_ttl, Duration::from_secs(87_600 * 3600));
+    assert_eq!(config.limits.max_ttl, Duration::from_hours(87_600));
     assert_eq!(config.max_clock_skew, Duration::from_secs(10));
     assert_eq!(config.discovery, DiscoveryConfig::default());
     assert_eq!(config.log, LogConfig { level: "info".to_owned(), format: LogFormat::Text });
@@ -236,13 +236,15 @@ fn durations_and_sizes_mean_what_they_say() {
 }
 
 #[test]
-fn help_gives_each_default_and_every_flag_has_an_environment_variable() {
+fn help_gives_a_default_or_an_example_and_every_flag_has_an_environment_variable() {
     use clap::CommandFactory;
     let command = Cli::command();
     for arg in command.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str())) {
         let long = arg.get_long().unwrap();
         let env = format!("KVASIR_{}", long.to_uppercase().replace('-', "_"));
         assert_eq!(arg.get_env(), Some(std::ffi::OsStr::new(&env)), "--{long}");
-        assert!(arg.get_help().is_some(), "--{long}");
+        let help = arg.get_help().unwrap().to_string();
+        let says = ["[default: ", "such as ", "whose addresses", "configuration file"];
+        assert!(says.iter().any(|it| help.contains(it)), "--{long}: {help}");
     }
 }

@@ -25,7 +25,7 @@ const DEFAULT_MAX_CLOCK_SKEW: Duration = Duration::from_secs(10);
 const DEFAULT_DISCOVERY_PORT_NAME: &str = "peer";
 const DEFAULT_PORT_NAME: &str = "client";
 
-const SYNC_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_mins(1);
+const SYNC_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(1);
 const JOIN_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
 const DRAIN_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
 const MAX_TTL: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(876_000);
@@ -95,7 +95,7 @@ impl Settings {
                 max_ttl: within("maxTtl", max_ttl, DEFAULT_MAX_TTL, &MAX_TTL)?,
             },
             max_clock_skew: within("maxClockSkew", max_clock_skew, DEFAULT_MAX_CLOCK_SKEW, &MAX_CLOCK_SKEW)?,
-            discovery: discovery.unwrap_or_default().validate()?,
+            discovery: discovery.validate()?,
             log: LogConfig { level: log_filter(log_level)?, format: log_format.unwrap_or_default() },
         })
     }
