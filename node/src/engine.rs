@@ -244,9 +244,11 @@ impl Engine {
         let inner = self.inner.lock();
         self.readable(&inner)?;
         let now_ms = wall_ms();
-        Ok(inner.replica.store().get(key.as_bytes()).and_then(|r| {
-            r.live(now_ms).map(|v| Value { value: v.clone(), dot: r.dot, expires_ms: r.expires_ms })
-        }))
+        Ok(inner
+            .replica
+            .store()
+            .get(key.as_bytes())
+            .and_then(|r| r.live(now_ms).map(|v| Value { value: v.clone(), dot: r.dot, expires_ms: r.expires_ms })))
     }
 
     /// Tells whether a key is there.
@@ -457,7 +459,8 @@ mod tests {
             engine.put(key, &Bytes::from_static(b"v"), None).unwrap();
         }
         engine.delete("b/2").unwrap();
-        let keys = |page: &Page| page.entries.iter().map(|(k, _)| String::from_utf8_lossy(k).into()).collect::<Vec<String>>();
+        let keys =
+            |page: &Page| page.entries.iter().map(|(k, _)| String::from_utf8_lossy(k).into()).collect::<Vec<String>>();
         let first = engine.list("b/", None, 2, usize::MAX).unwrap();
         assert_eq!((keys(&first), first.more), (vec!["b/1".to_owned(), "b/3".into()], true));
         let rest = engine.list("b/", Some("b/3"), 2, usize::MAX).unwrap();

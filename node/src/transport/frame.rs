@@ -16,8 +16,11 @@ pub enum FrameError {
     #[error("the connection does not begin as one of a kvasir node")]
     Garbage,
     /// The other side is of another release.
-    #[error("the peer speaks version {0} of the protocol, this node version {}: run releases that are neighbours", PREAMBLE[7])]
-    Version(u8),
+    #[error("the peer speaks version {theirs} of the protocol, this node version {ours}: run releases that are neighbours", ours = PREAMBLE[7])]
+    Version {
+        /// What the peer speaks.
+        theirs: u8,
+    },
     /// A frame is longer than any that a node makes.
     #[error("a frame of {len} bytes is over the limit of {limit}")]
     Oversized {
@@ -47,7 +50,7 @@ pub async fn read_preamble(stream: &mut (impl AsyncRead + Unpin)) -> Result<(), 
         return Err(FrameError::Garbage);
     }
     if got[7] != PREAMBLE[7] {
-        return Err(FrameError::Version(got[7]));
+        return Err(FrameError::Version { theirs: got[7] });
     }
     Ok(())
 }
@@ -111,7 +114,7 @@ mod tests {
     #[tokio::test]
     async fn other_protocols_and_versions_are_told_apart() {
         assert!(matches!(read_preamble(&mut &b"GET / HTTP/1.1\r\n"[..]).await, Err(FrameError::Garbage)));
-        assert!(matches!(read_preamble(&mut &b"kvasir/\x09"[..]).await, Err(FrameError::Version(9))));
+        assert!(matches!(read_preamble(&mut &b"kvasir/\x09"[..]).await, Err(FrameError::Version { theirs: 9 })));
         assert!(read_preamble(&mut &PREAMBLE[..]).await.is_ok());
     }
 

@@ -282,7 +282,7 @@ impl Transport {
         let counters = &self.counters;
         let counter = match error {
             LinkError::Frame(FrameError::Garbage) => &counters.garbage,
-            LinkError::Frame(FrameError::Version(_)) => &counters.version,
+            LinkError::Frame(FrameError::Version { .. }) => &counters.version,
             LinkError::Frame(FrameError::Oversized { .. }) => &counters.oversized,
             LinkError::Frame(FrameError::Decode(_))
             | LinkError::Violation(Violation::Unknown | Violation::Malformed) => &counters.malformed,
@@ -367,9 +367,8 @@ impl Transport {
         let silence = self.options.sync_interval * SILENT_BEATS;
         let limit = MESSAGE_MAX_BYTES + self.options.max_value_bytes + FRAME_SLACK;
         while self.engine.is_up(link) {
-            let message: Message = timeout(silence, frame::read(&mut reader, limit))
-                .await
-                .map_err(|_| LinkError::Silent(silence))??;
+            let message: Message =
+                timeout(silence, frame::read(&mut reader, limit)).await.map_err(|_| LinkError::Silent(silence))??;
             self.engine.receive(link, message)?;
         }
         Ok(())
