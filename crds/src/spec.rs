@@ -3,6 +3,9 @@
 //! Rules are CEL rather than patterns and bounds, because a CEL rule can say in its message what to do. Knows nothing
 //! of what the operator makes of a spec.
 
+// `KubeSchema` declares a copy of each struct inside a function, `pub` as the original is.
+#![allow(unreachable_pub)]
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
