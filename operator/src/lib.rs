@@ -1,1 +1,19 @@
-//! Kvasir operator.
+//! Kvasir's operator: it makes of each `KvCluster` the pods that serve it, and says how they are.
+//!
+//! [`controller`] is the loop: fetch, [`validate`], build ([`resources`]), [`apply`], [`status`]. Only the outer steps
+//! talk to the API server; what lies between is plain functions of data. [`webhook`] gives application pods their sidecar
+//! and knows nothing of the loop. [`server`] is the operator's own health and metrics.
+
+pub mod apply;
+pub mod controller;
+pub mod fetch;
+pub mod labels;
+pub mod metrics;
+pub mod notice;
+pub mod poll;
+pub mod quantity;
+pub mod resources;
+pub mod server;
+pub mod status;
+pub mod validate;
+pub mod webhook;

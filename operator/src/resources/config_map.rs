@@ -1,0 +1,108 @@
+//! The configuration file of the members.
+//!
+//! Holds what is the same for all of them; a member's own name and address reach it by its environment.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kvasir_crds::duration;
+use serde_json::{Value, json};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{ADMIN_PORT, CLIENT_PORT, PEER_PORT, metadata};
+use crate::{labels, validate::ValidatedCluster};
+
+/// Key of the file in the `ConfigMap`.
+pub const FILE: &str = "node.yaml";
+
+/// Seconds for which a stopping member hands over its last writes.
+const DRAIN_SECONDS: u32 = 20;
+
+/// Builds the `ConfigMap`.
+pub fn build(cluster: &ValidatedCluster) -> ConfigMap {
+    ConfigMap {
+        metadata: metadata(cluster, cluster.name.clone()),
+        data: Some(BTreeMap::from([(FILE.to_owned(), file(cluster))])),
+        ..ConfigMap::default()
+    }
+}
+
+/// A hash of all that a change of which has to restart the members.
+pub fn hash(cluster: &ValidatedCluster) -> String {
+    format!("{:016x}", xxh3_64(settings(cluster).to_string().as_bytes()))
+}
+
+/// The number of members is none of the settings: scaling must restart nothing.
+fn settings(cluster: &ValidatedCluster) -> Value {
+    json!({
+        "role": "member",
+        "cluster": format!("{}/{}", cluster.namespace, cluster.name),
+        "clientAddress": format!("0.0.0.0:{CLIENT_PORT}"),
+        "peerAddress": format!("0.0.0.0:{PEER_PORT}"),
+        "adminAddress": format!("0.0.0.0:{ADMIN_PORT}"),
+        "syncInterval": duration::format(cluster.sync_interval),
+        "drainTimeout": format!("{DRAIN_SECONDS}s"),
+        "maxMemory": cluster.max_memory.to_string(),
+        "logFormat": "json",
+        "discovery": {
+            "kubernetes": {
+                "namespace": cluster.namespace,
+                "discoveryPortName": "peer",
+                "portName": "client",
+                "podLabels": labels::selector(&cluster.name),
+            },
+        },
+    })
+}
+
+/// The settings as YAML. Strings are quoted the way JSON does it, which YAML reads too, so that none is ever taken for a
+/// number or a truth value.
+fn file(cluster: &ValidatedCluster) -> String {
+    let mut text = String::from("# Written by the Kvasir operator; edit the KvCluster instead.\n");
+    write(&mut text, 0, &settings(cluster));
+    text
+}
+
+fn write(text: &mut String, indent: usize, settings: &Value) {
+    for (key, value) in settings.as_object().into_iter().flatten() {
+        text.push_str(&"  ".repeat(indent));
+        // Label keys hold slashes and dots, which plain keys may.
+        text.push_str(key);
+        text.push(':');
+        if value.is_object() {
+            text.push('\n');
+            write(text, indent + 1, value);
+        } else {
+            text.push(' ');
+            text.push_str(&value.to_string());
+            text.push('\n');
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::tests::valid;
+
+    #[test]
+    fn the_file_says_what_the_settings_say() {
+        let cluster = valid("{syncInterval: 500ms, maxMemory: 64Mi}");
+        let file = build(&cluster).data.unwrap().remove(FILE).unwrap();
+        let read: Value = serde_yaml::from_str(&file).unwrap();
+        assert_eq!(read, settings(&cluster));
+        assert_eq!(read["syncInterval"], "500ms");
+        assert_eq!(read["maxMemory"], "67108864");
+        assert_eq!(read["cluster"], "shop/demo");
+        assert_eq!(read["discovery"]["kubernetes"]["podLabels"]["kvasir.dev/member-of"], "demo");
+    }
+
+    #[test]
+    fn the_hash_changes_with_the_file_and_not_with_the_number_of_members() {
+        let hash_of = |spec| hash(&valid(spec));
+        assert_eq!(hash_of("{replicas: 3}"), hash_of("{replicas: 5}"));
+        assert_eq!(hash_of("{syncInterval: 1s}"), hash_of("{syncInterval: 1000ms}"));
+        assert_ne!(hash_of("{syncInterval: 1s}"), hash_of("{syncInterval: 2s}"));
+        assert_ne!(hash_of("{}"), hash_of("{maxMemory: 64Mi}"));
+    }
+}

@@ -1,0 +1,61 @@
+//! The name under which members are found, ready or not.
+//!
+//! A member becomes ready only after it has found the others, so this Service must not wait for that; sidecars look up
+//! the same name.
+
+use k8s_openapi::{
+    api::core::v1::{Service, ServicePort, ServiceSpec},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+
+use super::{CLIENT_PORT, PEER_PORT, metadata};
+use crate::{labels, validate::ValidatedCluster};
+
+/// Name of the Service; the `StatefulSet` and the sidecars use it too.
+pub fn name(cluster: &str) -> String {
+    format!("{cluster}-peers")
+}
+
+/// Builds the Service.
+pub fn build(cluster: &ValidatedCluster) -> Service {
+    let port = |name: &str, protocol: &str, port: i32| ServicePort {
+        name: Some(name.to_owned()),
+        protocol: Some(protocol.to_owned()),
+        port,
+        target_port: Some(IntOrString::String(name.to_owned())),
+        ..ServicePort::default()
+    };
+    Service {
+        metadata: metadata(cluster, name(&cluster.name)),
+        spec: Some(ServiceSpec {
+            type_: Some("ClusterIP".to_owned()),
+            cluster_ip: Some("None".to_owned()),
+            publish_not_ready_addresses: Some(true),
+            selector: Some(labels::selector(&cluster.name)),
+            ports: Some(vec![
+                port("client", "TCP", CLIENT_PORT),
+                port("peer", "TCP", PEER_PORT),
+                port("peer-udp", "UDP", PEER_PORT),
+            ]),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::tests::valid;
+
+    #[test]
+    fn members_that_are_not_ready_are_found() {
+        let service = build(&valid("{}"));
+        let spec = service.spec.unwrap();
+        assert_eq!(service.metadata.name.as_deref(), Some("demo-peers"));
+        assert_eq!(spec.publish_not_ready_addresses, Some(true));
+        assert_eq!(spec.cluster_ip.as_deref(), Some("None"));
+        let names: Vec<_> = spec.ports.unwrap().into_iter().filter_map(|port| port.name).collect();
+        assert_eq!(names, ["client", "peer", "peer-udp"]);
+    }
+}

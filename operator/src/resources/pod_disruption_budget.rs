@@ -1,0 +1,40 @@
+//! Lets a drain of Kubernetes nodes take one member at a time.
+//!
+//! A single member has none: with one allowed to be gone it would say nothing, and with none a drain would never end.
+
+use k8s_openapi::{
+    api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
+    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+};
+
+use super::metadata;
+use crate::{labels, validate::ValidatedCluster};
+
+/// Builds the budget of a cluster with more than one member.
+pub fn build(cluster: &ValidatedCluster) -> Option<PodDisruptionBudget> {
+    (cluster.replicas > 1).then(|| PodDisruptionBudget {
+        metadata: metadata(cluster, cluster.name.clone()),
+        spec: Some(PodDisruptionBudgetSpec {
+            max_unavailable: Some(IntOrString::Int(1)),
+            selector: Some(LabelSelector {
+                match_labels: Some(labels::selector(&cluster.name)),
+                ..LabelSelector::default()
+            }),
+            ..PodDisruptionBudgetSpec::default()
+        }),
+        ..PodDisruptionBudget::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::tests::valid;
+
+    #[test]
+    fn only_several_members_have_a_budget() {
+        assert_eq!(build(&valid("{replicas: 1}")), None);
+        let spec = build(&valid("{replicas: 2}")).unwrap().spec.unwrap();
+        assert_eq!(spec.max_unavailable, Some(IntOrString::Int(1)));
+    }
+}

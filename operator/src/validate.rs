@@ -1,0 +1,242 @@
+//! From a `KvCluster` as the API server stores it to one that can be built.
+//!
+//! The API server checks most of this before it stores an object, but an object may be older than a rule, and some of
+//! what the schema takes cannot be had yet. Knows nothing of the objects built from a [`ValidatedCluster`].
+
+use std::{collections::BTreeMap, time::Duration};
+
+use k8s_openapi::{
+    api::core::v1::ResourceRequirements,
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
+};
+use kube::{Resource, ResourceExt};
+use kvasir_crds::{KvCluster, MAX_NAME, MAX_REPLICAS, Resources, duration};
+
+use crate::quantity;
+
+const SYNC_INTERVAL: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
+const LEAST_MEMORY: u64 = 1 << 20;
+
+/// A cluster of which everything is known that building needs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValidatedCluster {
+    /// Name of the `KvCluster` and of most of its objects.
+    pub name: String,
+    /// Namespace of the `KvCluster` and of all of its objects.
+    pub namespace: String,
+    /// What makes an object the `KvCluster`'s own.
+    pub owner: OwnerReference,
+    /// How many members there should be.
+    pub replicas: i32,
+    /// Image of the members.
+    pub image: String,
+    /// Resources of the members.
+    pub resources: ResourceRequirements,
+    /// How often members compare what they hold.
+    pub sync_interval: Duration,
+    /// Bytes that the entries of a node may take; 0 is no limit, as it is in the node's own configuration.
+    pub max_memory: u64,
+}
+
+/// Why a `KvCluster` cannot be built.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// The way of discovery does not work yet.
+    #[error(
+        "spec.discovery.{0} is not supported for members yet: set spec.discovery.kubernetes to {{}}, or leave spec.discovery out"
+    )]
+    DiscoveryNotSupported(&'static str),
+    /// A field has a value that it must not have.
+    #[error("{field}: {message}")]
+    Field {
+        /// Path of the field.
+        field: &'static str,
+        /// What to do.
+        message: String,
+    },
+}
+
+impl Invalid {
+    /// One word for conditions and events.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::DiscoveryNotSupported(_) => "DiscoveryNotSupported",
+            Self::Field { .. } => "InvalidSpec",
+        }
+    }
+}
+
+fn invalid(field: &'static str, message: impl Into<String>) -> Invalid {
+    Invalid::Field { field, message: message.into() }
+}
+
+/// Checks a cluster, and fills in what it leaves out.
+pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidatedCluster, Invalid> {
+    let spec = &cluster.spec;
+    let name = cluster.name_any();
+    let letters = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    if name.len() > MAX_NAME || !letters || !name.starts_with(|c: char| c.is_ascii_lowercase()) || name.ends_with('-') {
+        return Err(invalid(
+            "metadata.name",
+            format!("choose at most {MAX_NAME} lower-case letters, digits and dashes, the first a letter"),
+        ));
+    }
+    let namespace = cluster.namespace().ok_or_else(|| invalid("metadata.namespace", "a KvCluster lives in a namespace"))?;
+    let owner = cluster
+        .controller_owner_ref(&())
+        .ok_or_else(|| invalid("metadata.uid", "apply the KvCluster to an API server, which gives it one"))?;
+    if !(1..=MAX_REPLICAS).contains(&spec.replicas) {
+        return Err(invalid("spec.replicas", format!("set a number from 1 to {MAX_REPLICAS}")));
+    }
+    discovery(cluster)?;
+    let sync_interval =
+        duration::parse(&spec.sync_interval).map_err(|error| invalid("spec.syncInterval", error.to_string()))?;
+    if !SYNC_INTERVAL.contains(&sync_interval) {
+        return Err(invalid("spec.syncInterval", "set at least 100ms and at most 60s"));
+    }
+    let resources = resources(spec.resources.as_ref())?;
+    let max_memory = match &spec.max_memory {
+        None => 0,
+        Some(text) => quantity::parse_units(text)
+            .filter(|bytes| *bytes >= LEAST_MEMORY)
+            .ok_or_else(|| invalid("spec.maxMemory", "set a quantity of at least 1Mi, such as 256Mi, or leave it out"))?,
+    };
+    let limit = resources.limits.as_ref().and_then(|limits| limits.get("memory"));
+    if limit.and_then(|limit| quantity::parse_units(&limit.0)).is_some_and(|limit| max_memory >= limit) {
+        return Err(invalid("spec.maxMemory", "set it lower than spec.resources.limits.memory"));
+    }
+    let image = spec.image.clone().unwrap_or_else(|| default_image.to_owned());
+    if image.is_empty() || image.contains(char::is_whitespace) {
+        return Err(invalid("spec.image", "set a reference such as registry.example/kvasir:0.1.0, or leave it out"));
+    }
+    Ok(ValidatedCluster {
+        name,
+        namespace,
+        owner,
+        replicas: spec.replicas,
+        image,
+        resources,
+        sync_interval,
+        max_memory,
+    })
+}
+
+fn discovery(cluster: &KvCluster) -> Result<(), Invalid> {
+    let Some(discovery) = &cluster.spec.discovery else { return Ok(()) };
+    let given: Vec<&'static str> = [
+        (discovery.kubernetes.is_some(), "kubernetes"),
+        (discovery.nats.is_some(), "nats"),
+        (discovery.dns.is_some(), "dns"),
+        (discovery.fixed.is_some(), "static"),
+    ]
+    .into_iter()
+    .filter_map(|(given, name)| given.then_some(name))
+    .collect();
+    match given[..] {
+        ["kubernetes"] => Ok(()),
+        [other] => Err(Invalid::DiscoveryNotSupported(other)),
+        _ => Err(invalid("spec.discovery", "give exactly one of kubernetes, nats, dns and static, or leave it out")),
+    }
+}
+
+fn resources(given: Option<&Resources>) -> Result<ResourceRequirements, Invalid> {
+    let Some(Resources { requests, limits }) = given else {
+        let requests = BTreeMap::from([("cpu", "50m"), ("memory", "64Mi")].map(|(name, amount)| {
+            (name.to_owned(), Quantity(amount.to_owned()))
+        }));
+        return Ok(ResourceRequirements { requests: Some(requests), ..ResourceRequirements::default() });
+    };
+    for (field, amounts) in [("spec.resources.requests", requests), ("spec.resources.limits", limits)] {
+        for (name, amount) in amounts.iter().flatten() {
+            if quantity::parse_milli(&amount.0).is_none_or(|milli| milli < 0) {
+                return Err(invalid(field, format!("write {name} as a quantity such as 100m or 64Mi, not {:?}", amount.0)));
+            }
+        }
+    }
+    Ok(ResourceRequirements { requests: requests.clone(), limits: limits.clone(), ..ResourceRequirements::default() })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) const IMAGE: &str = "kvasir.dev/kvasir:test";
+
+    /// A `KvCluster` named demo as the API server would hand it out, with this spec in YAML.
+    pub(crate) fn cluster(spec: &str) -> KvCluster {
+        let mut cluster = KvCluster::new("demo", serde_yaml::from_str(spec).unwrap());
+        cluster.metadata.namespace = Some("shop".to_owned());
+        cluster.metadata.uid = Some("u-1".to_owned());
+        cluster.metadata.generation = Some(4);
+        cluster
+    }
+
+    /// The same, through validation.
+    pub(crate) fn valid(spec: &str) -> ValidatedCluster {
+        validate(&cluster(spec), IMAGE).unwrap()
+    }
+
+    fn refused(spec: &str) -> String {
+        validate(&cluster(spec), IMAGE).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_empty_spec_is_three_modest_members() {
+        let valid = valid("{}");
+        assert_eq!((valid.replicas, valid.max_memory, valid.sync_interval), (3, 0, Duration::from_secs(1)));
+        assert_eq!(valid.image, IMAGE);
+        assert_eq!(valid.resources.requests.unwrap()["memory"].0, "64Mi");
+        assert_eq!((valid.owner.uid.as_str(), valid.owner.controller), ("u-1", Some(true)));
+    }
+
+    #[test]
+    fn what_is_given_counts() {
+        let valid = valid(
+            "{replicas: 5, image: 'a/b:1', syncInterval: 500ms, maxMemory: 64Mi, resources: {limits: {memory: 128Mi}}, discovery: {kubernetes: {}}}",
+        );
+        assert_eq!((valid.replicas, valid.image.as_str(), valid.max_memory), (5, "a/b:1", 64 << 20));
+        assert_eq!(valid.sync_interval, Duration::from_millis(500));
+        assert_eq!(valid.resources.requests, None);
+    }
+
+    #[test]
+    fn what_cannot_be_had_yet_says_so() {
+        for (discovery, name) in
+            [("nats: {url: a}", "nats"), ("dns: {domainName: a}", "dns"), ("static: {hosts: ['a:1']}", "static")]
+        {
+            let refusal = validate(&cluster(&format!("{{discovery: {{{discovery}}}}}")), IMAGE).unwrap_err();
+            assert_eq!(refusal, Invalid::DiscoveryNotSupported(name));
+            assert_eq!(refusal.reason(), "DiscoveryNotSupported");
+        }
+    }
+
+    #[test]
+    fn what_slips_past_the_schema_is_refused_by_field() {
+        for (spec, field) in [
+            ("{replicas: 0}", "spec.replicas"),
+            ("{replicas: 65}", "spec.replicas"),
+            ("{syncInterval: soon}", "spec.syncInterval"),
+            ("{syncInterval: 99ms}", "spec.syncInterval"),
+            ("{syncInterval: 1m1s}", "spec.syncInterval"),
+            ("{maxMemory: lots}", "spec.maxMemory"),
+            ("{maxMemory: 1k}", "spec.maxMemory"),
+            ("{maxMemory: 64Mi, resources: {limits: {memory: 64Mi}}}", "spec.maxMemory"),
+            ("{image: 'a b'}", "spec.image"),
+            ("{discovery: {}}", "spec.discovery"),
+            ("{discovery: {kubernetes: {}, dns: {domainName: a}}}", "spec.discovery"),
+            ("{resources: {requests: {cpu: much}}}", "spec.resources.requests"),
+        ] {
+            let message = refused(spec);
+            assert!(message.starts_with(&format!("{field}: ")), "{spec}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_name_must_do_for_services_and_labels() {
+        for name in ["1x", "a.b", "x-", &"x".repeat(MAX_NAME + 1)] {
+            let mut cluster = cluster("{}");
+            cluster.metadata.name = Some(name.to_owned());
+            assert!(validate(&cluster, IMAGE).unwrap_err().to_string().starts_with("metadata.name"), "{name}");
+        }
+    }
+}
