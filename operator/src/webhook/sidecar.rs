@@ -12,6 +12,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
+use kvasir_crds::{KvClusterSpec, Resources};
 use serde_json::{Value, json};
 
 use super::{CLUSTER_LABEL, INJECT_ANNOTATION, INJECTED_ANNOTATION, SIDECAR_NAME};
@@ -47,7 +48,7 @@ pub struct Sidecar {
     /// Requests and limits; modest requests if none are given.
     pub resources: Option<ResourceRequirements>,
     /// How often nodes compare notes, as the `KvCluster` says it.
-    pub sync_interval: Option<String>,
+    pub sync_interval: String,
     /// The most memory that entries may take, as the `KvCluster` says it.
     pub max_memory: Option<String>,
 }
@@ -141,6 +142,25 @@ pub fn inject(pod: &Value, sidecar: &Sidecar) -> Result<Value, Refusal> {
 }
 
 impl Sidecar {
+    /// The sidecar of a cluster in `namespace`; `default_image` is used unless the cluster names its own.
+    ///
+    /// It gets the members' resources: it holds what they hold.
+    pub fn of(namespace: &str, cluster: &str, spec: &KvClusterSpec, default_image: &str) -> Self {
+        let resources = spec.resources.as_ref().map(|Resources { requests, limits }| ResourceRequirements {
+            requests: requests.clone(),
+            limits: limits.clone(),
+            claims: None,
+        });
+        Self {
+            namespace: namespace.to_owned(),
+            cluster: cluster.to_owned(),
+            image: spec.image.clone().unwrap_or_else(|| default_image.to_owned()),
+            resources,
+            sync_interval: spec.sync_interval.clone(),
+            max_memory: spec.max_memory.clone(),
+        }
+    }
+
     /// The container, for a pod with this grace period.
     ///
     /// A native sidecar gets its signal when the application has ended, and only what is left of the pod's grace
@@ -162,8 +182,8 @@ impl Sidecar {
             variable("KVASIR_DISCOVERY_DNS_PORT", PEER_PORT.to_string()),
             variable("KVASIR_DRAIN_TIMEOUT", format!("{drain}s")),
             variable("KVASIR_LOG_FORMAT", "json"),
+            variable("KVASIR_SYNC_INTERVAL", sync_interval),
         ];
-        env.extend(sync_interval.iter().map(|value| variable("KVASIR_SYNC_INTERVAL", value)));
         env.extend(max_memory.iter().map(|value| variable("KVASIR_MAX_MEMORY", value)));
         Container {
             name: SIDECAR_NAME.into(),

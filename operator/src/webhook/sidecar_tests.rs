@@ -10,7 +10,7 @@ fn sidecar() -> Sidecar {
         cluster: "demo".into(),
         image: "kvasir.dev/kvasir:0.1.0".into(),
         resources: None,
-        sync_interval: Some("500ms".into()),
+        sync_interval: "500ms".into(),
         max_memory: None,
     }
 }
@@ -189,13 +189,21 @@ fn what_another_webhook_added_afterwards_is_caught_up_on() {
 
 #[test]
 fn the_clusters_own_settings_are_passed_on() {
-    let limits = BTreeMap::from([("memory".to_owned(), Quantity("1Gi".into()))]);
-    let resources = ResourceRequirements { limits: Some(limits), ..ResourceRequirements::default() };
-    let sidecar = Sidecar { resources: Some(resources), max_memory: Some("512Mi".into()), ..sidecar() };
-    let after = inject(&pod(PLAIN), &sidecar).unwrap();
+    let spec: KvClusterSpec = serde_yaml::from_str(
+        "{image: 'own:2', maxMemory: 512Mi, syncInterval: 2s, resources: {limits: {memory: 1Gi}}}",
+    )
+    .unwrap();
+    let after = inject(&pod(PLAIN), &Sidecar::of("shop", "demo", &spec, "default:1")).unwrap();
     let container = &after["spec"]["initContainers"][0];
+    assert_eq!(container["image"], "own:2");
     assert_eq!(container["resources"], json!({"limits": {"memory": "1Gi"}}));
     assert_eq!(value(container, "KVASIR_MAX_MEMORY"), Some("512Mi"));
+    assert_eq!(value(container, "KVASIR_SYNC_INTERVAL"), Some("2s"));
+}
+
+#[test]
+fn a_cluster_that_names_no_image_gets_the_operators() {
+    assert_eq!(Sidecar::of("shop", "demo", &KvClusterSpec::default(), "default:1").image, "default:1");
 }
 
 #[test]
