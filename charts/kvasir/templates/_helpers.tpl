@@ -1,0 +1,35 @@
+{{/* The name that all names begin with: the release, and the chart if the release does not say so already. */}}
+{{- define "kvasir.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "kvasir.operator" -}}{{ include "kvasir.fullname" . }}-operator{{- end -}}
+{{- define "kvasir.webhook" -}}{{ include "kvasir.fullname" . }}-webhook{{- end -}}
+{{- define "kvasir.webhookSecret" -}}{{ include "kvasir.fullname" . }}-webhook-cert{{- end -}}
+{{- define "kvasir.webhookConfiguration" -}}{{ include "kvasir.fullname" . }}-sidecar{{- end -}}
+
+{{- define "kvasir.image" -}}{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}{{- end -}}
+
+{{/* What tells the operator's pods from all others; never changes in the life of a release. */}}
+{{- define "kvasir.selector" -}}
+app.kubernetes.io/name: kvasir-operator
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end -}}
+
+{{- define "kvasir.labels" -}}
+{{ include "kvasir.selector" . }}
+app.kubernetes.io/component: operator
+app.kubernetes.io/part-of: kvasir
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
+{{- end -}}
