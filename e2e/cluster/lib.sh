@@ -3,18 +3,18 @@
 # (a control-plane process or a whole node) is started and ended.
 # shellcheck disable=SC2034 # the settings are used by the scripts that read this file
 
-KV_PREFIX=${KV_PREFIX:-kvasir}                                              # of network namespaces and cgroups
+KV_PREFIX=${KV_PREFIX:-kvasir}                                          # of network namespaces and cgroups
 KV_CACHE=${KV_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kvasir/cluster}
 BIN=${BIN:-$KV_CACHE/bin}                                               # what build.sh makes
 IMAGES=${IMAGES:-$KV_CACHE/images}                                      # *.tar here are loaded into every node at boot
-ADDONS=${ADDONS:-$KV_CACHE/addons}                                      # images and manifests that `ctl.sh add` uses
 KV_DIR=${KV_DIR:-$KV_CACHE/$KV_PREFIX}                                  # state of the running cluster
 NET=10.99.0 POD=10.244 SVC=10.96                                        # addresses, seen only inside the namespaces
 API_IP=$NET.10 DNS_IP=$SVC.0.53
 KUBECONFIG_ADMIN=$KV_DIR/kubeconfig/admin
+AUDIT_LOG=$KV_DIR/log/audit.jsonl                                       # every write by a service account that is not Kubernetes' own
 CONTROL_PLANE="etcd kube-apiserver kube-controller-manager kube-scheduler coredns"
 
-say() { echo "local-cluster: $*" >&2; }
+say() { echo "cluster: $*" >&2; }
 die() { say "$*"; exit 1; }
 
 [[ $KV_PREFIX =~ ^[a-z][a-z0-9]{0,11}$ ]] || die "KV_PREFIX must be 1 to 12 lower-case letters and digits, is '$KV_PREFIX'"

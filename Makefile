@@ -1,0 +1,44 @@
+# The ways in. Each target is one script or one command; docs/development.md says what the tiers cover.
+export CARGO_INCREMENTAL := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-lint test-unit test-sim test-process test-e2e demo image crds clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|'
+
+setup: ## install and build what building and testing need (the other targets do it too)
+	scripts/setup
+
+test: setup ## run every test, on a throwaway Kubernetes or the one KUBECONFIG names
+	scripts/test
+
+test-lint: setup ## formatting, clippy, licences and advisories, the chart, the scripts
+	scripts/test lint
+
+test-unit: setup ## tests of single modules
+	scripts/test unit
+
+test-sim: setup ## thousands of simulated clusters; SEEDS=n sets how many
+	scripts/test sim
+
+test-process: setup ## real node processes on loopback
+	scripts/test process
+
+test-e2e: setup ## the whole product on a real Kubernetes
+	scripts/test e2e
+
+demo: setup ## watch it work on a real Kubernetes
+	scripts/demo
+
+image: setup ## the container image, as dist/*.tar
+	scripts/image
+
+crds: ## write the CRD's YAML into the chart
+	cargo run --quiet --package kvasir-crds --bin crdgen
+
+clean: ## remove what was built here, and the throwaway clusters
+	-e2e/cluster/down.sh
+	-KV_PREFIX=kvdemo e2e/cluster/down.sh
+	cargo clean
+	rm -rf dist
