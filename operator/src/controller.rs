@@ -1,0 +1,320 @@
+//! The loop: fetch, validate, build, apply, status, for one cluster at a time and again whenever something changes.
+//!
+//! Knows nothing of the rules by which any of the five steps decides.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt;
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{ConfigMap, Pod, Service, ServiceAccount},
+        policy::v1::PodDisruptionBudget,
+        rbac::v1::{Role, RoleBinding},
+    },
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use kube_runtime::{
+    Config, Controller, WatchStreamExt,
+    controller::{Action, Error as ControllerError},
+    predicates, reflector,
+    reflector::ObjectRef,
+    watcher,
+};
+use kvasir_crds::{KvCluster, KvClusterStatus};
+use parking_lot::Mutex;
+use serde_json::json;
+
+use crate::{
+    apply::{self, ApplyError, Outcome},
+    fetch::{self, FetchError, Live},
+    labels,
+    metrics::{End, Metrics},
+    notice,
+    poll::Poller,
+    resources,
+    status::{self, Obstacle, Sight},
+    validate,
+    webhook::count::{self, CountError},
+};
+
+/// Clusters reconciled at the same time.
+const AT_ONCE: u16 = 8;
+/// Changes closer together than this are looked at together.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+/// How soon to look again while something is under way.
+const SOON: Duration = Duration::from_secs(2);
+/// How soon to look again at a cluster at rest.
+const LATER: Duration = Duration::from_secs(10);
+/// How soon to try again what failed; doubles with each failure in a row.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// The longest wait until what failed is tried again.
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
+/// Why a cluster could not be reconciled.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// Something could not be read.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// Something could not be put in place.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The application pods could not be looked at or told.
+    #[error(transparent)]
+    Count(#[from] CountError),
+    /// The status could not be written.
+    #[error("cannot write the status: {0}")]
+    Status(#[source] Box<kube::Error>),
+    /// An event could not be written.
+    #[error("cannot write an event, check that the operator may create events: {0}")]
+    Event(#[source] Box<kube::Error>),
+}
+
+/// What every reconcile needs.
+pub struct Context {
+    client: Client,
+    node_image: String,
+    metrics: Metrics,
+    poller: Poller,
+    told: count::Warned,
+    failures: Mutex<HashMap<ObjectRef<KvCluster>, u32>>,
+}
+
+impl Context {
+    /// Members of clusters that name no image have this one.
+    pub fn new(client: Client, node_image: String, metrics: Metrics) -> Self {
+        Self {
+            client,
+            node_image,
+            metrics,
+            poller: Poller::default(),
+            told: count::Warned::default(),
+            failures: Mutex::default(),
+        }
+    }
+}
+
+/// Reconciles all clusters until `shutdown` resolves. `ready` becomes true once the clusters are known.
+pub async fn run(context: Context, ready: Arc<AtomicBool>, shutdown: impl Future<Output = ()> + Send + Sync + 'static) {
+    let client = context.client.clone();
+    let (reader, writer) = reflector::store();
+    // The operator's own writes of a status are no reason to look again: a status that counts keys under steady writes
+    // would otherwise follow itself without end.
+    let clusters = watcher(Api::<KvCluster>::all(client.clone()), watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .applied_objects()
+        .predicate_filter(predicates::generation, predicates::Config::default());
+    let known = reader.clone();
+    tokio::spawn(async move {
+        if known.wait_until_ready().await.is_ok() {
+            ready.store(true, Ordering::Release);
+        }
+    });
+    let owned = || watcher::Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::OPERATOR));
+    let members = watcher::Config::default().labels(labels::MEMBER_OF);
+    Controller::for_stream(clusters, reader)
+        .with_config(Config::default().concurrency(AT_ONCE).debounce(DEBOUNCE))
+        .owns(Api::<ServiceAccount>::all(client.clone()), owned())
+        .owns(Api::<Role>::all(client.clone()), owned())
+        .owns(Api::<RoleBinding>::all(client.clone()), owned())
+        .owns(Api::<ConfigMap>::all(client.clone()), owned())
+        .owns(Api::<Service>::all(client.clone()), owned())
+        .owns(Api::<StatefulSet>::all(client.clone()), owned())
+        .owns(Api::<PodDisruptionBudget>::all(client.clone()), owned())
+        .watches(Api::<Pod>::all(client.clone()), members, cluster_of_member)
+        .watches(Api::<Pod>::all(client), count::watch_config(), count::cluster_of)
+        .graceful_shutdown_on(shutdown)
+        .run(reconcile, retry, Arc::new(context))
+        .for_each(|outcome| async {
+            match outcome {
+                // A pod may outlive its cluster, or name one that never was.
+                Ok(_) | Err(ControllerError::ObjectNotFound(_)) => {}
+                // Said where it happened.
+                Err(ControllerError::ReconcilerFailed(..)) => {}
+                Err(error) => tracing::warn!(%error, "watching the API server failed, trying again"),
+            }
+        })
+        .await;
+}
+
+fn cluster_of_member(pod: Pod) -> Option<ObjectRef<KvCluster>> {
+    let namespace = pod.namespace()?;
+    let cluster = pod.metadata.labels?.remove(labels::MEMBER_OF)?;
+    Some(ObjectRef::new(&cluster).within(&namespace))
+}
+
+async fn reconcile(cluster: Arc<KvCluster>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let began = Instant::now();
+    let outcome = reconcile_once(&context, &cluster.namespace().unwrap_or_default(), &cluster.name_any()).await;
+    context.metrics.reconciled(if outcome.is_ok() { End::Done } else { End::Failed }, began.elapsed());
+    if outcome.is_ok() {
+        context.failures.lock().remove(&ObjectRef::from_obj(&*cluster));
+    }
+    outcome
+}
+
+fn retry(cluster: Arc<KvCluster>, error: &ReconcileError, context: Arc<Context>) -> Action {
+    let mut failures = context.failures.lock();
+    let count = failures.entry(ObjectRef::from_obj(&*cluster)).or_default();
+    let wait = backoff(*count);
+    *count = count.saturating_add(1);
+    tracing::warn!(
+        namespace = cluster.namespace().unwrap_or_default(),
+        cluster = cluster.name_any(),
+        %error,
+        retry_seconds = wait.as_secs(),
+        "reconcile failed"
+    );
+    Action::requeue(wait)
+}
+
+fn backoff(failures: u32) -> Duration {
+    FIRST_RETRY.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_RETRY)
+}
+
+async fn reconcile_once(context: &Context, namespace: &str, name: &str) -> Result<Action, ReconcileError> {
+    let client = &context.client;
+    let Some(cluster) = fetch::cluster(client, namespace, name).await? else {
+        return Ok(Action::await_change());
+    };
+    if cluster.metadata.deletion_timestamp.is_some() {
+        // The garbage collector takes what is owned; making it again would be in its way.
+        return Ok(Action::await_change());
+    }
+    let live = fetch::live(client, namespace, name).await?;
+
+    let mut failure = None;
+    let mut obstacle = None;
+    let mut outcome = Outcome::Unchanged;
+    match validate::validate(&cluster, &context.node_image) {
+        Ok(valid) => {
+            let desired = resources::build(&valid);
+            match apply::apply(client, &context.metrics, &valid.owner, &desired, &live).await {
+                Ok(done) => outcome = done,
+                Err(error) => {
+                    obstacle = Some(Obstacle { reason: error.reason(), message: error.to_string() });
+                    failure = Some(error);
+                }
+            }
+        }
+        Err(invalid) => obstacle = Some(Obstacle { reason: invalid.reason(), message: invalid.to_string() }),
+    }
+
+    let status = observe(context, &cluster, &live, obstacle, outcome).await?;
+    if let Some(error) = failure {
+        return Err(error.into());
+    }
+    Ok(Action::requeue(if status::is_steady(&status) { LATER } else { SOON }))
+}
+
+/// Looks at pods and members, and writes the status and the events if there is news.
+async fn observe(
+    context: &Context,
+    cluster: &KvCluster,
+    live: &Live,
+    obstacle: Option<Obstacle>,
+    outcome: Outcome,
+) -> Result<KvClusterStatus, ReconcileError> {
+    let (client, name) = (&context.client, cluster.name_any());
+    let namespace = cluster.namespace().unwrap_or_default();
+    let answers = context.poller.poll(addresses(&live.pods)).await;
+    let sidecars = count::sidecars(client, &namespace, &name).await?;
+    let after = status::status(&Sight {
+        cluster,
+        obstacle,
+        stateful_set: live.stateful_set.as_ref(),
+        changed: outcome == Outcome::Updated,
+        pods: &live.pods,
+        answers: &answers,
+        sidecars: &sidecars,
+        now: Timestamp::now(),
+    });
+    if cluster.status.as_ref() != Some(&after) {
+        write_status(context, cluster, &namespace, &after).await?;
+    }
+    let before = cluster.status.clone().unwrap_or_default();
+    for notice in notice::notices(cluster, live.stateful_set.as_ref(), outcome, &before, &after) {
+        tracing::info!(namespace, cluster = name, reason = notice.reason, "{}", notice.note);
+        context.metrics.wrote("Event");
+        notice::publish(client, cluster, &notice).await.map_err(|error| ReconcileError::Event(Box::new(error)))?;
+    }
+    context.told.tell(client, &namespace, &name, &sidecars).await?;
+    Ok(after)
+}
+
+async fn write_status(
+    context: &Context,
+    cluster: &KvCluster,
+    namespace: &str,
+    status: &KvClusterStatus,
+) -> Result<(), ReconcileError> {
+    context.metrics.wrote("KvCluster");
+    let api: Api<KvCluster> = Api::namespaced(context.client.clone(), namespace);
+    let patch = json!({
+        "apiVersion": KvCluster::api_version(&()),
+        "kind": KvCluster::kind(&()),
+        // Of this very object, not of a later one of its name.
+        "metadata": { "uid": cluster.uid() },
+        "status": status,
+    });
+    let params = PatchParams::apply(labels::OPERATOR).force();
+    match api.patch_status(&cluster.name_any(), &params, &Patch::Apply(&patch)).await {
+        Ok(_) => Ok(()),
+        // Deleted meanwhile.
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(error) => Err(ReconcileError::Status(Box::new(error))),
+    }
+}
+
+/// The members that can be asked: those with an address whose container may run.
+fn addresses(pods: &[Pod]) -> Vec<(String, IpAddr)> {
+    pods.iter()
+        .filter_map(|pod| {
+            let status = pod.status.as_ref()?;
+            let address = status.pod_ip.as_ref()?.parse().ok()?;
+            (status.phase.as_deref() == Some("Running")).then(|| (pod.name_any(), address))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_in_a_row_are_tried_less_and_less() {
+        assert_eq!(backoff(0), Duration::from_secs(1));
+        assert_eq!(backoff(3), Duration::from_secs(8));
+        assert_eq!(backoff(6), LONGEST_RETRY);
+        assert_eq!(backoff(u32::MAX), LONGEST_RETRY);
+    }
+
+    #[test]
+    fn only_running_members_are_asked() {
+        let pod = |phase: &str, address: Option<&str>| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": { "name": "demo-0" },
+                "status": { "phase": phase, "podIP": address },
+            }))
+            .unwrap()
+        };
+        let pods =
+            [pod("Running", Some("10.0.0.1")), pod("Pending", Some("10.0.0.2")), pod("Running", None), pod("Running", Some("fd00::1"))];
+        let asked: Vec<String> = addresses(&pods).into_iter().map(|(_, address)| address.to_string()).collect();
+        assert_eq!(asked, ["10.0.0.1", "fd00::1"]);
+    }
+}
