@@ -78,8 +78,10 @@ fn three_years_of_daily_checks_never_show_a_certificate_that_yesterdays_bundle_r
             stored = next;
         }
         // The API server's copy of the bundle may be a day old, and so may another replica's certificate.
-        accepted(&yesterday.authorities, &stored.certificate, &names()[0], now).unwrap_or_else(|error| panic!("day {day}: {error}"));
-        accepted(&stored.authorities, &yesterday.certificate, &names()[0], now).unwrap_or_else(|error| panic!("day {day}: {error}"));
+        accepted(&yesterday.authorities, &stored.certificate, &names()[0], now)
+            .unwrap_or_else(|error| panic!("day {day}: {error}"));
+        accepted(&stored.authorities, &yesterday.certificate, &names()[0], now)
+            .unwrap_or_else(|error| panic!("day {day}: {error}"));
         longest = longest.max(count(&stored.authorities));
         assert!(inspect(&stored).authorities.iter().all(|validity| !validity.is_over(now)), "day {day}");
     }

@@ -5,7 +5,7 @@
 //!
 //! # For the controller
 //!
-//! ```ignore
+//! ```text
 //! // Reconcile a cluster when one of its application pods changes:
 //! controller.watches(Api::<PartialObjectMeta<Pod>>::all(client), count::watch_config(), count::cluster_of)
 //!
@@ -95,10 +95,10 @@ impl Sidecars {
 pub async fn sidecars(client: &Client, namespace: &str, cluster: &str) -> Result<Sidecars, CountError> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let params = ListParams::default().labels(&format!("{CLUSTER_LABEL}={cluster}"));
-    let pods = pods.list(&params).await.map_err(|source| CountError::List {
-        cluster: format!("{namespace}/{cluster}"),
-        source: Box::new(source),
-    })?;
+    let pods = pods
+        .list(&params)
+        .await
+        .map_err(|source| CountError::List { cluster: format!("{namespace}/{cluster}"), source: Box::new(source) })?;
     Ok(count(&pods.items))
 }
 

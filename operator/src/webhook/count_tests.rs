@@ -1,1 +1,155 @@
-//! Tests.
+//! Pods in YAML, and an API server played by a router that counts the events it is given.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde_json::{Value, json};
+
+use super::*;
+
+fn pod(name: &str, extra: &str) -> Pod {
+    let yaml = format!(
+        "{{metadata: {{name: {name}, namespace: shop, uid: uid-{name}, labels: {{kvasir.dev/cluster: demo}}}}}}"
+    );
+    let mut pod: Value = serde_yaml::from_str(&yaml).unwrap();
+    let extra: Value = serde_yaml::from_str(extra).unwrap();
+    json_patch::merge(&mut pod, &extra);
+    serde_json::from_value(pod).unwrap()
+}
+
+const WITH: &str =
+    "{spec: {initContainers: [{name: other}, {name: kvasir, restartPolicy: Always}], containers: [{name: app}]}}";
+const WITHOUT: &str = "{spec: {containers: [{name: app}]}}";
+
+fn names(sidecars: &Sidecars) -> Vec<&str> {
+    sidecars.missing.iter().map(|pod| pod.name.as_str()).collect()
+}
+
+#[test]
+fn pods_are_told_apart_by_the_container_itself() {
+    let pods = [
+        pod("b", WITHOUT),
+        pod("with", WITH),
+        pod("a", "{metadata: {annotations: {kvasir.dev/injected: 'true'}}, spec: {containers: [{name: app}]}}"),
+        pod("ordinary", "{spec: {initContainers: [{name: kvasir}], containers: [{name: app}]}}"),
+    ];
+    let sidecars = count(&pods);
+    assert_eq!(names(&sidecars), ["a", "b", "ordinary"], "in order, whatever an annotation claims");
+    assert_eq!(sidecars.status(), SidecarStatus { injected: 1, missing: 3 });
+}
+
+#[test]
+fn pods_that_are_finished_going_or_declined_do_not_count() {
+    let pods = [
+        pod("succeeded", "{status: {phase: Succeeded}, spec: {containers: [{name: app}]}}"),
+        pod("failed", "{status: {phase: Failed}, spec: {containers: [{name: app}]}}"),
+        pod(
+            "done",
+            "{status: {phase: Succeeded}, spec: {initContainers: [{name: kvasir, restartPolicy: Always}], containers: []}}",
+        ),
+        pod("going", "{metadata: {deletionTimestamp: '2026-11-01T00:00:00Z'}, spec: {containers: [{name: app}]}}"),
+        pod("declined", "{metadata: {annotations: {kvasir.dev/inject: 'false'}}, spec: {containers: [{name: app}]}}"),
+    ];
+    assert_eq!(count(&pods), Sidecars::default());
+    assert_eq!(count(&[pod("pending", "{status: {phase: Pending}, spec: {containers: []}}")]).missing.len(), 1);
+}
+
+#[test]
+fn a_change_of_a_pod_is_news_for_the_cluster_on_its_label() {
+    let metadata = |pod: Pod| serde_json::from_value(json!({"metadata": pod.metadata})).unwrap();
+    assert_eq!(cluster_of(metadata(pod("a", WITH))), Some(ObjectRef::new("demo").within("shop")));
+    assert_eq!(cluster_of(metadata(Pod::default())), None);
+    assert_eq!(watch_config().label_selector.as_deref(), Some("kvasir.dev/cluster"));
+}
+
+/// Lists `pods` for the right selector, and keeps events by their names as the real one does.
+fn api_server(pods: Vec<Pod>) -> (Client, Arc<Mutex<Vec<Event>>>) {
+    let events = Arc::new(Mutex::new(Vec::<Event>::new()));
+    let kept = events.clone();
+    let list = move |uri: axum::http::Uri| async move {
+        assert!(uri.query().unwrap().contains("labelSelector=kvasir.dev%2Fcluster%3Ddemo"), "{uri}");
+        Json(json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods}))
+    };
+    let create = move |Json(event): Json<Event>| async move {
+        let mut events = kept.lock();
+        if events.iter().any(|other| other.metadata.name == event.metadata.name) {
+            return failure(StatusCode::CONFLICT, "AlreadyExists");
+        }
+        events.push(event.clone());
+        (StatusCode::CREATED, Json(event)).into_response()
+    };
+    let router = Router::new()
+        .route("/api/v1/namespaces/shop/pods", get(list))
+        .route("/apis/events.k8s.io/v1/namespaces/shop/events", post(create));
+    (Client::new(router, "default"), events)
+}
+
+fn failure(code: StatusCode, reason: &str) -> Response {
+    let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": reason, "reason": reason, "code": code.as_u16()});
+    (code, Json(body)).into_response()
+}
+
+#[tokio::test]
+async fn each_pod_is_told_once_even_by_an_operator_that_was_restarted() {
+    let owned = "{metadata: {ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: r, uid: r}]}, spec: {containers: []}}";
+    let host = "{spec: {hostNetwork: true, containers: []}}";
+    let (client, events) =
+        api_server(vec![pod("with", WITH), pod("bare", WITHOUT), pod("host", host), pod("owned", owned)]);
+    let sidecars = sidecars(&client, "shop", "demo").await.unwrap();
+    assert_eq!(names(&sidecars), ["bare", "host", "owned"]);
+
+    let warned = Warned::default();
+    warned.tell(&client, "shop", "demo", &sidecars).await.unwrap();
+    warned.tell(&client, "shop", "demo", &sidecars).await.unwrap();
+    Warned::default().tell(&client, "shop", "demo", &sidecars).await.unwrap();
+
+    let events = events.lock();
+    assert_eq!(events.len(), 3, "{events:?}");
+    let note = |name: &str| {
+        let of = |event: &&Event| event.regarding.as_ref().unwrap().name.as_deref() == Some(name);
+        let event = events.iter().find(of).unwrap();
+        assert_eq!((event.type_.as_deref(), event.reason.as_deref()), (Some("Warning"), Some("SidecarMissing")));
+        assert_eq!(event.regarding.as_ref().unwrap().uid, Some(format!("uid-{name}")));
+        event.note.clone().unwrap()
+    };
+    assert!(note("owned").contains("kubectl delete pod -n shop owned"));
+    assert!(note("bare").contains("delete it and create it again"));
+    assert!(note("host").contains("drop hostNetwork"));
+    assert!(
+        ["owned", "bare", "host"].iter().all(|name| note(name).len() <= 1024),
+        "the API server refuses longer notes"
+    );
+}
+
+#[tokio::test]
+async fn what_was_told_is_forgotten_with_the_pod() {
+    let (client, _) = api_server(vec![]);
+    let missing = |name: &str| Missing { name: name.into(), uid: name.into(), ..Missing::default() };
+    let both = Sidecars { injected: 0, missing: vec![missing("a"), missing("b")] };
+    let one = Sidecars { injected: 0, missing: vec![missing("b")] };
+    let key = ObjectRef::new("demo").within("shop");
+    let warned = Warned::default();
+    warned.tell(&client, "shop", "demo", &both).await.unwrap();
+    assert!(warned.untold(&key, &both).is_empty());
+    assert!(warned.untold(&key, &one).is_empty());
+    assert_eq!(warned.untold(&key, &both), [&missing("a")], "a was gone in between");
+    warned.tell(&client, "shop", "demo", &Sidecars::default()).await.unwrap();
+    assert!(warned.0.lock().is_empty());
+}
+
+#[tokio::test]
+async fn an_event_that_could_not_be_written_is_tried_again() {
+    let refuse = || async { failure(StatusCode::FORBIDDEN, "Forbidden") };
+    let router = Router::new().route("/apis/events.k8s.io/v1/namespaces/shop/events", post(refuse));
+    let client = Client::new(router, "default");
+    let sidecars = count(&[pod("a", WITHOUT)]);
+    let warned = Warned::default();
+    let error = warned.tell(&client, "shop", "demo", &sidecars).await.expect_err("forbidden");
+    assert!(error.to_string().contains("shop/a, check that the operator may create events"), "{error}");
+    assert_eq!(warned.untold(&ObjectRef::new("demo").within("shop"), &sidecars).len(), 1);
+}

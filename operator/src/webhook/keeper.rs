@@ -30,7 +30,7 @@ use super::{
 };
 
 /// All is looked at again this often, whatever the watches say.
-const CHECK_EVERY: Duration = Duration::from_secs(60 * 60);
+const CHECK_EVERY: Duration = Duration::from_hours(1);
 /// After trouble with the API server.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// A change is often followed by another; both are looked at together.
@@ -189,9 +189,8 @@ fn data(stored: &Stored) -> BTreeMap<String, ByteString> {
 /// Nothing of an empty Secret, which is how the chart makes it; a missing or unreadable part reads as empty.
 fn read(secret: &Secret) -> Option<Stored> {
     let data = secret.data.as_ref().filter(|data| !data.is_empty())?;
-    let part = |name: &str| {
-        data.get(name).and_then(|bytes| String::from_utf8(bytes.0.clone()).ok()).unwrap_or_default()
-    };
+    let part =
+        |name: &str| data.get(name).and_then(|bytes| String::from_utf8(bytes.0.clone()).ok()).unwrap_or_default();
     Some(Stored {
         authorities: part(AUTHORITIES),
         authority_key: part(AUTHORITY_KEY),
@@ -201,11 +200,7 @@ fn read(secret: &Secret) -> Option<Stored> {
 }
 
 /// Writes `authorities` into the configuration, if it holds anything else.
-pub async fn publish(
-    api: &Api<MutatingWebhookConfiguration>,
-    name: &str,
-    authorities: &str,
-) -> Result<(), KeepError> {
+pub async fn publish(api: &Api<MutatingWebhookConfiguration>, name: &str, authorities: &str) -> Result<(), KeepError> {
     let failed = |source: kube::Error| KeepError::Configuration { name: name.to_owned(), source: Box::new(source) };
     let configuration = api.get(name).await.map_err(failed)?;
     let Some(patch) = bundle_patch(configuration.webhooks.as_deref().unwrap_or_default(), authorities) else {

@@ -8,7 +8,7 @@
 //!
 //! # For `main`
 //!
-//! ```ignore
+//! ```text
 //! #[derive(clap::Parser)]
 //! struct Args { #[command(flatten)] webhook: webhook::Settings, /* … */ }
 //!
@@ -134,8 +134,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), WebhookError> {
     let address = settings.listen;
-    let listener =
-        TcpListener::bind(address).await.map_err(|source| WebhookError::Listen { address, source })?;
+    let listener = TcpListener::bind(address).await.map_err(|source| WebhookError::Listen { address, source })?;
     tracing::info!(%address, service = settings.service, "serving the sidecar webhook");
 
     let slot = Arc::new(server::CertificateSlot::default());

@@ -29,7 +29,7 @@ const MOST_CONNECTIONS: usize = 256;
 /// A client that has not finished its handshake by then is dropped.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// A connection on which no request begins for this long is closed.
-const IDLE_LIMIT: Duration = Duration::from_secs(60);
+const IDLE_LIMIT: Duration = Duration::from_mins(1);
 /// How long requests under way may take to end after the server was told to stop.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// After the system refused a connection (out of descriptors, say).

@@ -88,7 +88,10 @@ fn a_plain_pod_gets_the_node_as_a_native_sidecar() {
         },
     }]);
     assert_eq!(after["spec"]["initContainers"], expected);
-    assert_eq!(after["spec"]["containers"][0]["env"], json!([{"name": "KVASIR_ADDRESS", "value": "http://127.0.0.1:7070"}]));
+    assert_eq!(
+        after["spec"]["containers"][0]["env"],
+        json!([{"name": "KVASIR_ADDRESS", "value": "http://127.0.0.1:7070"}])
+    );
     assert_eq!(after["metadata"]["annotations"], json!({"kvasir.dev/injected": "true"}));
 }
 
@@ -121,11 +124,11 @@ fn an_address_of_the_users_own_stays() {
 metadata: {labels: {kvasir.dev/cluster: demo}}
 spec:
   containers:
-  - {name: app, image: 'app:1', env: [{name: X, value: y}, {name: KVASIR_ADDRESS, value: 'http://elsewhere:1'}]}
+  - {name: app, image: 'app:1', env: [{name: X, value: why}, {name: KVASIR_ADDRESS, value: 'http://elsewhere:1'}]}
   - {name: second, image: 'app:1', env: []}
 "));
     let env = &after["spec"]["containers"][0]["env"];
-    assert_eq!(*env, json!([{"name": "X", "value": "y"}, {"name": "KVASIR_ADDRESS", "value": "http://elsewhere:1"}]));
+    assert_eq!(*env, json!([{"name": "X", "value": "why"}, {"name": "KVASIR_ADDRESS", "value": "http://elsewhere:1"}]));
     assert_eq!(value(&after["spec"]["containers"][1], "KVASIR_ADDRESS"), Some(ADDRESS));
 }
 
@@ -161,7 +164,11 @@ spec:
   containers: [{name: load, image: 'app:1'}]
 "));
     assert_eq!(after["spec"]["restartPolicy"], "Never");
-    assert_eq!(names(&after, "containers"), ["load"], "a sidecar among the containers would keep the Job from completing");
+    assert_eq!(
+        names(&after, "containers"),
+        ["load"],
+        "a sidecar among the containers would keep the Job from completing"
+    );
     assert_eq!(value(&after["spec"]["initContainers"][0], "KVASIR_DRAIN_TIMEOUT"), Some("3s"));
 }
 
