@@ -159,7 +159,7 @@ pub struct KubernetesDiscovery {}
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NatsDiscovery {
-    /// Address of the NATS server, such as nats://nats.default.svc:4222.
+    /// Address of the NATS server, such as `nats://nats.default.svc:4222`.
     #[schemars(length(min = 1, max = 512))]
     pub url: String,
 }

@@ -176,13 +176,11 @@ impl At<'_> {
 fn is_ours<K: Resource>(live: &K, owner: &OwnerReference) -> bool {
     let metadata = live.meta();
     let controller = metadata.owner_references.iter().flatten().find(|reference| reference.controller == Some(true));
-    match controller {
-        Some(reference) => reference.uid == owner.uid,
-        None => {
-            let label = |key| metadata.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
-            label(labels::MANAGED_BY) == Some(labels::OPERATOR) && label(labels::MEMBER_OF) == Some(owner.name.as_str())
-        }
+    if let Some(reference) = controller {
+        return reference.uid == owner.uid;
     }
+    let label = |key| metadata.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
+    label(labels::MANAGED_BY) == Some(labels::OPERATOR) && label(labels::MEMBER_OF) == Some(owner.name.as_str())
 }
 
 /// Adds to an object the hash of itself.

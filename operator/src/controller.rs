@@ -24,10 +24,10 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{Patch, PatchParams},
+    api::{PartialObjectMeta, Patch, PatchParams},
 };
 use kube_runtime::{
-    Config, Controller, WatchStreamExt,
+    Config, Controller, PredicateConfig, WatchStreamExt,
     controller::{Action, Error as ControllerError},
     predicates, reflector,
     reflector::ObjectRef,
@@ -61,7 +61,7 @@ const LATER: Duration = Duration::from_secs(10);
 /// How soon to try again what failed; doubles with each failure in a row.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The longest wait until what failed is tried again.
-const LONGEST_RETRY: Duration = Duration::from_secs(60);
+const LONGEST_RETRY: Duration = Duration::from_mins(1);
 
 /// Why a cluster could not be reconciled.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +117,7 @@ pub async fn run(context: Context, ready: Arc<AtomicBool>, shutdown: impl Future
         .default_backoff()
         .reflect(writer)
         .applied_objects()
-        .predicate_filter(predicates::generation, predicates::Config::default());
+        .predicate_filter(predicates::generation, PredicateConfig::default());
     let known = reader.clone();
     tokio::spawn(async move {
         if known.wait_until_ready().await.is_ok() {
@@ -136,15 +136,13 @@ pub async fn run(context: Context, ready: Arc<AtomicBool>, shutdown: impl Future
         .owns(Api::<StatefulSet>::all(client.clone()), owned())
         .owns(Api::<PodDisruptionBudget>::all(client.clone()), owned())
         .watches(Api::<Pod>::all(client.clone()), members, cluster_of_member)
-        .watches(Api::<Pod>::all(client), count::watch_config(), count::cluster_of)
+        .watches(Api::<PartialObjectMeta<Pod>>::all(client), count::watch_config(), count::cluster_of)
         .graceful_shutdown_on(shutdown)
         .run(reconcile, retry, Arc::new(context))
         .for_each(|outcome| async {
             match outcome {
-                // A pod may outlive its cluster, or name one that never was.
-                Ok(_) | Err(ControllerError::ObjectNotFound(_)) => {}
-                // Said where it happened.
-                Err(ControllerError::ReconcilerFailed(..)) => {}
+                // A pod may outlive its cluster, or name one that never was; a failure is said where it happens.
+                Ok(_) | Err(ControllerError::ObjectNotFound(_) | ControllerError::ReconcilerFailed(..)) => {}
                 Err(error) => tracing::warn!(%error, "watching the API server failed, trying again"),
             }
         })
@@ -159,7 +157,9 @@ fn cluster_of_member(pod: Pod) -> Option<ObjectRef<KvCluster>> {
 
 async fn reconcile(cluster: Arc<KvCluster>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let began = Instant::now();
-    let outcome = reconcile_once(&context, &cluster.namespace().unwrap_or_default(), &cluster.name_any()).await;
+    // On the heap: with everything that is read of a cluster in it, it is large.
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let outcome = Box::pin(reconcile_once(&context, &namespace, &name)).await;
     context.metrics.reconciled(if outcome.is_ok() { End::Done } else { End::Failed }, began.elapsed());
     if outcome.is_ok() {
         context.failures.lock().remove(&ObjectRef::from_obj(&*cluster));
@@ -167,6 +167,7 @@ async fn reconcile(cluster: Arc<KvCluster>, context: Arc<Context>) -> Result<Act
     outcome
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the controller hands over what it has")]
 fn retry(cluster: Arc<KvCluster>, error: &ReconcileError, context: Arc<Context>) -> Action {
     let mut failures = context.failures.lock();
     let count = failures.entry(ObjectRef::from_obj(&*cluster)).or_default();
@@ -195,7 +196,7 @@ async fn reconcile_once(context: &Context, namespace: &str, name: &str) -> Resul
         // The garbage collector takes what is owned; making it again would be in its way.
         return Ok(Action::await_change());
     }
-    let live = fetch::live(client, namespace, name).await?;
+    let live = Box::pin(fetch::live(client, namespace, name)).await?;
 
     let mut failure = None;
     let mut obstacle = None;
@@ -312,8 +313,12 @@ mod tests {
             }))
             .unwrap()
         };
-        let pods =
-            [pod("Running", Some("10.0.0.1")), pod("Pending", Some("10.0.0.2")), pod("Running", None), pod("Running", Some("fd00::1"))];
+        let pods = [
+            pod("Running", Some("10.0.0.1")),
+            pod("Pending", Some("10.0.0.2")),
+            pod("Running", None),
+            pod("Running", Some("fd00::1")),
+        ];
         let asked: Vec<String> = addresses(&pods).into_iter().map(|(_, address)| address.to_string()).collect();
         assert_eq!(asked, ["10.0.0.1", "fd00::1"]);
     }

@@ -36,7 +36,7 @@ struct Args {
     /// Address on which health and metrics are served.
     #[arg(long, env = "KVASIR_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
     listen: SocketAddr,
-    /// What is logged: error, warn, info, debug or trace, or a filter such as info,kvasir_operator=debug.
+    /// What is logged: error, warn, info, debug or trace, or a filter such as `info,kvasir_operator=debug`.
     #[arg(long, env = "KVASIR_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     log_level: String,
     /// How it is logged.

@@ -162,8 +162,7 @@ fn was_available(before: &KvClusterStatus) -> bool {
 }
 
 fn available(sight: &Sight, before: &KvClusterStatus, ready: i32) -> Verdict {
-    let verdict =
-        |holds, reason, message| Verdict { type_: condition::AVAILABLE, holds, reason, message };
+    let verdict = |holds, reason, message| Verdict { type_: condition::AVAILABLE, holds, reason, message };
     let wanted = sight.cluster.spec.replicas;
     if was_available(before) {
         return if ready > 0 {
@@ -206,9 +205,7 @@ fn progressing(sight: &Sight, before: &KvClusterStatus, replicas: i32, ready: i3
         progress::STARTING
     } else if scaled {
         progress::SCALING
-    } else if sight.changed {
-        progress::UPDATING
-    } else if updating && earlier != Some(progress::SCALING) {
+    } else if sight.changed || (updating && earlier != Some(progress::SCALING)) {
         progress::UPDATING
     } else {
         match earlier {
@@ -239,8 +236,7 @@ fn degraded(
     }
     let name = sight.cluster.name_any();
     let overdue = find(&before.conditions, condition::PROGRESSING).is_some_and(|condition| {
-        condition.status == "True"
-            && sight.now.duration_since(condition.last_transition_time.0) > ROLLOUT_DEADLINE
+        condition.status == "True" && sight.now.duration_since(condition.last_transition_time.0) > ROLLOUT_DEADLINE
     });
     let expected = (available.holds || available.reason == NO_MEMBER_READY) && !progressing.holds;
     for ordinal in 0..sight.cluster.spec.replicas {
@@ -263,10 +259,8 @@ fn degraded(
             Some(Ok(status)) => troubles.extend(complaints(&member, status)),
             Some(Err(error)) if is_ready(pod) => {
                 // One lost answer is no news; two in a row are.
-                let silent_before = before
-                    .members
-                    .iter()
-                    .any(|before| before.name == member && before.ready && before.keys.is_none());
+                let silent_before =
+                    before.members.iter().any(|before| before.name == member && before.ready && before.keys.is_none());
                 if silent_before {
                     troubles.push(("MemberUnreachable", format!("{member} does not tell its status: {error}")));
                 }
@@ -362,12 +356,14 @@ fn is_ready(pod: &Pod) -> bool {
 /// What a member's container waits for, if time alone does not mend it.
 fn failing(pod: &Pod) -> Option<String> {
     let (reason, message) = waiting(pod)?;
-    FAILING.contains(&reason).then(|| if message.is_empty() { reason.to_owned() } else { format!("{reason}: {message}") })
+    FAILING
+        .contains(&reason)
+        .then(|| if message.is_empty() { reason.to_owned() } else { format!("{reason}: {message}") })
 }
 
 fn waiting(pod: &Pod) -> Option<(&str, &str)> {
     let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
-    let waiting = containers.filter_map(|container| container.state.as_ref()?.waiting.as_ref()).next()?;
+    let waiting = containers.into_iter().find_map(|container| container.state.as_ref()?.waiting.as_ref())?;
     Some((waiting.reason.as_deref()?, waiting.message.as_deref().unwrap_or_default()))
 }
 

@@ -1,0 +1,350 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    poll::{DiscoveryStatus, PollError},
+    validate::tests::cluster,
+    webhook::count::Missing,
+};
+
+/// A cluster and what is seen of it, changed step by step as a real one would.
+struct World {
+    cluster: KvCluster,
+    obstacle: Option<Obstacle>,
+    set: Option<StatefulSet>,
+    changed: bool,
+    pods: Vec<Pod>,
+    answers: Answers,
+    sidecars: Sidecars,
+    now: Timestamp,
+}
+
+impl World {
+    fn new(spec: &str) -> Self {
+        Self {
+            cluster: cluster(spec),
+            obstacle: None,
+            set: None,
+            changed: false,
+            pods: Vec::new(),
+            answers: Answers::new(),
+            sidecars: Sidecars::default(),
+            now: Timestamp::from_second(1_000).unwrap(),
+        }
+    }
+
+    /// A cluster that serves with all members, and whose status says so.
+    fn serving(spec: &str) -> Self {
+        let mut world = Self::new(spec);
+        world.roll_out();
+        world.look();
+        world.now += SignedDuration::from_secs(60);
+        assert_eq!(world.verdict(condition::AVAILABLE), ("True".to_owned(), "MembersReady".to_owned()));
+        assert_eq!(world.verdict(condition::PROGRESSING), ("False".to_owned(), "RolledOut".to_owned()));
+        world
+    }
+
+    fn roll_out(&mut self) {
+        let wanted = self.cluster.spec.replicas;
+        self.stateful_set(wanted, "a", "a");
+        self.pods = (0..wanted).map(|ordinal| pod(ordinal, true)).collect();
+        self.answers = (0..wanted).map(|ordinal| (format!("demo-{ordinal}"), Ok(answer()))).collect();
+    }
+
+    fn stateful_set(&mut self, replicas: i32, current: &str, update: &str) {
+        self.set = Some(object(json!({
+            "metadata": { "generation": 2 },
+            "spec": { "replicas": replicas, "selector": {}, "template": {} },
+            "status": { "observedGeneration": 2, "replicas": replicas, "currentRevision": current, "updateRevision": update },
+        })));
+    }
+
+    /// Looks, and keeps the status for the next look.
+    fn look(&mut self) -> KvClusterStatus {
+        let status = status(&Sight {
+            cluster: &self.cluster,
+            obstacle: self.obstacle.clone(),
+            stateful_set: self.set.as_ref(),
+            changed: self.changed,
+            pods: &self.pods,
+            answers: &self.answers,
+            sidecars: &self.sidecars,
+            now: self.now,
+        });
+        self.cluster.status = Some(status.clone());
+        status
+    }
+
+    /// Status and reason of a condition at the last look.
+    fn verdict(&self, type_: &str) -> (String, String) {
+        let status = self.cluster.status.as_ref().unwrap();
+        let condition = find(&status.conditions, type_).unwrap();
+        assert_eq!(condition.observed_generation, Some(4));
+        (condition.status.clone(), condition.reason.clone())
+    }
+
+    fn message(&self, type_: &str) -> String {
+        find(&self.cluster.status.as_ref().unwrap().conditions, type_).unwrap().message.clone()
+    }
+
+    fn is(&self, type_: &str, status: &str, reason: &str) {
+        assert_eq!(self.verdict(type_), (status.to_owned(), reason.to_owned()), "{}", self.message(type_));
+    }
+
+    fn tell(&mut self, ordinal: i32, change: impl FnOnce(&mut NodeStatus)) {
+        change(self.answers.get_mut(&format!("demo-{ordinal}")).unwrap().as_mut().unwrap());
+    }
+}
+
+fn object<K: serde::de::DeserializeOwned>(value: Value) -> K {
+    serde_json::from_value(value).unwrap()
+}
+
+fn pod(ordinal: i32, ready: bool) -> Pod {
+    let ready = if ready { "True" } else { "False" };
+    object(json!({
+        "metadata": { "name": format!("demo-{ordinal}") },
+        "spec": { "nodeName": format!("node{ordinal}"), "containers": [] },
+        "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": ready }] },
+    }))
+}
+
+fn answer() -> NodeStatus {
+    NodeStatus {
+        origin: "ab".to_owned(),
+        version: "0.1.0".to_owned(),
+        phase: "ready".to_owned(),
+        keys: 12,
+        fingerprint: "f".to_owned(),
+        lag_ms: Some(3),
+        ..NodeStatus::default()
+    }
+}
+
+#[test]
+fn a_cluster_is_available_once_all_members_were_ready() {
+    let mut world = World::new("{}");
+    world.look();
+    world.is(condition::AVAILABLE, "False", "Starting");
+    world.is(condition::PROGRESSING, "True", "Starting");
+    world.is(condition::DEGRADED, "False", "AllWell");
+    world.roll_out();
+    world.pods[2] = pod(2, false);
+    let status = world.look();
+    world.is(condition::AVAILABLE, "False", "Starting");
+    assert_eq!((status.ready.as_str(), status.replicas, status.converged), ("2/3", 3, false));
+    world.pods[2] = pod(2, true);
+    let status = world.look();
+    world.is(condition::AVAILABLE, "True", "MembersReady");
+    world.is(condition::PROGRESSING, "False", "RolledOut");
+    assert_eq!((status.ready.as_str(), status.keys, status.converged), ("3/3", Some(12), true));
+    assert_eq!((status.version.as_str(), status.selector.as_str()), ("0.1.0", "kvasir.dev/member-of=demo"));
+    assert_eq!(status.observed_generation, 4);
+    assert!(is_steady(&status));
+}
+
+#[test]
+fn a_cluster_stays_available_while_one_member_serves() {
+    let mut world = World::serving("{}");
+    world.pods = vec![pod(0, false), pod(1, true), pod(2, false)];
+    world.look();
+    world.is(condition::AVAILABLE, "True", "MembersReady");
+    world.is(condition::DEGRADED, "True", "MemberMissing");
+    assert!(
+        world.message(condition::DEGRADED).contains("demo-0 is not ready"),
+        "{}",
+        world.message(condition::DEGRADED)
+    );
+    world.pods.clear();
+    world.look();
+    world.is(condition::AVAILABLE, "False", "NoMemberReady");
+    world.pods = vec![pod(1, true)];
+    world.look();
+    world.is(condition::AVAILABLE, "True", "MembersReady");
+}
+
+#[test]
+fn nothing_new_is_the_same_status() {
+    let mut world = World::serving("{}");
+    let first = world.look();
+    world.now += SignedDuration::from_hours(1);
+    world.tell(1, |status| status.lag_ms = Some(420));
+    assert_eq!(world.look(), first);
+}
+
+#[test]
+fn a_condition_keeps_its_time_until_it_turns() {
+    let mut world = World::serving("{}");
+    let since = |world: &World, type_| {
+        find(&world.cluster.status.as_ref().unwrap().conditions, type_).unwrap().last_transition_time.0.as_second()
+    };
+    assert_eq!(since(&world, condition::DEGRADED), 1_000);
+    world.pods.pop();
+    world.look();
+    assert_eq!((since(&world, condition::DEGRADED), since(&world, condition::AVAILABLE)), (1_060, 1_000));
+    world.now += SignedDuration::from_secs(60);
+    world.pods.pop();
+    world.look();
+    assert_eq!(since(&world, condition::DEGRADED), 1_060, "still degraded, for more reasons");
+}
+
+#[test]
+fn scaling_is_progress_and_no_trouble() {
+    let mut world = World::serving("{}");
+    world.cluster.spec.replicas = 5;
+    world.changed = true;
+    world.look();
+    world.is(condition::PROGRESSING, "True", "Scaling");
+    world.changed = false;
+    world.stateful_set(5, "a", "a");
+    world.pods.push(pod(3, false));
+    let status = world.look();
+    world.is(condition::PROGRESSING, "True", "Scaling");
+    world.is(condition::DEGRADED, "False", "AllWell");
+    world.is(condition::AVAILABLE, "True", "MembersReady");
+    assert!(!is_steady(&status));
+    world.roll_out();
+    world.look();
+    world.is(condition::PROGRESSING, "False", "RolledOut");
+    world.cluster.spec.replicas = 3;
+    world.changed = true;
+    world.look();
+    world.is(condition::PROGRESSING, "True", "Scaling");
+}
+
+#[test]
+fn updating_is_progress_until_the_last_member_is_back() {
+    let mut world = World::serving("{}");
+    world.changed = true;
+    world.look();
+    world.is(condition::PROGRESSING, "True", "Updating");
+    world.changed = false;
+    world.stateful_set(3, "a", "b");
+    world.pods[2] = pod(2, false);
+    world.look();
+    world.is(condition::PROGRESSING, "True", "Updating");
+    world.is(condition::DEGRADED, "False", "AllWell");
+    world.stateful_set(3, "b", "b");
+    world.look();
+    world.is(condition::PROGRESSING, "True", "Updating");
+    world.pods[2] = pod(2, true);
+    world.look();
+    world.is(condition::PROGRESSING, "False", "RolledOut");
+}
+
+#[test]
+fn a_rollout_that_takes_too_long_is_trouble() {
+    let mut world = World::new("{}");
+    world.look();
+    world.roll_out();
+    world.pods[2] = object(json!({
+        "metadata": { "name": "demo-2" },
+        "status": { "conditions": [{ "type": "PodScheduled", "status": "False", "message": "0/1 nodes are available" }] },
+    }));
+    world.look();
+    world.is(condition::DEGRADED, "False", "AllWell");
+    world.now += ROLLOUT_DEADLINE + SignedDuration::from_secs(1);
+    world.look();
+    world.is(condition::DEGRADED, "True", "MemberMissing");
+    assert_eq!(world.message(condition::DEGRADED), "demo-2 is not ready: 0/1 nodes are available");
+}
+
+#[test]
+fn a_container_that_cannot_run_is_trouble_at_once() {
+    let mut world = World::new("{}");
+    world.roll_out();
+    world.pods[1] = object(json!({
+        "metadata": { "name": "demo-1" },
+        "status": { "containerStatuses": [{
+            "name": "kvasir", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": { "waiting": { "reason": "ImagePullBackOff", "message": "no such image" } },
+        }] },
+    }));
+    world.look();
+    world.is(condition::DEGRADED, "True", "MemberFailing");
+    assert_eq!(world.message(condition::DEGRADED), "demo-1: ImagePullBackOff: no such image");
+}
+
+#[test]
+fn a_spec_that_cannot_be_carried_out_says_so() {
+    let obstacle = Obstacle { reason: "DiscoveryNotSupported", message: "set kubernetes".to_owned() };
+    let mut world = World::new("{}");
+    world.obstacle = Some(obstacle.clone());
+    world.look();
+    world.is(condition::AVAILABLE, "False", "DiscoveryNotSupported");
+    world.is(condition::PROGRESSING, "False", "Stopped");
+    world.is(condition::DEGRADED, "True", "DiscoveryNotSupported");
+    assert_eq!(world.message(condition::DEGRADED), "set kubernetes");
+    // What serves goes on serving.
+    let mut world = World::serving("{}");
+    world.obstacle = Some(obstacle);
+    world.look();
+    world.is(condition::AVAILABLE, "True", "MembersReady");
+    world.is(condition::DEGRADED, "True", "DiscoveryNotSupported");
+}
+
+#[test]
+fn members_complain_by_name() {
+    let mut world = World::serving("{}");
+    world.tell(1, |status| status.full = true);
+    world.look();
+    world.is(condition::DEGRADED, "True", "NodeFull");
+    assert!(world.message(condition::DEGRADED).starts_with("demo-1 is full"));
+    world.tell(1, |status| status.full = false);
+    world.tell(2, |status| {
+        let error = Some("forbidden".to_owned());
+        status.discovery = vec![DiscoveryStatus { provider: "kubernetes".to_owned(), error }];
+    });
+    world.look();
+    world.is(condition::DEGRADED, "True", "DiscoveryFailing");
+    assert_eq!(world.message(condition::DEGRADED), "demo-2 cannot find peers by kubernetes: forbidden");
+}
+
+#[test]
+fn one_lost_answer_is_no_trouble_and_two_are() {
+    let mut world = World::serving("{}");
+    world.answers.insert("demo-1".to_owned(), Err(PollError::Timeout));
+    let status = world.look();
+    world.is(condition::DEGRADED, "False", "AllWell");
+    assert_eq!((status.members[1].keys, status.keys, status.converged), (None, Some(12), false));
+    world.look();
+    world.is(condition::DEGRADED, "True", "MemberUnreachable");
+}
+
+#[test]
+fn pods_without_their_sidecar_are_counted_and_named() {
+    let mut world = World::serving("{}");
+    world.sidecars =
+        Sidecars { injected: 2, missing: vec![Missing { name: "shop-1".to_owned(), ..Missing::default() }] };
+    let status = world.look();
+    assert_eq!((status.sidecars.injected, status.sidecars.missing), (2, 1));
+    world.is(condition::DEGRADED, "True", "SidecarsMissing");
+    assert!(world.message(condition::DEGRADED).contains("shop-1"));
+}
+
+#[test]
+fn converged_is_equal_or_close_behind() {
+    let mut world = World::serving("{}");
+    assert!(world.look().converged);
+    world.tell(1, |status| status.fingerprint = "g".to_owned());
+    assert!(world.look().converged, "differs, 3 ms behind");
+    world.tell(2, |status| status.lag_ms = Some(2_000));
+    assert!(!world.look().converged, "differs, 2 s behind");
+    world.tell(2, |status| status.lag_ms = None);
+    assert!(!world.look().converged, "differs, cannot tell how far");
+    world.tell(1, |status| status.fingerprint = "f".to_owned());
+    assert!(world.look().converged, "equal");
+    world.tell(0, |status| status.phase = "syncing".to_owned());
+    assert!(!world.look().converged, "not synced");
+}
+
+#[test]
+fn members_stand_in_the_order_of_their_numbers() {
+    let mut world = World::serving("{replicas: 12}");
+    world.pods.reverse();
+    world.tell(1, |status| "0.2.0".clone_into(&mut status.version));
+    let status = world.look();
+    assert_eq!(status.members[2].name, "demo-2");
+    assert_eq!(status.members[11].name, "demo-11");
+    assert_eq!(status.version, "0.1.0,0.2.0");
+}

@@ -14,7 +14,7 @@ use kvasir_crds::{KvCluster, MAX_NAME, MAX_REPLICAS, Resources, duration};
 
 use crate::quantity;
 
-const SYNC_INTERVAL: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
+const SYNC_INTERVAL: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(1);
 const LEAST_MEMORY: u64 = 1 << 20;
 
 /// A cluster of which everything is known that building needs.
@@ -81,7 +81,8 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidatedClu
             format!("choose at most {MAX_NAME} lower-case letters, digits and dashes, the first a letter"),
         ));
     }
-    let namespace = cluster.namespace().ok_or_else(|| invalid("metadata.namespace", "a KvCluster lives in a namespace"))?;
+    let namespace =
+        cluster.namespace().ok_or_else(|| invalid("metadata.namespace", "a KvCluster lives in a namespace"))?;
     let owner = cluster
         .controller_owner_ref(&())
         .ok_or_else(|| invalid("metadata.uid", "apply the KvCluster to an API server, which gives it one"))?;
@@ -97,9 +98,9 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidatedClu
     let resources = resources(spec.resources.as_ref())?;
     let max_memory = match &spec.max_memory {
         None => 0,
-        Some(text) => quantity::parse_units(text)
-            .filter(|bytes| *bytes >= LEAST_MEMORY)
-            .ok_or_else(|| invalid("spec.maxMemory", "set a quantity of at least 1Mi, such as 256Mi, or leave it out"))?,
+        Some(text) => quantity::parse_units(text).filter(|bytes| *bytes >= LEAST_MEMORY).ok_or_else(|| {
+            invalid("spec.maxMemory", "set a quantity of at least 1Mi, such as 256Mi, or leave it out")
+        })?,
     };
     let limit = resources.limits.as_ref().and_then(|limits| limits.get("memory"));
     if limit.and_then(|limit| quantity::parse_units(&limit.0)).is_some_and(|limit| max_memory >= limit) {
@@ -141,15 +142,18 @@ fn discovery(cluster: &KvCluster) -> Result<(), Invalid> {
 
 fn resources(given: Option<&Resources>) -> Result<ResourceRequirements, Invalid> {
     let Some(Resources { requests, limits }) = given else {
-        let requests = BTreeMap::from([("cpu", "50m"), ("memory", "64Mi")].map(|(name, amount)| {
-            (name.to_owned(), Quantity(amount.to_owned()))
-        }));
+        let requests = BTreeMap::from(
+            [("cpu", "50m"), ("memory", "64Mi")].map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned()))),
+        );
         return Ok(ResourceRequirements { requests: Some(requests), ..ResourceRequirements::default() });
     };
     for (field, amounts) in [("spec.resources.requests", requests), ("spec.resources.limits", limits)] {
         for (name, amount) in amounts.iter().flatten() {
             if quantity::parse_milli(&amount.0).is_none_or(|milli| milli < 0) {
-                return Err(invalid(field, format!("write {name} as a quantity such as 100m or 64Mi, not {:?}", amount.0)));
+                return Err(invalid(
+                    field,
+                    format!("write {name} as a quantity such as 100m or 64Mi, not {:?}", amount.0),
+                ));
             }
         }
     }

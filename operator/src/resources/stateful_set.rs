@@ -108,10 +108,7 @@ fn container(cluster: &ValidatedCluster) -> Container {
             "--config".to_owned(),
             format!("{CONFIG_PATH}/{}", config_map::FILE),
         ]),
-        env: Some(vec![
-            field("KVASIR_NAME", "metadata.name"),
-            field("KVASIR_ADVERTISE_ADDRESS", "status.podIP"),
-        ]),
+        env: Some(vec![field("KVASIR_NAME", "metadata.name"), field("KVASIR_ADVERTISE_ADDRESS", "status.podIP")]),
         ports: Some(vec![
             port("client", "TCP", CLIENT_PORT),
             port("peer", "TCP", PEER_PORT),
