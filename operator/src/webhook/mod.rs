@@ -58,6 +58,7 @@ pub struct Settings {
     pub enabled: bool,
     /// Address on which the webhook is served.
     #[arg(
+        id = "webhook-listen",
         long = "webhook-listen",
         env = "KVASIR_WEBHOOK_LISTEN",
         default_value = "0.0.0.0:9443",
@@ -66,6 +67,7 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Namespace of the webhook's Service and of the Secret with its certificate.
     #[arg(
+        id = "webhook-namespace",
         long = "webhook-namespace",
         env = "KVASIR_NAMESPACE",
         default_value = "kvasir-system",
@@ -74,6 +76,7 @@ pub struct Settings {
     pub namespace: String,
     /// Service by which the API server reaches the webhook; the certificate is made for its DNS name.
     #[arg(
+        id = "webhook-service",
         long = "webhook-service",
         env = "KVASIR_WEBHOOK_SERVICE",
         default_value = "kvasir-webhook",
@@ -82,6 +85,7 @@ pub struct Settings {
     pub service: String,
     /// Secret that holds the webhook's certificate authority and certificate; the operator fills and renews it.
     #[arg(
+        id = "webhook-secret",
         long = "webhook-secret",
         env = "KVASIR_WEBHOOK_SECRET",
         default_value = "kvasir-webhook-cert",
@@ -90,6 +94,7 @@ pub struct Settings {
     pub secret: String,
     /// `MutatingWebhookConfiguration` whose `caBundle` the operator keeps right.
     #[arg(
+        id = "webhook-configuration",
         long = "webhook-configuration",
         env = "KVASIR_WEBHOOK_CONFIGURATION",
         default_value = "kvasir-sidecar",
@@ -154,4 +159,21 @@ pub async fn run(
     stop.send_replace(true);
     serve.await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, Command};
+
+    use super::*;
+
+    #[test]
+    fn the_flags_fit_beside_others_of_the_same_field_names() {
+        let command = Settings::augment_args(Command::new("operator"));
+        for argument in command.get_arguments() {
+            let id = argument.get_id().as_str();
+            assert!(id.starts_with("webhook"), "{id} could be the name of another flag as well");
+        }
+        command.debug_assert();
+    }
 }
