@@ -18,9 +18,10 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// Upper ends of the request duration buckets, seconds: reads take
 /// microseconds, long listings seconds.
-const DURATION_BUCKETS: [f64; 12] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0];
+const DURATION_BUCKETS: [f64; 12] =
+    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0];
 
-type Labelled<const N: usize, M> = Family<[(&'static str, &'static str); N], M>;
+type Requests = Family<[(&'static str, &'static str); 2], Counter>;
 type Durations = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>;
 
 /// All metrics of a node.
@@ -33,34 +34,8 @@ pub struct Metrics {
 /// What is counted as it happens. Cheap to clone; clones count together.
 #[derive(Clone, Debug)]
 pub struct Counts {
-    requests: Labelled<2, Counter>,
+    requests: Requests,
     durations: Durations,
-    membership: Labelled<1, Counter>,
-    discovery_failures: Labelled<1, Counter>,
-}
-
-/// What happened to a member, as this node saw it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MemberEvent {
-    /// It is new here.
-    Joined,
-    /// It stopped answering.
-    Suspected,
-    /// A suspect answered again.
-    Recovered,
-    /// It left, or was given up on.
-    Gone,
-}
-
-impl MemberEvent {
-    const fn label(self) -> &'static str {
-        match self {
-            Self::Joined => "joined",
-            Self::Suspected => "suspected",
-            Self::Recovered => "recovered",
-            Self::Gone => "gone",
-        }
-    }
 }
 
 impl Metrics {
@@ -69,13 +44,7 @@ impl Metrics {
         let counts = Counts {
             requests: Family::default(),
             durations: Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS)),
-            membership: Family::default(),
-            discovery_failures: Family::default(),
         };
-        // From the start, so that a rate over them has a zero to begin with.
-        for event in [MemberEvent::Joined, MemberEvent::Suspected, MemberEvent::Recovered, MemberEvent::Gone] {
-            drop(counts.membership.get_or_create(&[("event", event.label())]));
-        }
         let started: Gauge<f64, std::sync::atomic::AtomicU64> = Gauge::default();
         started.set(started_ms as f64 / 1000.0);
 
@@ -87,12 +56,6 @@ impl Metrics {
             "request_duration_seconds",
             "From a gRPC call's arrival to the end of its answer, by method",
             counts.durations.clone(),
-        );
-        registry.register("membership_events", "What happened to members, as seen here", counts.membership.clone());
-        registry.register(
-            "discovery_failures",
-            "Times a discovery provider began to fail, or failed in another way",
-            counts.discovery_failures.clone(),
         );
         Self { registry, counts }
     }
@@ -107,7 +70,7 @@ impl Metrics {
         self.counts.clone()
     }
 
-    /// Everything, in the OpenMetrics text format.
+    /// Everything, in the `OpenMetrics` text format.
     pub fn render(&self) -> Result<String, std::fmt::Error> {
         let mut page = String::with_capacity(16 << 10);
         text::encode(&mut page, &self.registry)?;
@@ -121,16 +84,6 @@ impl Counts {
         self.requests.get_or_create(&[("method", method), ("code", code)]).inc();
         self.durations.get_or_create(&[("method", method)]).observe(took.as_secs_f64());
     }
-
-    /// Something happened to a member.
-    pub fn member(&self, event: MemberEvent) {
-        self.membership.get_or_create(&[("event", event.label())]).inc();
-    }
-
-    /// A discovery provider's state became a failure.
-    pub fn discovery_failure(&self, provider: &'static str) {
-        self.discovery_failures.get_or_create(&[("provider", provider)]).inc();
-    }
 }
 
 #[cfg(test)]
@@ -143,8 +96,6 @@ mod tests {
         let counts = metrics.counts();
         counts.request("/kvasir.v1.Kv/Get", "OK", Duration::from_millis(2));
         counts.request("/kvasir.v1.Kv/Get", "OK", Duration::from_millis(2));
-        counts.member(MemberEvent::Joined);
-        counts.discovery_failure("dns");
         let page = metrics.render().unwrap();
         for line in [
             "kvasir_build_info{version=\"1.2.3\"} 1",
@@ -152,9 +103,6 @@ mod tests {
             "kvasir_requests_total{method=\"/kvasir.v1.Kv/Get\",code=\"OK\"} 2",
             "kvasir_request_duration_seconds_count{method=\"/kvasir.v1.Kv/Get\"} 2",
             "kvasir_request_duration_seconds_bucket{le=\"0.001\",method=\"/kvasir.v1.Kv/Get\"} 0",
-            "kvasir_membership_events_total{event=\"joined\"} 1",
-            "kvasir_membership_events_total{event=\"gone\"} 0",
-            "kvasir_discovery_failures_total{provider=\"dns\"} 1",
         ] {
             assert!(page.lines().any(|l| l == line), "{line} is missing in\n{page}");
         }

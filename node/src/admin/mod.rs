@@ -1,1 +1,90 @@
-//! To be filled.
+//! The HTTP side for those who look after the node: metrics, probes, status.
+//! Reads the overview; changes nothing.
+
+mod scrape;
+mod status;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use tokio::net::TcpListener;
+
+pub use self::scrape::Scrape;
+pub use self::status::Status;
+use crate::api::overview::Overview;
+use crate::engine::Phase;
+use crate::metrics::{CONTENT_TYPE, Metrics};
+
+/// A node that cannot look at its own engine for this long does not work.
+const LIVE_WITHIN: Duration = Duration::from_secs(2);
+
+/// What the admin port serves from.
+#[derive(Clone)]
+pub struct Admin {
+    /// What the node knows.
+    pub overview: Overview,
+    /// What it counted.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Admin {
+    /// Serves until `stop`.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> std::io::Result<()> {
+        let router = Router::new()
+            .route("/metrics", get(metrics))
+            .route("/livez", get(livez))
+            .route("/readyz", get(readyz))
+            .route("/status", get(status))
+            .with_state(self);
+        axum::serve(listener, router).with_graceful_shutdown(stop).await
+    }
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    match admin.metrics.render() {
+        Ok(page) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("the metrics do not render: {error}\n")).into_response()
+        }
+    }
+}
+
+/// The process answers and its engine is not stuck. Says nothing of readiness:
+/// a restart does not make a node ready sooner.
+async fn livez(State(admin): State<Admin>) -> Response {
+    // On a thread of its own: a stuck lock must not take this one.
+    let looked = tokio::task::spawn_blocking(move || admin.overview.stats());
+    match tokio::time::timeout(LIVE_WITHIN, looked).await {
+        Ok(Ok(_)) => "live\n".into_response(),
+        Ok(Err(error)) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("the engine is broken: {error}\n")).into_response()
+        }
+        Err(_) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("the engine is stuck for {LIVE_WITHIN:?}\n")).into_response()
+        }
+    }
+}
+
+async fn readyz(State(admin): State<Admin>) -> Response {
+    match admin.overview.phase() {
+        Phase::Ready => "ready\n".into_response(),
+        phase => {
+            let why = format!("{}: {}\n", phase.as_str(), admin.overview.reason());
+            (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+        }
+    }
+}
+
+async fn status(State(admin): State<Admin>) -> Json<Status> {
+    Json(Status::of(&admin.overview))
+}

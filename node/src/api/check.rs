@@ -16,7 +16,10 @@ const NANOS: i32 = 1_000_000_000;
 /// A key's length is within the limits.
 pub(super) fn key(key: &str, limits: &Limits) -> Result<(), Status> {
     match key.len() {
-        0 => Err(Status::invalid_argument(format!("key: empty, must be 1 to {} bytes (maxKeyBytes)", limits.max_key_bytes))),
+        0 => Err(Status::invalid_argument(format!(
+            "key: empty, must be 1 to {} bytes (maxKeyBytes)",
+            limits.max_key_bytes
+        ))),
         len => at_most("key", len, limits.max_key_bytes, "maxKeyBytes"),
     }
 }
@@ -45,7 +48,8 @@ fn at_most(field: &str, len: usize, limit: usize, setting: &str) -> Result<(), S
 pub(super) fn ttl(ttl: prost_types::Duration, limits: &Limits) -> Result<Duration, Status> {
     let prost_types::Duration { seconds, nanos } = ttl;
     let signs_agree = seconds == 0 || nanos == 0 || (seconds < 0) == (nanos < 0);
-    if !signs_agree || nanos <= -NANOS || nanos >= NANOS || !(-PROTO_SECONDS_MAX..=PROTO_SECONDS_MAX).contains(&seconds) {
+    if !signs_agree || nanos <= -NANOS || nanos >= NANOS || !(-PROTO_SECONDS_MAX..=PROTO_SECONDS_MAX).contains(&seconds)
+    {
         return Err(Status::invalid_argument(format!(
             "ttl: not a valid duration: {seconds} seconds and {nanos} nanoseconds; \
              give nanoseconds between -999999999 and 999999999 with the sign of the seconds"
@@ -115,7 +119,7 @@ mod tests {
     use super::*;
 
     fn limits() -> Limits {
-        Limits { max_key_bytes: 1024, max_value_bytes: 10, max_ttl: Duration::from_secs(87_600 * 3600) }
+        Limits { max_key_bytes: 1024, max_value_bytes: 10, max_ttl: Duration::from_hours(87_600) }
     }
 
     fn of(seconds: i64, nanos: i32) -> Result<Duration, String> {
@@ -130,9 +134,15 @@ mod tests {
         let limits = limits();
         assert!(key("k", &limits).is_ok() && key(&"k".repeat(1024), &limits).is_ok());
         assert_eq!(key("", &limits).unwrap_err().message(), "key: empty, must be 1 to 1024 bytes (maxKeyBytes)");
-        assert_eq!(key(&"k".repeat(2000), &limits).unwrap_err().message(), "key: 2000 bytes, at most 1024 (maxKeyBytes)");
+        assert_eq!(
+            key(&"k".repeat(2000), &limits).unwrap_err().message(),
+            "key: 2000 bytes, at most 1024 (maxKeyBytes)"
+        );
         assert!(prefix("", &limits).is_ok());
-        assert_eq!(prefix(&"k".repeat(1025), &limits).unwrap_err().message(), "prefix: 1025 bytes, at most 1024 (maxKeyBytes)");
+        assert_eq!(
+            prefix(&"k".repeat(1025), &limits).unwrap_err().message(),
+            "prefix: 1025 bytes, at most 1024 (maxKeyBytes)"
+        );
         assert!(value(&[0; 10], &limits).is_ok());
         assert_eq!(value(&[0; 11], &limits).unwrap_err().message(), "value: 11 bytes, at most 10 (maxValueBytes)");
     }
@@ -140,7 +150,7 @@ mod tests {
     #[test]
     fn a_ttl_is_above_zero_and_within_the_limit() {
         assert_eq!(of(3, 0), Ok(Duration::from_secs(3)));
-        assert_eq!(of(87_600 * 3600, 0), Ok(Duration::from_secs(87_600 * 3600)));
+        assert_eq!(of(87_600 * 3600, 0), Ok(Duration::from_hours(87_600)));
         assert_eq!(of(0, 0).unwrap_err(), "ttl: must be above zero, was 0s");
         assert_eq!(of(-3, 0).unwrap_err(), "ttl: must be above zero, was -3s");
         assert_eq!(of(0, -1_000_000).unwrap_err(), "ttl: must be above zero, was -0.001s");
@@ -157,7 +167,8 @@ mod tests {
 
     #[test]
     fn a_broken_duration_is_refused() {
-        for (seconds, nanos) in [(1, -1), (-1, 1), (0, NANOS), (0, -NANOS), (1, i32::MIN), (i64::MIN, 0), (i64::MAX, 0)] {
+        for (seconds, nanos) in [(1, -1), (-1, 1), (0, NANOS), (0, -NANOS), (1, i32::MIN), (i64::MIN, 0), (i64::MAX, 0)]
+        {
             assert!(of(seconds, nanos).unwrap_err().starts_with("ttl: not a valid duration"), "{seconds} {nanos}");
         }
     }

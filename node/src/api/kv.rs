@@ -29,9 +29,7 @@ impl kv_server::Kv for Kv {
         check::key(&key, &self.limits)?;
         check::value(&value, &self.limits)?;
         let ttl = ttl.map(|ttl| check::ttl(ttl, &self.limits)).transpose()?;
-        // The bytes are a slice of the receive buffer, which is larger: a
-        // value that stays must not keep that alive.
-        let dot = self.engine.put(&key, Bytes::copy_from_slice(&value), ttl).map_err(refused)?;
+        let dot = self.engine.put(&key, &value, ttl).map_err(refused)?;
         Ok(Response::new(PutResponse { version: Some(version(dot)) }))
     }
 
@@ -121,7 +119,8 @@ impl Listing {
         }
         let ended_by_limit = page.more && self.left == Some(0);
         self.done = !page.more || self.left == Some(0);
-        let next_page_token = if ended_by_limit { page_token::encode(&self.prefix, last.as_bytes()).into() } else { Bytes::new() };
+        let next_page_token =
+            if ended_by_limit { page_token::encode(&self.prefix, last.as_bytes()).into() } else { Bytes::new() };
         self.after = Some(last);
         let entries =
             page.entries.into_iter().map(|(key, value)| self.entry(&key, value, now_ms)).collect::<Result<_, _>>()?;
@@ -157,9 +156,7 @@ fn not_served(error: ReadError) -> Status {
 fn refused(error: WriteError) -> Status {
     match error {
         WriteError::NotReady(phase) => unavailable(phase),
-        WriteError::Full { limit } => Status::resource_exhausted(format!(
-            "the node is full: it holds its limit of {limit} bytes (maxMemory); delete keys, wait for TTLs to end, or raise the limit"
-        )),
+        WriteError::Full(full) => Status::resource_exhausted(full.to_string()),
     }
 }
 

@@ -8,13 +8,13 @@ mod measure;
 pub mod overview;
 mod page_token;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kvasir_proto::v1::{DESCRIPTORS, cluster_server::ClusterServer, kv_server::KvServer};
 use tokio::net::TcpListener;
-use tokio_stream::Stream;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
@@ -108,27 +108,28 @@ impl Api {
             .add_service(descriptors().build_v1()?)
             // Clients of before 2023, grpcurl among them, ask for this one.
             .add_service(descriptors().build_v1alpha()?);
-        let incoming = incoming(listener);
+        let phase = overview.phase();
+        report(&reporter, phase).await;
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE_AFTER));
         tokio::select! {
             served = router.serve_with_incoming_shutdown(incoming, stop) => Ok(served?),
-            never = report_health(reporter, overview) => match never {},
+            never = report_health(reporter, overview, phase) => match never {},
         }
     }
 }
 
-fn incoming(listener: TcpListener) -> impl Stream<Item = std::io::Result<tokio::net::TcpStream>> {
-    TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE_AFTER))
-}
-
-/// Says SERVING as long as the node is ready.
-async fn report_health(reporter: HealthReporter, overview: Overview) -> std::convert::Infallible {
-    reporter.set_service_status(CLUSTER_SERVICE, ServingStatus::Serving).await;
-    let mut phase = overview.phase();
+/// Keeps health as the phase is, which was reported as `phase`.
+async fn report_health(reporter: HealthReporter, overview: Overview, mut phase: Phase) -> Infallible {
     loop {
-        let status = if phase == Phase::Ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for service in READY_SERVICES {
-            reporter.set_service_status(service, status).await;
-        }
         phase = overview.phase_other_than(phase).await;
+        report(&reporter, phase).await;
     }
+}
+
+async fn report(reporter: &HealthReporter, phase: Phase) {
+    let status = if phase == Phase::Ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for service in READY_SERVICES {
+        reporter.set_service_status(service, status).await;
+    }
+    reporter.set_service_status(CLUSTER_SERVICE, ServingStatus::Serving).await;
 }

@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::config::Role;
 use crate::discovery::View;
 use crate::engine::{Engine, Phase, Stats};
-use crate::membership::{MemberInfo, MemberState, NodeId};
+use crate::membership::{self, MemberInfo, MemberState, NodeId};
 
 /// A live view of the cluster, cheap to clone.
 #[derive(Clone)]
@@ -129,7 +128,7 @@ impl Overview {
                 found_by: view.addresses.get(&member.id.peer_address).copied(),
             })
             .collect();
-        peers.sort_by_key(age);
+        peers.sort_by_key(|peer| peer.id.seniority());
         peers
     }
 
@@ -137,19 +136,15 @@ impl Overview {
     pub fn everyone(&self) -> Vec<Peer> {
         let mut all = self.peers();
         all.push(self.me());
-        all.sort_by_key(age);
+        all.sort_by_key(|peer| peer.id.seniority());
         all
     }
 
     /// The eldest that is a member, not a sidecar; and whether it is this node.
     pub fn leader(&self) -> Option<(Peer, bool)> {
-        let leader = self.everyone().into_iter().find(|peer| peer.id.role == Role::Member)?;
-        let is_me = leader.id.origin == self.me.origin;
-        Some((leader, is_me))
+        let members = self.members.borrow().clone();
+        let origin = membership::leader(&self.me, &members)?.origin;
+        let leader = self.everyone().into_iter().find(|peer| peer.id.origin == origin)?;
+        Some((leader, origin == self.me.origin))
     }
-}
-
-/// Smaller is older; the origin makes the order the same on every node.
-fn age(peer: &Peer) -> (u64, u64) {
-    (peer.id.started_ms, peer.id.origin)
 }

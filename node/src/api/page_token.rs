@@ -72,7 +72,9 @@ mod tests {
         let mut of_later = encode("", b"k");
         of_later[0] = 2;
         let cut = &encode("ab", b"abc")[..6];
-        for token in [&b"x"[..], &[1, 0, 0, 0, 0], &[1, 0, 0, 0, 0, 0xff], &[1, 0xff, 0xff, 0xff, 0xff, b'k'], cut, &of_later] {
+        for token in
+            [&b"x"[..], &[1, 0, 0, 0, 0], &[1, 0, 0, 0, 0, 0xff], &[1, 0xff, 0xff, 0xff, 0xff, b'k'], cut, &of_later]
+        {
             assert!(decode(token, "").unwrap_err().message().contains("malformed"), "{token:?}");
         }
     }

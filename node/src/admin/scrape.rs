@@ -1,0 +1,163 @@
+//! The figures that the node's parts keep for themselves, read at each scrape.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use crate::api::overview::Overview;
+use crate::engine::Phase;
+use crate::membership::{self, MemberState};
+use crate::replica::Counters;
+use crate::transport::Transport;
+
+/// Reads the node's parts for the registry.
+pub struct Scrape {
+    /// The replica, the members and discovery.
+    pub overview: Overview,
+    /// What membership counted.
+    pub membership: Arc<membership::Counters>,
+    /// What the peer port counted.
+    pub transport: Arc<Transport>,
+}
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scrape")
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let mut page = Page(encoder);
+        self.replica(&mut page)?;
+        self.peers(&mut page)?;
+        self.peer_port(&mut page)?;
+        self.discovery(&mut page)
+    }
+}
+
+impl Scrape {
+    fn replica(&self, page: &mut Page) -> fmt::Result {
+        let stats = self.overview.stats();
+        page.gauge("keys", "Live keys", stats.keys as f64)?;
+        page.gauge("tombstones", "Deleted and expired keys still remembered", stats.tombstones as f64)?;
+        page.gauge("memory_bytes", "Accounted memory of keys and values", stats.memory_bytes as f64)?;
+        page.gauge(
+            "memory_limit_bytes",
+            "The limit on kvasir_memory_bytes; 0: none",
+            stats.max_memory.unwrap_or(0) as f64,
+        )?;
+        page.gauge("full", "Whether writes are refused for lack of memory", flag(stats.full))?;
+        if let Some(lag) = stats.lag {
+            page.gauge("lag_seconds", "How long this node may be behind; absent with no peer", lag.as_secs_f64())?;
+        }
+        let now = self.overview.phase();
+        page.gauges("phase", "1 for the phase the node is in", "phase", PHASES.map(|p| (p.as_str(), flag(p == now))))?;
+        let Counters { scans, syncs, divergences, entries_in, entries_out } = stats.counters;
+        page.counter("deltas_sent", "Syncs of peers that were answered with a scan of the map", scans)?;
+        page.counter("syncs_sent", "Requests for what this node lacks", syncs)?;
+        page.counter("divergences", "Times that equal vectors came with different maps", divergences)?;
+        page.counter("entries_received", "Entries taken from peers", entries_in)?;
+        page.counter("entries_sent", "Entries sent to peers", entries_out)
+    }
+
+    fn peers(&self, page: &mut Page) -> fmt::Result {
+        let peers = self.overview.peers();
+        let in_state = |state| peers.iter().filter(|p| p.state == state).count() as f64;
+        page.gauges("peers", "Other nodes, by state", "state", STATES.map(|s| (s.as_str(), in_state(s))))?;
+        page.gauge("links", "Replication links that are up", peers.iter().filter(|p| p.linked).count() as f64)?;
+        let counters = &*self.membership;
+        let events = [
+            ("joined", &counters.joined),
+            ("left", &counters.left),
+            ("failed", &counters.failed),
+            ("renewed", &counters.renewed),
+        ];
+        let help = "What happened to members, as seen here; renewed: this node was declared dead and came back";
+        page.counters("membership_events", help, "event", events.map(read))?;
+        let datagrams = [("in", &counters.datagrams_in), ("out", &counters.datagrams_out)];
+        page.counters("membership_datagrams", "Membership datagrams", "direction", datagrams.map(read))?;
+        let bytes = [("in", &counters.bytes_in), ("out", &counters.bytes_out)];
+        page.counters("membership_bytes", "Bytes of membership datagrams", "direction", bytes.map(read))?;
+        let errors = [("send", &counters.send_errors), ("fault", &counters.faults)];
+        page.counters(
+            "membership_errors",
+            "Datagrams that could not be sent, and faults of the protocol",
+            "kind",
+            errors.map(read),
+        )
+    }
+
+    fn peer_port(&self, page: &mut Page) -> fmt::Result {
+        let refused = self.transport.counters().read();
+        page.counters("peer_refused", "Connections on the peer port that were refused, by reason", "reason", refused)?;
+        let (_, datagrams) = read(("", &self.membership.refused));
+        page.counter("peer_datagrams_refused", "Datagrams on the peer port that were refused", datagrams)
+    }
+
+    fn discovery(&self, page: &mut Page) -> fmt::Result {
+        let view = self.overview.discovery();
+        let found = view.providers.iter().map(|p| (p.provider, f64::from(p.found)));
+        page.gauges("discovery_found", "Addresses last found, by provider", "provider", found)?;
+        let failing = view.providers.iter().map(|p| (p.provider, flag(p.error.is_some())));
+        page.gauges("discovery_failing", "Whether a provider's last round failed", "provider", failing)
+    }
+}
+
+const PHASES: [Phase; 4] = [Phase::Joining, Phase::Syncing, Phase::Ready, Phase::Draining];
+const STATES: [MemberState; 2] = [MemberState::Alive, MemberState::Suspect];
+
+fn flag(set: bool) -> f64 {
+    f64::from(u8::from(set))
+}
+
+fn read((label, counter): (&'static str, &AtomicU64)) -> (&'static str, u64) {
+    (label, counter.load(Ordering::Relaxed))
+}
+
+/// The page under way.
+struct Page<'a>(DescriptorEncoder<'a>);
+
+impl Page<'_> {
+    fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        ConstGauge::new(value).encode(self.0.encode_descriptor(name, help, None, MetricType::Gauge)?)
+    }
+
+    fn gauges(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (&'static str, f64)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (key, value) in values {
+            ConstGauge::new(value).encode(family.encode_family(&[(label, key)])?)?;
+        }
+        Ok(())
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        ConstCounter::new(value).encode(self.0.encode_descriptor(name, help, None, MetricType::Counter)?)
+    }
+
+    fn counters(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (&'static str, u64)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (key, value) in values {
+            ConstCounter::new(value).encode(family.encode_family(&[(label, key)])?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,125 @@
+//! The document at `/status`: the operator reads it from every member.
+
+use serde::Serialize;
+
+use crate::api::overview::{Overview, Peer};
+
+/// How a node is.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Its name: on Kubernetes the pod's.
+    pub name: String,
+    /// `member` or `sidecar`.
+    pub role: &'static str,
+    /// The cluster it belongs to.
+    pub cluster: String,
+    /// The process: 16 hexadecimal digits.
+    pub origin: String,
+    /// Its release.
+    pub version: String,
+    /// `joining`, `syncing`, `ready` or `draining`.
+    pub phase: &'static str,
+    /// Why it is in that phase, for a person.
+    pub reason: String,
+    /// When its process started, milliseconds since 1970.
+    pub started_at_ms: u64,
+    /// Live keys.
+    pub keys: u64,
+    /// Deleted and expired keys still remembered.
+    pub tombstones: u64,
+    /// Accounted memory of keys and values.
+    pub memory_bytes: u64,
+    /// The limit on that; 0: none.
+    pub max_memory_bytes: u64,
+    /// Whether writes are refused for lack of memory.
+    pub full: bool,
+    /// Equal on two nodes that hold the same: 32 hexadecimal digits.
+    pub fingerprint: String,
+    /// How long it may be behind; `null` with no peer.
+    pub lag_ms: Option<u64>,
+    /// The others, eldest first.
+    pub peers: Vec<PeerStatus>,
+    /// The discovery providers.
+    pub discovery: Vec<ProviderStatus>,
+}
+
+/// Another node, as this one sees it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerStatus {
+    /// Its name.
+    pub name: String,
+    /// Its process.
+    pub origin: String,
+    /// `member` or `sidecar`.
+    pub role: &'static str,
+    /// Where peers reach it, `ip:port`.
+    pub address: String,
+    /// `alive` or `suspect`.
+    pub state: &'static str,
+    /// Whether a replication link to it is up.
+    pub linked: bool,
+    /// The discovery provider that named its address; `null` when other
+    /// members told of it.
+    pub found_by: Option<&'static str>,
+}
+
+/// A discovery provider, as it last answered.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProviderStatus {
+    /// `kubernetes`, `dns`, `static`, ...
+    pub provider: &'static str,
+    /// Addresses it last found, this node's own included.
+    pub found: u32,
+    /// Why its last round failed.
+    pub error: Option<String>,
+}
+
+impl Status {
+    /// The status now.
+    pub fn of(overview: &Overview) -> Self {
+        let me = overview.me().id;
+        let stats = overview.stats();
+        Self {
+            name: me.name,
+            role: me.role.as_str(),
+            cluster: overview.cluster().to_owned(),
+            origin: format!("{:016x}", me.origin),
+            version: me.version,
+            phase: overview.phase().as_str(),
+            reason: overview.reason(),
+            started_at_ms: me.started_ms,
+            keys: stats.keys,
+            tombstones: stats.tombstones,
+            memory_bytes: stats.memory_bytes,
+            max_memory_bytes: stats.max_memory.unwrap_or(0),
+            full: stats.full,
+            fingerprint: format!("{:032x}", stats.fingerprint),
+            lag_ms: stats.lag.map(|lag| lag.as_millis() as u64),
+            peers: overview.peers().into_iter().map(PeerStatus::of).collect(),
+            discovery: overview
+                .discovery()
+                .providers
+                .iter()
+                .map(|p| ProviderStatus { provider: p.provider, found: p.found, error: p.error.clone() })
+                .collect(),
+        }
+    }
+}
+
+impl PeerStatus {
+    fn of(peer: Peer) -> Self {
+        let Peer { id, state, linked, found_by } = peer;
+        Self {
+            name: id.name,
+            origin: format!("{:016x}", id.origin),
+            role: id.role.as_str(),
+            address: id.peer_address.to_string(),
+            state: state.as_str(),
+            linked,
+            found_by,
+        }
+    }
+}
