@@ -11,7 +11,8 @@ use k8s_openapi::{
         core::v1::{
             Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource,
             HTTPGetAction, ObjectFieldSelector, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec,
-            PodTemplateSpec, Probe, SeccompProfile, SecurityContext, Volume, VolumeMount, WeightedPodAffinityTerm,
+            PodTemplateSpec, Probe, SeccompProfile, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+            WeightedPodAffinityTerm,
         },
     },
     apimachinery::pkg::{
@@ -29,6 +30,9 @@ const USER: i64 = 65532;
 const GRACE_SECONDS: i64 = 40;
 /// A member that joins takes in all keys before it is ready.
 const STARTUP_TRIES: i32 = 120;
+/// The label of a single machine, and that of a place that can fail as a whole.
+const NODE: &str = "kubernetes.io/hostname";
+const ZONE: &str = "topology.kubernetes.io/zone";
 const CONFIG_VOLUME: &str = "config";
 const CONFIG_PATH: &str = "/etc/kvasir";
 
@@ -79,8 +83,8 @@ fn pod(cluster: &ValidatedCluster, selector: LabelSelector) -> PodSpec {
                 preferred_during_scheduling_ignored_during_execution: Some(vec![WeightedPodAffinityTerm {
                     weight: 100,
                     pod_affinity_term: PodAffinityTerm {
-                        label_selector: Some(selector),
-                        topology_key: "kubernetes.io/hostname".to_owned(),
+                        label_selector: Some(selector.clone()),
+                        topology_key: NODE.to_owned(),
                         ..PodAffinityTerm::default()
                     },
                 }]),
@@ -88,6 +92,8 @@ fn pod(cluster: &ValidatedCluster, selector: LabelSelector) -> PodSpec {
             }),
             ..Affinity::default()
         }),
+        // A wish, not a demand: a cluster on too few machines, or on one, must still start.
+        topology_spread_constraints: Some(vec![spread(ZONE, selector.clone()), spread(NODE, selector)]),
         containers: vec![container(cluster)],
         volumes: Some(vec![Volume {
             name: CONFIG_VOLUME.to_owned(),
@@ -95,6 +101,16 @@ fn pod(cluster: &ValidatedCluster, selector: LabelSelector) -> PodSpec {
             ..Volume::default()
         }]),
         ..PodSpec::default()
+    }
+}
+
+fn spread(topology_key: &str, selector: LabelSelector) -> TopologySpreadConstraint {
+    TopologySpreadConstraint {
+        label_selector: Some(selector),
+        max_skew: 1,
+        topology_key: topology_key.to_owned(),
+        when_unsatisfiable: "ScheduleAnyway".to_owned(),
+        ..TopologySpreadConstraint::default()
     }
 }
 
@@ -207,6 +223,21 @@ mod tests {
         assert_ne!(template("{}"), template("{syncInterval: 2s}"));
         assert_ne!(template("{}"), template("{image: 'a/b:2'}"));
         assert_ne!(template("{}"), template("{resources: {requests: {cpu: 1}}}"));
+    }
+
+    #[test]
+    fn members_spread_where_they_can_and_start_where_they_cannot() {
+        let pod = pod_of("{}");
+        let spread = pod.topology_spread_constraints.unwrap();
+        let keys: Vec<_> = spread.iter().map(|one| one.topology_key.as_str()).collect();
+        assert_eq!(keys, ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]);
+        for one in spread {
+            assert_eq!((one.max_skew, one.when_unsatisfiable.as_str()), (1, "ScheduleAnyway"));
+            assert_eq!(one.label_selector.unwrap().match_labels, Some(labels::selector("demo")));
+        }
+        let apart = pod.affinity.unwrap().pod_anti_affinity.unwrap();
+        assert_eq!(apart.required_during_scheduling_ignored_during_execution, None);
+        assert_eq!(apart.preferred_during_scheduling_ignored_during_execution.unwrap().len(), 1);
     }
 
     #[test]
