@@ -65,6 +65,8 @@ pub(super) struct Link {
     pub(super) awaiting: Option<Awaiting>,
     pub(super) requests: u32,
     pub(super) scan: Option<Scan>,
+    /// The peer's newest Sync.
+    pub(super) answered: u32,
     /// Pushes and delta parts take turns; whose it is.
     pub(super) push_next: bool,
     /// Digests with equal vectors and different fingerprints since the maps were last equal.
@@ -87,6 +89,7 @@ impl Link {
             awaiting: None,
             requests: 0,
             scan: None,
+            answered: 0,
             push_next: true,
             strikes: 0,
             peer_ready: false,

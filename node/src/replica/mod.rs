@@ -306,6 +306,12 @@ impl Replica {
     }
 
     fn take_sync(&mut self, link: &mut Link, sync: Sync, now_ms: u64) {
+        // One that came twice must not start the numbered parts anew: the two
+        // scans would be cut at different keys.
+        if sync.id <= link.answered {
+            return;
+        }
+        link.answered = sync.id;
         let me = self.settings.origin;
         let theirs: Vector = sync.seen.iter().map(|s| (s.origin, s.hlc)).collect();
         let held = |origin: u64| theirs.get(&origin).copied().unwrap_or(0);
@@ -328,9 +334,12 @@ impl Replica {
             self.counters.scans += 1;
             link.cursor = Some(self.covered(me));
         } else {
-            // Without a scan the peer may join only what it lacks no write of.
             link.cursor = Some(held(me).min(self.covered(me)));
-            seen.retain(|&origin, _| !lacks(origin, self.wrote.get(&origin).copied().unwrap_or(0)));
+            // A write that the vector covers may be beaten here by one that the
+            // peer lacks: it may join the vector only if it lacks nothing.
+            if self.wrote.iter().any(|(&origin, &last)| lacks(origin, last)) {
+                seen.clear();
+            }
         }
         link.scan = Some(Scan {
             id: sync.id,
