@@ -14,6 +14,7 @@ use std::{
 
 use futures::StreamExt;
 use k8s_openapi::{
+    NamespaceResourceScope,
     api::{
         apps::v1::StatefulSet,
         core::v1::{ConfigMap, Pod, Service, ServiceAccount},
@@ -86,6 +87,7 @@ pub enum ReconcileError {
 /// What every reconcile needs.
 pub struct Context {
     client: Client,
+    namespace: Option<String>,
     node_image: String,
     metrics: Metrics,
     poller: Poller,
@@ -94,10 +96,12 @@ pub struct Context {
 }
 
 impl Context {
-    /// Members of clusters that name no image have this one.
-    pub fn new(client: Client, node_image: String, metrics: Metrics) -> Self {
+    /// Members of clusters that name no image have this one. Clusters outside `namespace` are left alone; none: every
+    /// namespace is looked after.
+    pub fn new(client: Client, namespace: Option<String>, node_image: String, metrics: Metrics) -> Self {
         Self {
             client,
+            namespace,
             node_image,
             metrics,
             poller: Poller::default(),
@@ -109,11 +113,10 @@ impl Context {
 
 /// Reconciles all clusters until `shutdown` resolves. `ready` becomes true once the clusters are known.
 pub async fn run(context: Context, ready: Arc<AtomicBool>, shutdown: impl Future<Output = ()> + Send + Sync + 'static) {
-    let client = context.client.clone();
     let (reader, writer) = reflector::store();
     // The operator's own writes of a status are no reason to look again: a status that counts keys under steady writes
     // would otherwise follow itself without end.
-    let clusters = watcher(Api::<KvCluster>::all(client.clone()), watcher::Config::default())
+    let clusters = watcher(scope::<KvCluster>(&context), watcher::Config::default())
         .default_backoff()
         .reflect(writer)
         .applied_objects()
@@ -128,15 +131,15 @@ pub async fn run(context: Context, ready: Arc<AtomicBool>, shutdown: impl Future
     let members = watcher::Config::default().labels(labels::MEMBER_OF);
     Controller::for_stream(clusters, reader)
         .with_config(Config::default().concurrency(AT_ONCE).debounce(DEBOUNCE))
-        .owns(Api::<ServiceAccount>::all(client.clone()), owned())
-        .owns(Api::<Role>::all(client.clone()), owned())
-        .owns(Api::<RoleBinding>::all(client.clone()), owned())
-        .owns(Api::<ConfigMap>::all(client.clone()), owned())
-        .owns(Api::<Service>::all(client.clone()), owned())
-        .owns(Api::<StatefulSet>::all(client.clone()), owned())
-        .owns(Api::<PodDisruptionBudget>::all(client.clone()), owned())
-        .watches(Api::<Pod>::all(client.clone()), members, cluster_of_member)
-        .watches(Api::<PartialObjectMeta<Pod>>::all(client), count::watch_config(), count::cluster_of)
+        .owns(scope::<ServiceAccount>(&context), owned())
+        .owns(scope::<Role>(&context), owned())
+        .owns(scope::<RoleBinding>(&context), owned())
+        .owns(scope::<ConfigMap>(&context), owned())
+        .owns(scope::<Service>(&context), owned())
+        .owns(scope::<StatefulSet>(&context), owned())
+        .owns(scope::<PodDisruptionBudget>(&context), owned())
+        .watches(scope::<Pod>(&context), members, cluster_of_member)
+        .watches(scope::<PartialObjectMeta<Pod>>(&context), count::watch_config(), count::cluster_of)
         .graceful_shutdown_on(shutdown)
         .run(reconcile, retry, Arc::new(context))
         .for_each(|outcome| async {
@@ -147,6 +150,17 @@ pub async fn run(context: Context, ready: Arc<AtomicBool>, shutdown: impl Future
             }
         })
         .await;
+}
+
+/// Where objects of a kind are looked at: in one namespace, or in all.
+fn scope<K>(context: &Context) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match &context.namespace {
+        Some(namespace) => Api::namespaced(context.client.clone(), namespace),
+        None => Api::all(context.client.clone()),
+    }
 }
 
 fn cluster_of_member(pod: Pod) -> Option<ObjectRef<KvCluster>> {

@@ -2,6 +2,7 @@
 //! told to.
 
 use std::{
+    io::IsTerminal,
     net::SocketAddr,
     sync::{
         Arc,
@@ -33,6 +34,14 @@ struct Args {
         value_name = "IMAGE"
     )]
     node_image: String,
+    /// The only namespace whose `KvCluster`s are looked after. Unset: all of them.
+    #[arg(
+        long,
+        env = "KVASIR_WATCH_NAMESPACE",
+        value_name = "NAMESPACE",
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
+    )]
+    watch_namespace: Option<String>,
     /// Address on which health and metrics are served.
     #[arg(long, env = "KVASIR_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
     listen: SocketAddr,
@@ -56,7 +65,10 @@ enum LogFormat {
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let filter = EnvFilter::try_new(&args.log_level).context("--log-level is no filter: set a level such as info")?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match args.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
@@ -91,7 +103,11 @@ async fn main() -> anyhow::Result<()> {
         let hook = webhook::run(args.webhook, client.clone(), args.node_image.clone(), monitor, stopping());
         tasks.spawn(async move { Ok(hook.await?) });
     }
-    let control = controller::run(controller::Context::new(client, args.node_image, metrics), known, stopping());
+    let control = controller::run(
+        controller::Context::new(client, args.watch_namespace, args.node_image, metrics),
+        known,
+        stopping(),
+    );
     tasks.spawn(async move {
         control.await;
         Ok(())
