@@ -1,0 +1,142 @@
+//! The Kubernetes under test: how to reach it, which images to use, and the operator on it.
+//!
+//! Knows nothing of single tests.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Mutex;
+
+use anyhow::{Context as _, Result, bail};
+use k8s_openapi::api::core::v1::{Namespace, Node};
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::json;
+use tokio::process::Command;
+
+/// Where the operator is installed.
+pub const OPERATOR_NAMESPACE: &str = "kvasir-system";
+/// Its Helm release; the Deployment, ServiceAccount and the rest are named after it.
+pub const RELEASE: &str = "kvasir";
+/// Its Deployment and its `ServiceAccount`.
+pub const OPERATOR: &str = "kvasir-operator";
+
+/// Whether this process has installed the operator already.
+static INSTALLED: Mutex<bool> = Mutex::new(false);
+
+/// The Kubernetes under test.
+#[derive(Clone)]
+pub struct Lab {
+    /// A client with an administrator's rights.
+    pub client: Client,
+    /// Names of the nodes, sorted.
+    pub nodes: Vec<String>,
+    /// The image of operator, members and sidecars, as `repository:tag`.
+    pub image: String,
+    /// The image with a shell and kvctl, for application pods.
+    pub shell_image: String,
+}
+
+impl Lab {
+    /// The cluster of `KUBECONFIG`. `KVASIR_IMAGE` and `KVASIR_SHELL_IMAGE` name images that it can pull.
+    pub async fn find() -> Result<Self> {
+        if std::env::var_os("KUBECONFIG").is_none() {
+            bail!("KUBECONFIG is not set: run these tests with `make test-e2e`, which brings a Kubernetes for them");
+        }
+        let client = Client::try_default().await.context("cannot use the cluster of KUBECONFIG")?;
+        let nodes: Api<Node> = Api::all(client.clone());
+        let mut nodes: Vec<String> = nodes
+            .list(&ListParams::default())
+            .await
+            .context("cannot list the nodes")?
+            .iter()
+            .map(|n| n.name_any())
+            .collect();
+        nodes.sort();
+        if nodes.len() < 2 {
+            bail!("the cluster has {} node; the tests need at least 2", nodes.len());
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        let image = std::env::var("KVASIR_IMAGE").unwrap_or_else(|_| format!("kvasir.dev/kvasir:{version}"));
+        let shell_image = std::env::var("KVASIR_SHELL_IMAGE").unwrap_or_else(|_| format!("kvasir.dev/shell:{version}"));
+        Ok(Self { client, nodes, image, shell_image })
+    }
+
+    /// Installs the operator, unless this process already has.
+    pub async fn operator(&self) -> Result<()> {
+        if *INSTALLED.lock().expect("no test panics while it holds the lock") {
+            return Ok(());
+        }
+        self.install_operator().await?;
+        *INSTALLED.lock().expect("no test panics while it holds the lock") = true;
+        Ok(())
+    }
+
+    /// Installs the operator, whether it is there or not, and waits until it is ready.
+    pub async fn install_operator(&self) -> Result<()> {
+        self.restricted_namespace(OPERATOR_NAMESPACE).await?;
+        let (repository, tag) = self.image.rsplit_once(':').context("KVASIR_IMAGE must be REPOSITORY:TAG")?;
+        let chart = workspace().join("charts/kvasir");
+        let chart = chart.to_str().context("the path of the workspace is not UTF-8")?;
+        let repository = format!("image.repository={repository}");
+        let tag = format!("image.tag={tag}");
+        let words = [
+            "upgrade",
+            "--install",
+            RELEASE,
+            chart,
+            "-n",
+            OPERATOR_NAMESPACE,
+            "--set",
+            &repository,
+            "--set",
+            &tag,
+            "--wait",
+        ];
+        command("helm", &words).await.map(drop)
+    }
+
+    /// Makes a namespace, if need be, that takes only pods of the restricted Pod Security Standard.
+    pub async fn restricted_namespace(&self, name: &str) -> Result<()> {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let namespace = json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": { "name": name, "labels": { "pod-security.kubernetes.io/enforce": "restricted" } },
+        });
+        namespaces
+            .patch(name, &PatchParams::apply("kvasir-e2e"), &Patch::Apply(namespace))
+            .await
+            .with_context(|| format!("cannot make the namespace {name}"))?;
+        Ok(())
+    }
+
+    /// Kills a container's first process with SIGKILL. Only the throwaway cluster can: false on another.
+    pub async fn kill_container(&self, id: &str) -> Result<bool> {
+        let Some(ctl) = std::env::var_os("KV_CTL") else { return Ok(false) };
+        let ctl = ctl.to_str().context("KV_CTL is not UTF-8")?;
+        command(ctl, &["kill-container", id]).await?;
+        Ok(true)
+    }
+}
+
+/// The folder of the workspace.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is a folder of the workspace").to_owned()
+}
+
+/// Runs a program to its end and gives what it printed; an error has what it complained of.
+pub async fn command(program: &str, words: &[&str]) -> Result<String> {
+    let shown = || format!("{program} {}", words.join(" "));
+    let output = Command::new(program)
+        .args(words)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .with_context(|| format!("cannot run {}", shown()))?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        bail!("{}: {}: {}{stdout}", shown(), output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(stdout)
+}

@@ -1,0 +1,359 @@
+//! One test: a namespace of its own, the clusters and pods in it, and what becomes of them at its end.
+//!
+//! Knows nothing of what the test is about.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use futures::{FutureExt as _, TryStreamExt as _};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::{AttachParams, DeleteParams, ListParams, PostParams};
+use kube::{Api, ResourceExt};
+use kvasir_client::{Client, ListOptions, RetryPolicy};
+use kvasir_crds::KvCluster;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+use crate::lab::command;
+use crate::{Lab, artifacts, until};
+
+/// No test takes this long unless it hangs.
+const TEST_TIMEOUT: Duration = Duration::from_mins(10);
+/// The longest exec: the processes that tests start end much sooner.
+const EXEC_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// What a test works with.
+pub struct Trial {
+    /// The Kubernetes it runs on.
+    pub lab: Lab,
+    /// Its own namespace.
+    pub namespace: String,
+}
+
+/// An application pod with a shell and kvctl.
+pub struct App<'a> {
+    trial: &'a Trial,
+    /// Its name.
+    pub name: String,
+}
+
+/// What a program in a pod did.
+#[derive(Debug)]
+pub struct Output {
+    /// Its exit code.
+    pub code: i32,
+    /// What it printed.
+    pub stdout: String,
+    /// What it complained of.
+    pub stderr: String,
+}
+
+/// Runs a test in a namespace of its own, with the operator installed. If it fails, what there is to see is kept in
+/// `target/e2e-artifacts/NAME`; the namespace goes in any case.
+pub fn run(name: &str, test: impl AsyncFnOnce(&Trial) -> Result<()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads can be started");
+    runtime.block_on(async {
+        let trial = Trial::begin(name).await.unwrap_or_else(|error| panic!("{name} cannot begin: {error:#}"));
+        let outcome = AssertUnwindSafe(tokio::time::timeout(TEST_TIMEOUT, test(&trial))).catch_unwind().await;
+        let failure = match outcome {
+            Ok(Ok(Ok(()))) => None,
+            Ok(Ok(Err(error))) => Some(format!("{error:#}")),
+            Ok(Err(_)) => Some(format!("not done after {} s", TEST_TIMEOUT.as_secs())),
+            Err(panic) => Some(match panic.downcast_ref::<String>() {
+                Some(text) => text.clone(),
+                None => panic.downcast_ref::<&str>().map_or("it panicked", |text| text).to_owned(),
+            }),
+        };
+        let kept = match &failure {
+            Some(failure) => Some(artifacts::collect(&trial.lab.client, name, &trial.namespace, failure).await),
+            None => None,
+        };
+        let ended = trial.end().await;
+        if let Some(failure) = failure {
+            match kept {
+                Some(Ok(folder)) => eprintln!("{name}: logs, events and descriptions are in {}", folder.display()),
+                Some(Err(error)) => eprintln!("{name}: could not keep its logs: {error:#}"),
+                None => {}
+            }
+            panic!("{name}: {failure}");
+        }
+        ended.unwrap_or_else(|error| panic!("{name}: {error:#}"));
+    });
+}
+
+impl Trial {
+    async fn begin(name: &str) -> Result<Self> {
+        let lab = Lab::find().await?;
+        lab.operator().await.context("cannot install the operator")?;
+        let namespace = format!("e2e-{name}");
+        let trial = Self { lab, namespace };
+        trial.end().await?;
+        let namespaces: Api<Namespace> = Api::all(trial.lab.client.clone());
+        until("an earlier run's namespace to be gone", async || {
+            let there = namespaces.get_opt(&trial.namespace).await?;
+            ensure!(there.is_none(), "{} is still there", trial.namespace);
+            Ok(())
+        })
+        .await?;
+        trial.lab.restricted_namespace(&trial.namespace).await?;
+        // Pods are refused until their namespace has its default ServiceAccount.
+        let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = trial.api();
+        until("the default ServiceAccount", async || Ok(accounts.get("default").await?)).await?;
+        Ok(trial)
+    }
+
+    /// Has the namespace deleted; does not wait for it.
+    async fn end(&self) -> Result<()> {
+        let namespaces: Api<Namespace> = Api::all(self.lab.client.clone());
+        match namespaces.delete(&self.namespace, &DeleteParams::default()).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("cannot delete the namespace {}", self.namespace)),
+        }
+    }
+
+    /// The objects of one kind in the test's namespace.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.lab.client.clone(), &self.namespace)
+    }
+
+    /// What kubectl prints, in the test's namespace.
+    pub async fn kubectl(&self, words: &[&str]) -> Result<String> {
+        command("kubectl", &[&["-n", &self.namespace], words].concat()).await
+    }
+
+    /// Asks for a cluster with this `spec`; does not wait.
+    pub async fn ask_for_cluster(&self, name: &str, spec: Value) -> Result<KvCluster> {
+        let cluster = json!({ "apiVersion": "kvasir.dev/v1alpha1", "kind": "KvCluster", "metadata": { "name": name }, "spec": spec });
+        // Not by way of the typed object, which would fill in defaults and refuse what the API server is to refuse.
+        let kind = kube::api::ApiResource::erase::<KvCluster>(&());
+        let api: Api<kube::api::DynamicObject> = Api::namespaced_with(self.lab.client.clone(), &self.namespace, &kind);
+        let made = api.create(&PostParams::default(), &serde_json::from_value(cluster)?).await?;
+        Ok(made.try_parse()?)
+    }
+
+    /// A cluster of so many members, all ready and equal.
+    pub async fn cluster(&self, name: &str, replicas: usize) -> Result<()> {
+        self.ask_for_cluster(name, json!({ "replicas": replicas })).await?;
+        self.settled(name, replicas).await
+    }
+
+    /// Waits until exactly so many members are there, ready and equal.
+    pub async fn settled(&self, name: &str, replicas: usize) -> Result<()> {
+        until(&format!("{replicas} members of {name}, ready and equal"), async || {
+            let cluster = self.get(name).await?;
+            let status = cluster.status.unwrap_or_default();
+            ensure!(
+                Some(status.observed_generation) == cluster.metadata.generation,
+                "the operator has not seen generation {:?}",
+                cluster.metadata.generation
+            );
+            let pods = self.member_pods(name).await?;
+            let ready = usize::try_from(status.ready_replicas)?;
+            ensure!(ready == replicas && pods.len() == replicas && pods.iter().all(is_ready), "{}", json!(status));
+            ensure!(status.converged, "not converged: {}", json!(status));
+            Ok(())
+        })
+        .await
+    }
+
+    /// The cluster as it is now.
+    pub async fn get(&self, name: &str) -> Result<KvCluster> {
+        Ok(self.api::<KvCluster>().get(name).await?)
+    }
+
+    /// The member pods that are not going, by name.
+    pub async fn member_pods(&self, cluster: &str) -> Result<Vec<Pod>> {
+        let selector = format!("kvasir.dev/member-of={cluster}");
+        let mut pods = self.api::<Pod>().list(&ListParams::default().labels(&selector)).await?.items;
+        pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+        pods.sort_by_key(ResourceExt::name_any);
+        Ok(pods)
+    }
+
+    /// A client that speaks to one member, and tries nothing twice.
+    pub fn speak_to(&self, member: &Pod) -> Result<Client> {
+        let address = format!("{}:7070", ip(member)?);
+        Ok(Client::builder(address).retry(RetryPolicy::none()).build()?)
+    }
+
+    /// A client of the cluster's Service, with the retries that everyone has.
+    pub async fn speak_to_service(&self, cluster: &str) -> Result<Client> {
+        let service: k8s_openapi::api::core::v1::Service = self.api().get(cluster).await?;
+        let address = service.spec.and_then(|spec| spec.cluster_ip).context("the Service has no address")?;
+        Ok(Client::builder(format!("{address}:7070")).build()?)
+    }
+
+    /// Puts `key-0000`, `key-0001` and so on, spread over all members; gives what was put.
+    pub async fn fill(&self, cluster: &str, count: usize) -> Result<BTreeMap<String, Vec<u8>>> {
+        let pods = self.member_pods(cluster).await?;
+        let clients = pods.iter().map(|pod| self.speak_to(pod)).collect::<Result<Vec<_>>>()?;
+        let mut all = BTreeMap::new();
+        for (n, client) in (0..count).zip(clients.iter().cycle()) {
+            let (key, value) = (format!("key-{n:04}"), format!("value of {n}").into_bytes());
+            client.put(key.clone(), value.clone(), kvasir_client::PutOptions::default()).await?;
+            all.insert(key, value);
+        }
+        Ok(all)
+    }
+
+    /// Waits until every member holds exactly these keys, each asked by itself.
+    pub async fn all_hold(&self, cluster: &str, wanted: &BTreeMap<String, Vec<u8>>) -> Result<()> {
+        for pod in self.member_pods(cluster).await? {
+            let client = self.speak_to(&pod)?;
+            until(&format!("{} to hold every key", pod.name_any()), async || same(wanted, &held(&client).await?))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// An application pod of `cluster` (of none: an unlabelled one) on a node; waits until it is ready.
+    pub async fn app(&self, name: &str, cluster: Option<&str>, node: &str) -> Result<App<'_>> {
+        let app = self.start_app(name, cluster, node).await?;
+        until(&format!("{name} to be ready"), async || {
+            let pod = self.api::<Pod>().get(name).await?;
+            ensure!(is_ready(&pod), "{}", json!(pod.status));
+            Ok(())
+        })
+        .await?;
+        Ok(app)
+    }
+
+    /// The same without waiting.
+    pub async fn start_app(&self, name: &str, cluster: Option<&str>, node: &str) -> Result<App<'_>> {
+        let pod = shell_pod(name, cluster, node, &self.lab.shell_image);
+        self.api::<Pod>().create(&PostParams::default(), &serde_json::from_value(pod)?).await?;
+        Ok(App { trial: self, name: name.to_owned() })
+    }
+
+    /// Runs a program in a container to its end.
+    pub async fn exec(&self, pod: &str, container: &str, words: &[&str]) -> Result<Output> {
+        let shown = || format!("{} in {pod}", words.join(" "));
+        let how = AttachParams::default().container(container).stdin(false).stdout(true).stderr(true);
+        let mut process = self.api::<Pod>().exec(pod, words.iter().copied(), &how).await.with_context(shown)?;
+        let (stdout, stderr) = (process.stdout(), process.stderr());
+        let status = process.take_status().context("the status is taken once")?;
+        let all = futures::future::join3(text(stdout), text(stderr), status);
+        let (stdout, stderr, status) =
+            tokio::time::timeout(EXEC_TIMEOUT, all).await.with_context(|| format!("{} does not end", shown()))?;
+        let status = status.with_context(|| format!("{}: no exit status", shown()))?;
+        let code = if status.status.as_deref() == Some("Success") {
+            0
+        } else {
+            status
+                .details
+                .iter()
+                .flat_map(|details| details.causes.iter().flatten())
+                .find(|cause| cause.reason.as_deref() == Some("ExitCode"))
+                .and_then(|cause| cause.message.as_deref()?.parse().ok())
+                .ok_or_else(|| anyhow!("{}: {status:?}", shown()))?
+        };
+        Ok(Output { code, stdout: stdout?, stderr: stderr? })
+    }
+}
+
+impl App<'_> {
+    /// Runs kvctl in the application's container; it speaks to the sidecar.
+    pub async fn kvctl(&self, words: &[&str]) -> Result<Output> {
+        self.exec(&[&["kvctl"], words].concat()).await
+    }
+
+    /// The same; that it fails is an error.
+    pub async fn kvctl_ok(&self, words: &[&str]) -> Result<String> {
+        let output = self.kvctl(words).await?;
+        if output.code != 0 {
+            bail!("kvctl {} in {}: {output:?}", words.join(" "), self.name);
+        }
+        Ok(output.stdout)
+    }
+
+    /// Runs a program in the application's container.
+    pub async fn exec(&self, words: &[&str]) -> Result<Output> {
+        self.trial.exec(&self.name, "app", words).await
+    }
+
+    /// The pod as it is now.
+    pub async fn pod(&self) -> Result<Pod> {
+        Ok(self.trial.api::<Pod>().get(&self.name).await?)
+    }
+}
+
+/// A pod that sleeps, passes the restricted standard, and has kvctl.
+fn shell_pod(name: &str, cluster: Option<&str>, node: &str, image: &str) -> Value {
+    let labels: BTreeMap<&str, &str> = cluster.iter().map(|cluster| ("kvasir.dev/cluster", *cluster)).collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "name": name, "labels": labels },
+        "spec": {
+            "nodeSelector": { "kubernetes.io/hostname": node },
+            "terminationGracePeriodSeconds": 5,
+            "securityContext": {
+                "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532,
+                "seccompProfile": { "type": "RuntimeDefault" },
+            },
+            "containers": [{
+                "name": "app",
+                "image": image,
+                "imagePullPolicy": "IfNotPresent",
+                "command": ["sleep", "infinity"],
+                "securityContext": {
+                    "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": { "drop": ["ALL"] },
+                },
+            }],
+        },
+    })
+}
+
+async fn text(stream: Option<impl AsyncRead + Unpin>) -> Result<String> {
+    let mut text = String::new();
+    if let Some(mut stream) = stream {
+        stream.read_to_string(&mut text).await?;
+    }
+    Ok(text)
+}
+
+/// Every key and value that a node holds.
+pub async fn held(client: &Client) -> Result<BTreeMap<String, Vec<u8>>> {
+    let entries: Vec<_> = client.list("", ListOptions::default()).try_collect().await?;
+    Ok(entries.into_iter().map(|entry| (entry.key, entry.value.to_vec())).collect())
+}
+
+/// Whether two maps are equal; if not, where they differ.
+pub fn same(wanted: &BTreeMap<String, Vec<u8>>, found: &BTreeMap<String, Vec<u8>>) -> Result<()> {
+    let lost: Vec<_> =
+        wanted.iter().filter(|(key, value)| found.get(*key) != Some(value)).map(|(key, _)| key).collect();
+    ensure!(lost.is_empty(), "{} of {} keys are missing or different: {:?}", lost.len(), wanted.len(), lost);
+    let extra: Vec<_> = found.keys().filter(|key| !wanted.contains_key(*key)).collect();
+    ensure!(extra.is_empty(), "keys that should not be there: {extra:?}");
+    Ok(())
+}
+
+/// Whether Kubernetes counts a pod as ready.
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// A pod's address.
+pub fn ip(pod: &Pod) -> Result<&str> {
+    pod.status
+        .as_ref()
+        .and_then(|status| status.pod_ip.as_deref())
+        .with_context(|| format!("{} has no address", pod.name_any()))
+}
+
+/// How often the containers of a pod were started anew.
+pub fn restarts(pod: &Pod) -> i32 {
+    let status = pod.status.iter();
+    status
+        .flat_map(|s| s.init_container_statuses.iter().chain(&s.container_statuses).flatten())
+        .map(|c| c.restart_count)
+        .sum()
+}

@@ -1,0 +1,216 @@
+//! Keys: seen everywhere at once, gone everywhere at once, and within reach of any gRPC client.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, try_join_all};
+use kube::ResourceExt as _;
+use kvasir_client::{Client, Error, PutOptions, RetryPolicy};
+use kvasir_e2e::lab::command;
+use kvasir_e2e::trial::ip;
+use kvasir_e2e::{App, run, until};
+use serde_json::{Value, json};
+
+/// What a put promises of every other node.
+const SPREAD: Duration = Duration::from_secs(1);
+/// How far apart nodes may end a TTL.
+const TOGETHER: Duration = Duration::from_millis(250);
+
+#[test]
+fn what_one_sidecar_puts_another_node_s_sidecar_gets_and_deletes() {
+    run("sidecars", async |t| {
+        t.cluster("demo", 3).await?;
+        let [first, second] = [&t.lab.nodes[t.lab.nodes.len() - 1], &t.lab.nodes[t.lab.nodes.len() - 2]];
+        let writer = t.start_app("writer", Some("demo"), first).await?;
+        let reader = t.app("reader", Some("demo"), second).await?;
+        t.kubectl(&["wait", "--for=condition=Ready", "pod/writer", "--timeout=120s"]).await?;
+        let node = |pod: &k8s_openapi::api::core::v1::Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+        ensure!(node(&writer.pod().await?) != node(&reader.pod().await?), "both are on one node");
+
+        // One process in the reader asks again and again, so that no start of a process is measured.
+        for round in 0..5 {
+            let key = format!("greeting-{round}");
+            let put = async {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                writer.kvctl_ok(&["put", &key, "hello"]).await?;
+                anyhow::Ok(Instant::now())
+            };
+            let (put, got) = tokio::try_join!(put, seen(&reader, &key, true))?;
+            let took = got.saturating_duration_since(put);
+            ensure!(took < SPREAD, "the put was seen after {took:?}");
+            ensure!(reader.kvctl_ok(&["get", &key]).await?.trim_end() == "hello", "another value");
+
+            let delete = async {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                reader.kvctl_ok(&["delete", &key]).await?;
+                anyhow::Ok(Instant::now())
+            };
+            let (deleted, gone) = tokio::try_join!(delete, seen(&writer, &key, false))?;
+            let took = gone.saturating_duration_since(deleted);
+            ensure!(took < SPREAD, "the delete was seen after {took:?}");
+        }
+        // Two sidecars beside the three members, everyone knows everyone.
+        until("five nodes", async || {
+            let table = writer.kvctl_ok(&["members", "-o", "json"]).await?;
+            for name in ["demo-0", "demo-1", "demo-2", "writer", "reader"] {
+                ensure!(table.contains(name), "no {name} in {table}");
+            }
+            Ok(())
+        })
+        .await
+    });
+}
+
+/// When a key was first seen to be there, or not to be, from inside a pod.
+async fn seen(app: &App<'_>, key: &str, there: bool) -> Result<Instant> {
+    let not = if there { "!" } else { "" };
+    let script =
+        format!("n=0; while {not} kvctl get {key} >/dev/null 2>&1; do n=$((n+1)); [ $n -lt 5000 ] || exit 9; done");
+    let output = app.exec(&["sh", "-c", &script]).await?;
+    ensure!(output.code == 0, "{} never came to see {key} {there}: {output:?}", app.name);
+    Ok(Instant::now())
+}
+
+#[test]
+fn a_ttl_ends_everywhere_at_the_same_moment() {
+    run("ttl", async |t| {
+        t.cluster("demo", 3).await?;
+        let one = t.app("one", Some("demo"), &t.lab.nodes[0]).await?;
+        let two = t.app("two", Some("demo"), &t.lab.nodes[1]).await?;
+        let members = t.member_pods("demo").await?;
+        let clients = members.iter().map(|pod| Ok((pod.name_any(), t.speak_to(pod)?))).collect::<Result<Vec<_>>>()?;
+
+        let ttl = Duration::from_secs(3);
+        let before = Instant::now();
+        clients[0].1.put("brief", "v", PutOptions::with_ttl(ttl)).await?;
+        let after = Instant::now();
+        for (name, client) in &clients {
+            until(&format!("the key at {name}"), async || client.get("brief").await?.context("not yet")).await?;
+        }
+        let mut watchers: Vec<BoxFuture<'_, Result<(String, Instant)>>> = Vec::new();
+        for (name, client) in &clients {
+            watchers.push(async { Ok((name.clone(), end_of(client, "brief").await?)) }.boxed());
+        }
+        for app in [&one, &two] {
+            watchers.push(async { Ok((app.name.clone(), seen(app, "brief", false).await?)) }.boxed());
+        }
+        let ends = try_join_all(watchers).await?;
+        let first = ends.iter().map(|(_, end)| *end).min().context("there are five")?;
+        let since = |end: Instant| end.saturating_duration_since(first);
+        let apart: Vec<_> = ends.iter().map(|(name, end)| (name, since(*end))).collect();
+        eprintln!("ttl: ended {:?} after the put; then {apart:?}", first - before);
+        ensure!(apart.iter().all(|(_, late)| *late <= TOGETHER), "the ends are {apart:?} apart");
+        // By the clock of the node that took the put, whose request was under way from `before` to `after`.
+        ensure!(first >= before + ttl, "it ended {:?} after the put", first - before);
+        ensure!(first <= after + ttl + TOGETHER, "it ended {:?} after the put", first - after);
+        Ok(())
+    });
+}
+
+/// When a node first says that a key is not there.
+async fn end_of(client: &Client, key: &str) -> Result<Instant> {
+    while client.get(key).await?.is_some() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(Instant::now())
+}
+
+#[test]
+fn a_stock_grpc_client_needs_nothing_but_reflection() {
+    run("reflection", async |t| {
+        t.cluster("demo", 1).await?;
+        let pod = t.member_pods("demo").await?.pop().context("there is one member")?;
+        let address = format!("{}:7070", ip(&pod)?);
+        let services = command("grpcurl", &["-plaintext", &address, "list"]).await?;
+        for service in
+            ["kvasir.v1.Kv", "kvasir.v1.Cluster", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"]
+        {
+            ensure!(services.lines().any(|line| line == service), "{service} is not in {services}");
+        }
+        // "hello" in base64, as protobuf's JSON has bytes.
+        let put = ["-plaintext", "-d", r#"{"key":"greeting","value":"aGVsbG8="}"#, &address, "kvasir.v1.Kv/Put"];
+        command("grpcurl", &put).await?;
+        let get = ["-plaintext", "-d", r#"{"key":"greeting"}"#, &address, "kvasir.v1.Kv/Get"];
+        let answer: Value = serde_json::from_str(&command("grpcurl", &get).await?)?;
+        ensure!(answer["value"] == "aGVsbG8=", "{answer}");
+        let health = command("grpcurl", &["-plaintext", &address, "grpc.health.v1.Health/Check"]).await?;
+        ensure!(health.contains("SERVING") && !health.contains("NOT_SERVING"), "{health}");
+
+        let missing = ["-plaintext", "-d", r#"{"key":"nobody"}"#, &address, "kvasir.v1.Kv/Get"];
+        let refused = command("grpcurl", &missing).await.err().context("a missing key was found")?;
+        ensure!(format!("{refused:#}").contains("NotFound"), "{refused:#}");
+        let empty = ["-plaintext", "-d", r#"{"key":"","value":""}"#, &address, "kvasir.v1.Kv/Put"];
+        let refused = command("grpcurl", &empty).await.err().context("an empty key was taken")?;
+        ensure!(format!("{refused:#}").contains("InvalidArgument"), "{refused:#}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_full_node_refuses_writes_serves_reads_and_says_so() {
+    run("full", async |t| {
+        t.ask_for_cluster("demo", json!({ "replicas": 2, "maxMemory": "1Mi" })).await?;
+        t.settled("demo", 2).await?;
+        let client = t.speak_to(&t.member_pods("demo").await?[0])?;
+        let mut kept = Vec::new();
+        let refusal = loop {
+            let key = format!("block-{:03}", kept.len());
+            match client.put(key.clone(), vec![b'x'; 64 << 10], PutOptions::default()).await {
+                Ok(_) => kept.push(key),
+                Err(error) => break error,
+            }
+            ensure!(kept.len() <= 20, "1Mi takes {} blocks of 64Ki", kept.len());
+        };
+        ensure!(matches!(refusal, Error::Full(_)), "{refusal}");
+        ensure!(kept.len() >= 8, "full after {} blocks of 64Ki", kept.len());
+        let degraded = async |wanted: &str| {
+            until(&format!("Degraded to be {wanted}"), async || {
+                let status = t.get("demo").await?.status.unwrap_or_default();
+                let degraded = status.conditions.into_iter().find(|condition| condition.type_ == "Degraded");
+                let degraded = degraded.context("no Degraded")?;
+                ensure!(degraded.status == wanted, "{degraded:?}");
+                Ok(degraded.message)
+            })
+            .await
+        };
+        let message = degraded("True").await?;
+        ensure!(message.contains("maxMemory"), "Degraded does not say what to do: {message}");
+        // Every member answers for every key that was taken, and goes on refusing.
+        for pod in t.member_pods("demo").await? {
+            let client = t.speak_to(&pod)?;
+            for key in &kept {
+                until(&format!("{key} at {}", pod.name_any()), async || {
+                    client.get(key.clone()).await?.context("not there")
+                })
+                .await?;
+            }
+            let again = client.put("one-more", vec![b'x'; 64 << 10], PutOptions::default()).await;
+            ensure!(matches!(again, Err(Error::Full(_))), "{}: {again:?}", pod.name_any());
+        }
+        // Deletes are taken, and make room.
+        for key in &kept[..kept.len() / 2] {
+            client.delete(key.clone()).await?;
+        }
+        client.put("room", vec![b'x'; 64 << 10], PutOptions::default()).await?;
+        degraded("False").await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_client_waits_for_a_cluster_on_its_way() {
+    run("patience", async |t| {
+        t.ask_for_cluster("demo", json!({ "replicas": 1 })).await?;
+        let address = until("the Service", async || {
+            let service: k8s_openapi::api::core::v1::Service = t.api().get("demo").await?;
+            service.spec.and_then(|spec| spec.cluster_ip).context("no address yet")
+        })
+        .await?;
+        let patient = RetryPolicy { budget: Duration::from_mins(2), ..RetryPolicy::default() };
+        let client = Client::builder(format!("{address}:7070")).retry(patient).build()?;
+        client.put("early", "bird", PutOptions::default()).await?;
+        ensure!(client.exists("early").await?, "the put is not there");
+        Ok(())
+    });
+}

@@ -1,0 +1,9 @@
+//! The whole product on a real Kubernetes: what a person is promised, tried as a person would.
+//!
+//! Each test has a namespace and a cluster of its own; they run one at a time (`make test-e2e`).
+
+mod cluster;
+mod data;
+mod failures;
+mod operator;
+mod sidecar;

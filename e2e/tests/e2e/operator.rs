@@ -1,0 +1,171 @@
+//! The operator itself: it writes nothing when there is nothing to do, harms nothing when it restarts, and leaves the
+//! clusters when it is uninstalled.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::core::GroupVersionKind;
+use kube::{Api, ResourceExt as _};
+use kvasir_crds::KvCluster;
+use kvasir_e2e::lab::{OPERATOR, OPERATOR_NAMESPACE, RELEASE, command};
+use kvasir_e2e::trial::restarts;
+use kvasir_e2e::{Trial, audit, run, until};
+
+/// The kinds of objects that the operator makes of a cluster of several members.
+pub(crate) const OWNED: [&str; 7] =
+    ["ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Service", "StatefulSet", "PodDisruptionBudget"];
+
+/// How long nothing may happen.
+const QUIET: Duration = Duration::from_secs(30);
+
+/// Every object that the operator made for a cluster, as `Kind/name`, and its resourceVersion.
+pub(crate) async fn owned(t: &Trial, cluster: &str) -> Result<BTreeMap<String, String>> {
+    let mut all = BTreeMap::new();
+    for kind in OWNED {
+        let group = match kind {
+            "Role" | "RoleBinding" => "rbac.authorization.k8s.io",
+            "StatefulSet" => "apps",
+            "PodDisruptionBudget" => "policy",
+            _ => "",
+        };
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind));
+        let api: Api<DynamicObject> = Api::namespaced_with(t.lab.client.clone(), &t.namespace, &resource);
+        let selector = format!("kvasir.dev/member-of={cluster}");
+        for object in api.list(&ListParams::default().labels(&selector)).await? {
+            let version = object.resource_version().context("an object without a resourceVersion")?;
+            all.insert(format!("{kind}/{}", object.name_any()), version);
+        }
+    }
+    Ok(all)
+}
+
+#[test]
+fn with_nothing_to_do_it_writes_nothing() {
+    run("quiet", async |t| {
+        let begin = audit::mark().await?;
+        t.cluster("demo", 3).await?;
+        t.fill("demo", 20).await?;
+        let status = |cluster: &KvCluster| cluster.status.clone().unwrap_or_default();
+        until("the status to count the keys", async || {
+            let status = status(&t.get("demo").await?);
+            ensure!(
+                status.keys == Some(20) && status.members.iter().all(|m| m.keys == Some(20)),
+                "{:?}",
+                status.members
+            );
+            Ok(())
+        })
+        .await?;
+        // The last write's own echo, and the end of what the test itself did.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+
+        let look = async || -> Result<BTreeMap<String, String>> {
+            let mut all = owned(t, "demo").await?;
+            let cluster = t.get("demo").await?;
+            all.insert("KvCluster/demo".into(), cluster.resource_version().context("no resourceVersion")?);
+            Ok(all)
+        };
+        let (before, mark) = (look().await?, audit::mark().await?);
+        ensure!(before.len() >= OWNED.len() + 2, "the operator made too little: {before:?}");
+        let status_before = status(&t.get("demo").await?);
+        tokio::time::sleep(QUIET).await;
+        let after = look().await?;
+        ensure!(
+            before == after,
+            "changed:\n{before:?}\n{after:?}\n{status_before:?}\n{:?}",
+            status(&t.get("demo").await?)
+        );
+
+        let (Some(begin), Some(mark)) = (begin, mark) else {
+            eprintln!("quiet: this cluster keeps no audit log; only the resourceVersions were compared");
+            return Ok(());
+        };
+        let user = format!("system:serviceaccount:{OPERATOR_NAMESPACE}:{OPERATOR}");
+        let ours = |write: &audit::Write| {
+            write.user == user && [&t.namespace, OPERATOR_NAMESPACE, ""].contains(&&*write.namespace)
+        };
+        let made = audit::since(begin).await?;
+        ensure!(
+            made.iter().filter(|w| ours(w)).count() > OWNED.len(),
+            "the audit log misses the operator's writes: {made:?}"
+        );
+        let written: Vec<_> = audit::since(mark).await?.into_iter().filter(ours).collect();
+        ensure!(written.is_empty(), "written in {} s with nothing to do: {written:?}", QUIET.as_secs());
+        Ok(())
+    });
+}
+
+#[test]
+fn its_restart_restarts_no_member() {
+    run("operator-restart", async |t| {
+        t.cluster("demo", 3).await?;
+        let look = async || -> Result<Vec<(String, Option<String>, i32)>> {
+            let pods = t.member_pods("demo").await?;
+            Ok(pods.iter().map(|pod| (pod.name_any(), pod.uid(), restarts(pod))).collect())
+        };
+        let (pods, objects) = (look().await?, owned(t, "demo").await?);
+        restart_operator().await?;
+        // It has taken over when it acts: on this change, which is no member's business.
+        t.kubectl(&["patch", "kvcluster/demo", "--type=merge", "-p", r#"{"spec":{"replicas":4}}"#]).await?;
+        t.settled("demo", 4).await?;
+        t.kubectl(&["scale", "kvcluster/demo", "--replicas=3"]).await?;
+        t.settled("demo", 3).await?;
+        ensure!(pods == look().await?, "members changed: {pods:?} {:?}", look().await?);
+        let unchanged = |map: &BTreeMap<String, String>| {
+            let mut map = map.clone();
+            map.retain(|object, _| !object.starts_with("StatefulSet/") && !object.starts_with("PodDisruptionBudget/"));
+            map
+        };
+        let after = owned(t, "demo").await?;
+        ensure!(unchanged(&objects) == unchanged(&after), "objects changed:\n{objects:?}\n{after:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn uninstalled_it_leaves_clusters_and_their_kind() {
+    run("uninstall", async |t| {
+        t.cluster("demo", 2).await?;
+        let keys = t.fill("demo", 10).await?;
+        let outcome = async {
+            command("helm", &["uninstall", RELEASE, "-n", OPERATOR_NAMESPACE, "--wait"]).await?;
+            t.kubectl(&["get", "crd", "kvclusters.kvasir.dev"]).await?;
+            ensure!(t.get("demo").await?.metadata.deletion_timestamp.is_none(), "the KvCluster is going");
+            t.all_hold("demo", &keys).await
+        }
+        .await;
+        // Whatever came of it, the tests that follow need the operator.
+        t.lab.install_operator().await?;
+        outcome?;
+        // And it takes up again what it left.
+        t.kubectl(&["scale", "kvcluster/demo", "--replicas=3"]).await?;
+        t.settled("demo", 3).await?;
+        t.all_hold("demo", &keys).await
+    });
+}
+
+/// Restarts the operator and waits until the new one is ready and the old one gone.
+async fn restart_operator() -> Result<()> {
+    let deployment = format!("deployment/{OPERATOR}");
+    command("kubectl", &["-n", OPERATOR_NAMESPACE, "rollout", "restart", &deployment]).await?;
+    command("kubectl", &["-n", OPERATOR_NAMESPACE, "rollout", "status", &deployment, "--timeout=120s"]).await?;
+    Ok(())
+}
+
+/// Has so many operators, and waits for it.
+pub(crate) async fn scale_operator(t: &Trial, replicas: u32) -> Result<()> {
+    let words =
+        ["-n", OPERATOR_NAMESPACE, "scale", &format!("deployment/{OPERATOR}"), &format!("--replicas={replicas}")];
+    command("kubectl", &words).await?;
+    let pods: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(t.lab.client.clone(), OPERATOR_NAMESPACE);
+    let selector = ListParams::default().labels("app.kubernetes.io/name=kvasir-operator");
+    until(&format!("{replicas} operators"), async || {
+        let pods = pods.list(&selector).await?.items;
+        let ready = pods.iter().filter(|pod| kvasir_e2e::trial::is_ready(pod)).count();
+        ensure!(pods.len() == replicas as usize && ready == pods.len(), "{ready} of {} are ready", pods.len());
+        Ok(())
+    })
+    .await
+}
