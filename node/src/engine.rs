@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::clock::Dot;
-use crate::replica::{Counters, Full, LOG_MAX_ENTRIES, LinkId, Replica, Settings, View, Violation};
+use crate::replica::{Bounds, Counters, Full, LinkId, Replica, Settings, View, Violation};
 
 /// How often expiry, heartbeats and time-outs are looked at.
 const TICK: Duration = Duration::from_millis(20);
@@ -158,7 +158,7 @@ impl Engine {
             may_found: options.may_found,
             serve_alone: options.serve_alone,
             join_timeout_ms: millis(options.join_timeout),
-            log_entries: LOG_MAX_ENTRIES,
+            bounds: Bounds::default(),
         };
         let inner = Inner {
             replica: Replica::new(settings, wall_ms()),

@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 use kvasir_node::clock::Dot;
-use kvasir_node::replica::{LinkId, Replica, Settings, View};
+use kvasir_node::replica::{Bounds, LinkId, Replica, Settings, View};
 use kvasir_proto::peer::v1::Message;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-const KEYS: u8 = 6;
+const KEYS: u8 = 12;
 const SYNC_INTERVAL_MS: u64 = 1_000;
 /// Simulated time from healing until all must be equal.
 const HEAL_MS: u64 = 60_000;
@@ -120,8 +120,12 @@ impl Sim {
             may_found: true,
             serve_alone: true,
             join_timeout_ms: 10_000,
-            // Small, so that cursors fall behind it.
-            log_entries: self.rng.random_range(2..40),
+            // Small, so that cursors fall behind the log and deltas come in many parts.
+            bounds: Bounds {
+                log_entries: self.rng.random_range(2..40),
+                message_entries: self.rng.random_range(1..6),
+                scan_step: self.rng.random_range(1..8),
+            },
         };
         let replica = Replica::new(settings, self.now_ms + skew_ms);
         self.nodes[name] = Some(Node { replica, origin, skew_ms, links: BTreeMap::new(), seen: BTreeMap::new() });
@@ -342,7 +346,7 @@ impl Sim {
             assert_eq!(Self::map(node), model, "origin {} differs from the model", node.origin);
             for (key, record) in node.replica.store().scan(None) {
                 let write = &self.history[&record.dot];
-                assert_eq!(&write.key, key);
+                assert_eq!((&write.key, write.expires_ms), (key, record.expires_ms));
                 let expired = write.expires_ms.is_some_and(|end| end <= now);
                 let expected = if expired { None } else { write.value.as_ref() };
                 assert_eq!(record.live(now), expected, "the content of {:?} at origin {}", record.dot, node.origin);

@@ -62,8 +62,25 @@ pub struct Settings {
     pub serve_alone: bool,
     /// How long to look for a ready peer, milliseconds.
     pub join_timeout_ms: u64,
-    /// Own writes to keep for pushes; [`LOG_MAX_ENTRIES`] outside of tests.
+    /// Bounds on single steps and on the log; small ones only in simulations.
+    pub bounds: Bounds,
+}
+
+/// How much is done at once, and kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// See [`LOG_MAX_ENTRIES`].
     pub log_entries: usize,
+    /// See [`MESSAGE_MAX_ENTRIES`].
+    pub message_entries: usize,
+    /// See [`SCAN_STEP`].
+    pub scan_step: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { log_entries: LOG_MAX_ENTRIES, message_entries: MESSAGE_MAX_ENTRIES, scan_step: SCAN_STEP }
+    }
 }
 
 /// Why a write was not taken.
@@ -152,7 +169,7 @@ impl Replica {
             store: Store::default(),
             seen: Vector::new(),
             wrote: Vector::new(),
-            log: Log::new(settings.log_entries),
+            log: Log::new(settings.bounds.log_entries),
             links: BTreeMap::new(),
             next_link: 1,
             ready: false,
@@ -485,7 +502,7 @@ impl Replica {
         let mut entries = Vec::new();
         let mut bytes = 0;
         for entry in self.log.above(prev) {
-            if bytes >= MESSAGE_MAX_BYTES || entries.len() == MESSAGE_MAX_ENTRIES {
+            if bytes >= MESSAGE_MAX_BYTES || entries.len() == self.settings.bounds.message_entries {
                 last = entries.last().map_or(last, |e: &Entry| e.hlc);
                 break;
             }
@@ -498,37 +515,43 @@ impl Replica {
     }
 
     fn cut_delta(&mut self, scan: &mut Scan) -> Delta {
+        if scan.exhausted {
+            return Delta {
+                id: scan.id,
+                seq: scan.seq,
+                entries: Vec::new(),
+                last: true,
+                seen: wire(&scan.seen),
+                ready: scan.ready,
+            };
+        }
         let mut entries = Vec::new();
         let mut bytes = 0;
-        let mut looked = 0;
-        while !scan.exhausted && bytes < MESSAGE_MAX_BYTES && entries.len() < MESSAGE_MAX_ENTRIES && looked < SCAN_STEP
-        {
-            let mut last_key = None;
-            let mut ended = true;
-            for (key, record) in self.store.scan(scan.after.as_deref()) {
-                last_key = Some(key);
-                looked += 1;
-                let Dot { hlc, origin } = record.dot;
-                if scan.full || scan.theirs.get(&origin).is_none_or(|&held| held < hlc) {
-                    let value = record.value.clone().unwrap_or_default();
-                    bytes += key.len() + value.len();
-                    entries.push(Entry {
-                        key: key.clone(),
-                        hlc,
-                        origin,
-                        deleted: record.value.is_none(),
-                        value,
-                        expires_ms: record.expires_ms.unwrap_or(0),
-                    });
-                }
-                if bytes >= MESSAGE_MAX_BYTES || entries.len() == MESSAGE_MAX_ENTRIES || looked == SCAN_STEP {
-                    ended = false;
-                    break;
-                }
+        let mut last_key = None;
+        scan.exhausted = true;
+        let Bounds { message_entries, scan_step, .. } = self.settings.bounds;
+        let records = self.store.scan(scan.after.as_deref());
+        for (looked, (key, record)) in records.enumerate() {
+            if bytes >= MESSAGE_MAX_BYTES || entries.len() == message_entries || looked == scan_step {
+                scan.exhausted = false;
+                break;
             }
-            scan.exhausted = ended;
-            scan.after = last_key.cloned().or_else(|| scan.after.take());
+            last_key = Some(key);
+            let Dot { hlc, origin } = record.dot;
+            if scan.full || scan.theirs.get(&origin).is_none_or(|&held| held < hlc) {
+                let value = record.value.clone().unwrap_or_default();
+                bytes += key.len() + value.len();
+                entries.push(Entry {
+                    key: key.clone(),
+                    hlc,
+                    origin,
+                    deleted: record.value.is_none(),
+                    value,
+                    expires_ms: record.expires_ms.unwrap_or(0),
+                });
+            }
         }
+        scan.after = last_key.cloned().or_else(|| scan.after.take());
         self.counters.entries_out += entries.len() as u64;
         let seq = scan.seq;
         scan.seq += 1;
