@@ -58,15 +58,15 @@ pub struct Sidecar {
 pub enum Refusal {
     /// All of the host's pods would share the sidecar's ports.
     #[error(
-        "a pod on the host's network gets no kvasir sidecar, its ports would clash: drop hostNetwork, or annotate the pod \
+        "on the host's network the ports of such pods would clash: drop hostNetwork, or annotate the pod \
          {INJECT_ANNOTATION}: \"false\""
     )]
     HostNetwork,
     /// A container that is not the sidecar has its name.
-    #[error("the name of container \"{SIDECAR_NAME}\" is needed for the kvasir sidecar: rename the container")]
+    #[error("the name of container \"{SIDECAR_NAME}\" is the sidecar's: rename the container")]
     NameTaken,
     /// The pod is a member of a cluster.
-    #[error("a member of a KvCluster gets no sidecar: take the label {CLUSTER_LABEL} off this pod")]
+    #[error("this pod is a member of a KvCluster: take the label {CLUSTER_LABEL} off it")]
     Member,
     /// The pod has no list of containers; the API server will say so too.
     #[error("the pod has no containers")]
