@@ -47,7 +47,7 @@ pub const MAX_REPLICAS: i32 = 64;
         .message("choose a metadata.name of at most 52 lower-case letters, digits and dashes that starts with a letter and ends with a letter or digit: Services and pods are named after it"),
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.maxMemory) || !isQuantity(self.maxMemory) || !has(self.resources) || !has(self.resources.limits) || !('memory' in self.resources.limits) || type(self.resources.limits['memory']) != string || !isQuantity(string(self.resources.limits['memory'])) || quantity(self.maxMemory).isLessThan(quantity(string(self.resources.limits['memory'])))")
+#[x_kube(validation = Rule::new("!has(self.maxMemory) || !isQuantity(self.maxMemory) || !has(self.resources) || !has(self.resources.limits) || !('memory' in self.resources.limits) || !isQuantity(string(self.resources.limits['memory'])) || quantity(self.maxMemory).isLessThan(quantity(string(self.resources.limits['memory'])))")
     .message("set maxMemory lower than resources.limits.memory: a node needs room beside its entries, or it is killed before it is full"))]
 pub struct KvClusterSpec {
     /// How many members the cluster has, from 1 to 64. Every member holds every key.
@@ -113,10 +113,14 @@ pub struct Resources {
     /// What is set aside for the container, such as cpu: 100m and memory: 128Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "quantities")]
+    #[x_kube(validation = Rule::new("self.all(name, isQuantity(string(self[name])) && !quantity(string(self[name])).isLessThan(quantity('0')))")
+        .message("write every request as a quantity that is not negative, such as cpu: 100m or memory: 128Mi"))]
     pub requests: Option<BTreeMap<String, Quantity>>,
     /// What the container may use at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "quantities")]
+    #[x_kube(validation = Rule::new("self.all(name, isQuantity(string(self[name])) && !quantity(string(self[name])).isLessThan(quantity('0')))")
+        .message("write every limit as a quantity that is not negative, such as cpu: 100m or memory: 128Mi"))]
     pub limits: Option<BTreeMap<String, Quantity>>,
 }
 

@@ -33,6 +33,12 @@ const FAILING: [&str; 6] = [
     "CreateContainerError",
 ];
 
+/// Restarts from which on a member that is not ready counts as failing. Fewer are an accident.
+const CRASHES: i32 = 3;
+
+/// Label of a pod: which template of its `StatefulSet` it was made from.
+const REVISION: &str = "controller-revision-hash";
+
 /// Reasons of the Progressing condition.
 mod progress {
     pub(super) const STARTING: &str = "Starting";
@@ -244,9 +250,12 @@ fn degraded(
         let trouble = match pods.iter().find(|pod| pod.name_any() == member) {
             None => (expected || overdue).then(|| ("MemberMissing", format!("{member} does not exist"))),
             Some(pod) if is_ready(pod) => None,
-            Some(pod) => failing(pod).map(|why| ("MemberFailing", format!("{member}: {why}"))).or_else(|| {
-                (expected || overdue).then(|| ("MemberMissing", format!("{member} is not ready: {}", waits_for(pod))))
-            }),
+            Some(pod) => failing(pod)
+                .map(|why| ("MemberFailing", remedy(sight, pod, format!("{member}: {why}"))))
+                .or_else(|| {
+                    (expected || overdue)
+                        .then(|| ("MemberMissing", format!("{member} is not ready: {}", waits_for(pod))))
+                }),
         };
         // A cluster whose spec cannot be carried out may have no pods, and no more is to be said of that.
         if sight.obstacle.is_none() || was_available(before) {
@@ -348,17 +357,41 @@ fn ordinal(name: &str) -> Option<u32> {
     name.rsplit_once('-').and_then(|(_, number)| number.parse().ok())
 }
 
+/// A pod on its way out is no member to count on, ready or not.
 fn is_ready(pod: &Pod) -> bool {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return false;
+    }
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// What a member's container waits for, if time alone does not mend it.
+/// Why a member's container does not run, if time alone does not mend it.
 fn failing(pod: &Pod) -> Option<String> {
-    let (reason, message) = waiting(pod)?;
-    FAILING
-        .contains(&reason)
-        .then(|| if message.is_empty() { reason.to_owned() } else { format!("{reason}: {message}") })
+    if let Some((reason, message)) = waiting(pod)
+        && FAILING.contains(&reason)
+    {
+        return Some(if message.is_empty() { reason.to_owned() } else { format!("{reason}: {message}") });
+    }
+    // Between two waits such a container runs for a moment: that is no recovery.
+    let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    containers.into_iter().find(|container| !container.ready && container.restart_count >= CRASHES).map(|container| {
+        let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+        let code = last.map(|last| format!(", last with exit code {}", last.exit_code)).unwrap_or_default();
+        format!("it ended {} times{code}: see its logs", container.restart_count)
+    })
+}
+
+/// A `StatefulSet` waits for a failing pod for ever, also when its template was mended since: that takes a person.
+fn remedy(sight: &Sight, pod: &Pod, trouble: String) -> String {
+    let wanted =
+        sight.stateful_set.and_then(|set| set.status.as_ref()).and_then(|status| status.update_revision.as_ref());
+    match (wanted, pod.labels().get(REVISION)) {
+        (Some(wanted), Some(has)) if wanted != has => {
+            format!("{trouble} (delete this pod: it is made anew as the spec says now)")
+        }
+        _ => trouble,
+    }
 }
 
 fn waiting(pod: &Pod) -> Option<(&str, &str)> {

@@ -164,6 +164,15 @@ fn a_cluster_stays_available_while_one_member_serves() {
 }
 
 #[test]
+fn a_member_on_its_way_out_does_not_count() {
+    let mut world = World::serving("{}");
+    world.cluster.spec.replicas = 2;
+    world.pods[2].metadata.deletion_timestamp = Some(Time(world.now));
+    let status = world.look();
+    assert_eq!((status.ready.as_str(), status.replicas, status.converged), ("2/2", 3, false));
+}
+
+#[test]
 fn nothing_new_is_the_same_status() {
     let mut world = World::serving("{}");
     let first = world.look();
@@ -263,6 +272,40 @@ fn a_container_that_cannot_run_is_trouble_at_once() {
     world.look();
     world.is(condition::DEGRADED, "True", "MemberFailing");
     assert_eq!(world.message(condition::DEGRADED), "demo-1: ImagePullBackOff: no such image");
+    // The StatefulSet waits for it even when the image was mended.
+    world.stateful_set(3, "a", "b");
+    world.pods[1].labels_mut().insert(REVISION.to_owned(), "a".to_owned());
+    world.look();
+    assert!(world.message(condition::DEGRADED).contains("delete this pod"), "{}", world.message(condition::DEGRADED));
+}
+
+#[test]
+fn a_container_that_crashes_again_and_again_does_not_recover_in_between() {
+    let mut world = World::serving("{}");
+    let crashed = |restarts: i32, state: Value| -> Pod {
+        let mut pod = pod(1, false);
+        pod.status.as_mut().unwrap().container_statuses = Some(vec![object(json!({
+            "name": "kvasir", "image": "", "imageID": "", "ready": false, "restartCount": restarts,
+            "state": state, "lastState": { "terminated": { "exitCode": 2 } },
+        }))]);
+        pod
+    };
+    world.pods[1] = crashed(1, json!({ "running": {} }));
+    world.look();
+    world.is(condition::DEGRADED, "True", "MemberMissing");
+    world.pods[1] = crashed(3, json!({ "waiting": { "reason": "CrashLoopBackOff" } }));
+    world.look();
+    world.is(condition::DEGRADED, "True", "MemberFailing");
+    world.pods[1] = crashed(4, json!({ "running": {} }));
+    world.look();
+    world.is(condition::DEGRADED, "True", "MemberFailing");
+    assert!(world.message(condition::DEGRADED).contains("demo-1: it ended 4 times, last with exit code 2"));
+    // While it starts for the first time, too.
+    let mut world = World::new("{}");
+    world.roll_out();
+    world.pods[1] = crashed(4, json!({ "running": {} }));
+    world.look();
+    world.is(condition::DEGRADED, "True", "MemberFailing");
 }
 
 #[test]
