@@ -1,0 +1,334 @@
+//! Peers among the pods of a namespace, by label. Pods that are not ready
+//! count: they get ready only after they have found each other.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use futures::{FutureExt, StreamExt, future::BoxFuture};
+use k8s_openapi::api::core::v1::{Container, Pod};
+use kube::{
+    Api, Client, ResourceExt,
+    runtime::{
+        utils::Backoff,
+        watcher::{self, DefaultBackoff, watcher},
+    },
+};
+use tokio::time::sleep;
+use tracing::warn;
+
+use super::{Provider, Reporter};
+use crate::config::KubernetesConfig;
+
+/// How long to wait when the back-off has no answer.
+const RETRY: Duration = Duration::from_secs(30);
+
+pub(super) struct Kubernetes {
+    config: KubernetesConfig,
+}
+
+impl Kubernetes {
+    pub(super) fn new(config: KubernetesConfig) -> Self {
+        Self { config }
+    }
+
+    fn selector(&self) -> String {
+        let labels: Vec<_> = self.config.pod_labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        labels.join(",")
+    }
+
+    /// Watches until that fails, and says why it did.
+    async fn watch(&self, pods: &mut Pods, back_off: &mut DefaultBackoff, reporter: &Reporter) -> String {
+        let config = match kube::Config::infer().await {
+            Ok(config) => config,
+            Err(error) => {
+                return format!(
+                    "cannot find the Kubernetes API: {error}; run in a pod with a ServiceAccount token, or set KUBECONFIG"
+                );
+            }
+        };
+        // Without one in the settings, the pod's own.
+        let namespace = self.config.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        let client = match Client::try_from(config) {
+            Ok(client) => client,
+            Err(error) => return format!("cannot set up the Kubernetes client: {}", explain(&error, &namespace)),
+        };
+        let selection = watcher::Config::default().labels(&self.selector());
+        let mut events = watcher(Api::<Pod>::namespaced(client, &namespace), selection).boxed();
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => {
+                    if pods.take(event) {
+                        back_off.reset();
+                        reporter.found(pods.addresses());
+                    }
+                }
+                // The watcher would go on by itself, but without a word of when
+                // it works again; a new one begins with a full list.
+                Err(error) => return explain_watch(&error, &namespace),
+            }
+        }
+        format!("the watch on the pods of namespace {namespace} ended")
+    }
+}
+
+impl Provider for Kubernetes {
+    fn name(&self) -> &'static str {
+        "kubernetes"
+    }
+
+    fn run(self: Box<Self>, reporter: Reporter) -> BoxFuture<'static, Infallible> {
+        async move {
+            let mut pods = Pods::new(self.config.discovery_port_name.clone());
+            let mut back_off = DefaultBackoff::default();
+            loop {
+                let error = self.watch(&mut pods, &mut back_off, &reporter).await;
+                reporter.failed(error);
+                sleep(back_off.next().unwrap_or(RETRY)).await;
+            }
+        }
+        .boxed()
+    }
+}
+
+/// The pods as the watch tells of them.
+struct Pods {
+    port_name: String,
+    known: BTreeMap<String, Option<SocketAddr>>,
+    /// The list that is being received.
+    listing: Option<BTreeMap<String, Option<SocketAddr>>>,
+    /// The pods that lack the port: each is told once.
+    warned: HashSet<String>,
+}
+
+impl Pods {
+    fn new(port_name: String) -> Self {
+        Self { port_name, known: BTreeMap::new(), listing: None, warned: HashSet::new() }
+    }
+
+    /// Takes note of an event; true when the addresses are complete.
+    fn take(&mut self, event: watcher::Event<Pod>) -> bool {
+        match event {
+            watcher::Event::Init => self.listing = Some(BTreeMap::new()),
+            watcher::Event::InitApply(pod) => {
+                let address = self.address(&pod);
+                self.listing.get_or_insert_default().insert(pod.name_any(), address);
+            }
+            watcher::Event::InitDone => {
+                self.known = self.listing.take().unwrap_or_default();
+                self.warned.retain(|name| self.known.contains_key(name));
+            }
+            watcher::Event::Apply(pod) => {
+                let address = self.address(&pod);
+                self.known.insert(pod.name_any(), address);
+            }
+            watcher::Event::Delete(pod) => {
+                self.known.remove(&pod.name_any());
+                self.warned.remove(&pod.name_any());
+            }
+        }
+        self.listing.is_none()
+    }
+
+    fn address(&mut self, pod: &Pod) -> Option<SocketAddr> {
+        match peer(pod, &self.port_name) {
+            Peer::At(address) => Some(address),
+            Peer::NotNow => None,
+            Peer::WithoutPort => {
+                if self.warned.insert(pod.name_any()) {
+                    warn!(
+                        pod = pod.name_any(),
+                        port = self.port_name,
+                        "pod has no container port of this name: skipped"
+                    );
+                }
+                None
+            }
+        }
+    }
+
+    fn addresses(&self) -> BTreeSet<SocketAddr> {
+        self.known.values().flatten().copied().collect()
+    }
+}
+
+/// What a pod is to discovery.
+#[derive(Debug, PartialEq, Eq)]
+enum Peer {
+    /// A peer may be here.
+    At(SocketAddr),
+    /// It has no address yet, or has ended, or is about to.
+    NotNow,
+    /// It has no port of the name in the settings.
+    WithoutPort,
+}
+
+fn peer(pod: &Pod, port_name: &str) -> Peer {
+    let status = pod.status.as_ref();
+    let ended = status.and_then(|it| it.phase.as_deref()).is_some_and(|phase| matches!(phase, "Succeeded" | "Failed"));
+    if ended || pod.metadata.deletion_timestamp.is_some() {
+        return Peer::NotNow;
+    }
+    // `podIP` is the first of `podIPs`, in the cluster's first family: the one
+    // that every pod of a dual-stack cluster has.
+    let ip = status.and_then(|it| it.pod_ip.as_deref()).and_then(|ip| ip.parse::<IpAddr>().ok());
+    let Some(ip) = ip else { return Peer::NotNow };
+    let lasting = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
+    let port = pod.spec.as_ref().and_then(|spec| {
+        // Native sidecars are init containers that go on running.
+        let sidecars = spec.init_containers.iter().flatten().filter(lasting);
+        spec.containers
+            .iter()
+            .chain(sidecars)
+            .flat_map(|container| container.ports.iter().flatten())
+            .find(|port| port.name.as_deref() == Some(port_name))
+            .and_then(|port| u16::try_from(port.container_port).ok())
+    });
+    port.map_or(Peer::WithoutPort, |port| Peer::At(SocketAddr::new(ip, port)))
+}
+
+fn explain_watch(error: &watcher::Error, namespace: &str) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error) => {
+            format!("cannot list the pods of namespace {namespace}: {}", explain(error, namespace))
+        }
+        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
+            format!("cannot watch the pods of namespace {namespace}: {}", explain(error, namespace))
+        }
+        watcher::Error::WatchError(status) => {
+            format!("the watch on the pods of namespace {namespace} ended: {}", status.message)
+        }
+        watcher::Error::NoResourceVersion => error.to_string(),
+    }
+}
+
+fn explain(error: &kube::Error, namespace: &str) -> String {
+    match error {
+        kube::Error::Api(status) if status.code == 403 => format!(
+            "{}; give this pod's ServiceAccount a Role in namespace {namespace} with the rule \
+             apiGroups: [\"\"], resources: [pods], verbs: [get, list, watch]",
+            status.message
+        ),
+        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+        other => {
+            let mut text = other.to_string();
+            let mut cause = std::error::Error::source(other);
+            while let Some(error) = cause {
+                let deeper = error.to_string();
+                if !text.contains(&deeper) {
+                    text = format!("{text}: {deeper}");
+                }
+                cause = error.source();
+            }
+            text
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(yaml: &str) -> Pod {
+        serde_yaml::from_str(yaml).unwrap()
+    }
+
+    fn member(name: &str, ip: &str) -> Pod {
+        pod(&format!(
+            "{{metadata: {{name: {name}}}, status: {{phase: Running, podIP: {ip}}}, \
+             spec: {{containers: [{{name: kvasir, ports: [{{name: peer, containerPort: 7071}}]}}]}}}}"
+        ))
+    }
+
+    #[test]
+    fn a_pod_that_is_not_ready_counts_with_the_port_of_that_name() {
+        let pod = pod(r#"
+metadata: {name: demo-0}
+spec:
+  containers:
+  - name: other
+    ports: [{containerPort: 80}]
+  - name: kvasir
+    ports:
+    - {name: client, containerPort: 7070}
+    - {name: peer-udp, containerPort: 9, protocol: UDP}
+    - {name: peer, containerPort: 7171}
+status:
+  phase: Pending
+  podIP: 10.42.0.7
+  podIPs: [{ip: 10.42.0.7}, {ip: "fd00::7"}]
+  conditions: [{type: Ready, status: "False"}]
+"#);
+        assert_eq!(peer(&pod, "peer"), Peer::At("10.42.0.7:7171".parse().unwrap()));
+        assert_eq!(peer(&pod, "client"), Peer::At("10.42.0.7:7070".parse().unwrap()));
+        assert_eq!(peer(&pod, "gossip"), Peer::WithoutPort);
+    }
+
+    #[test]
+    fn the_primary_address_is_taken_in_either_family() {
+        assert_eq!(peer(&member("a", "'fd00::7'"), "peer"), Peer::At("[fd00::7]:7071".parse().unwrap()));
+    }
+
+    #[test]
+    fn native_sidecars_count_and_other_init_containers_do_not() {
+        let with = |policy: &str| {
+            pod(&format!(
+                "{{metadata: {{name: app}}, status: {{podIP: 10.0.0.1}}, spec: {{containers: [{{name: app}}], \
+                 initContainers: [{{name: kvasir{policy}, ports: [{{name: peer, containerPort: 7071}}]}}]}}}}"
+            ))
+        };
+        assert_eq!(peer(&with(", restartPolicy: Always"), "peer"), Peer::At("10.0.0.1:7071".parse().unwrap()));
+        assert_eq!(peer(&with(""), "peer"), Peer::WithoutPort);
+    }
+
+    #[test]
+    fn finished_terminating_and_unscheduled_pods_do_not_count() {
+        let running = member("a", "10.0.0.1");
+        for phase in ["Succeeded", "Failed"] {
+            let mut ended = running.clone();
+            ended.status.as_mut().unwrap().phase = Some(phase.to_owned());
+            assert_eq!(peer(&ended, "peer"), Peer::NotNow);
+        }
+        let terminating =
+            pod("{metadata: {name: a, deletionTimestamp: '2026-11-01T00:00:00Z'}, status: {podIP: 10.0.0.1}, \
+             spec: {containers: [{name: kvasir, ports: [{name: peer, containerPort: 7071}]}]}}");
+        assert_eq!(peer(&terminating, "peer"), Peer::NotNow);
+        assert_eq!(peer(&pod("{metadata: {name: a}, spec: {containers: []}}"), "peer"), Peer::NotNow);
+    }
+
+    #[test]
+    fn a_new_list_replaces_the_old_one_only_when_it_is_complete() {
+        use watcher::Event;
+        let mut pods = Pods::new("peer".to_owned());
+        let at = |addresses: &[&str]| addresses.iter().map(|it| it.parse().unwrap()).collect::<BTreeSet<SocketAddr>>();
+        assert!(!pods.take(Event::Init));
+        assert!(!pods.take(Event::InitApply(member("a", "10.0.0.1"))));
+        assert!(pods.take(Event::InitDone));
+        assert!(pods.take(Event::Apply(member("b", "10.0.0.2"))));
+        assert_eq!(pods.addresses(), at(&["10.0.0.1:7071", "10.0.0.2:7071"]));
+        assert!(pods.take(Event::Apply(member("b", "10.0.0.3"))));
+        assert!(pods.take(Event::Delete(member("a", "10.0.0.1"))));
+        assert_eq!(pods.addresses(), at(&["10.0.0.3:7071"]));
+        assert!(!pods.take(Event::Init));
+        assert_eq!(pods.addresses(), at(&["10.0.0.3:7071"]));
+        assert!(!pods.take(Event::InitApply(member("c", "10.0.0.4"))));
+        assert!(pods.take(Event::InitDone));
+        assert_eq!(pods.addresses(), at(&["10.0.0.4:7071"]));
+    }
+
+    #[test]
+    fn a_missing_right_names_the_rule() {
+        let forbidden =
+            kube::core::Status { code: 403, message: "pods is forbidden".to_owned(), ..kube::core::Status::default() };
+        let error = watcher::Error::InitialListFailed(kube::Error::Api(Box::new(forbidden)));
+        let text = explain_watch(&error, "ns");
+        for part in
+            ["namespace ns", "pods is forbidden", "apiGroups: [\"\"], resources: [pods], verbs: [get, list, watch]"]
+        {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}

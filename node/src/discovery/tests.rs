@@ -1,0 +1,269 @@
+//! The merge of several providers, the static list, and DNS against a server
+//! of this process that speaks real packets.
+
+use std::{collections::HashMap, net::IpAddr, time::Duration};
+
+use futures::FutureExt;
+use hickory_resolver::{
+    config::{NameServerConfig, ResolverConfig, ResolverOpts},
+    proto::{
+        op::{Message, ResponseCode},
+        rr::{Name, RData, Record, RecordType},
+    },
+};
+use tokio::{net::UdpSocket, sync::mpsc, time::timeout};
+
+use super::*;
+use crate::config::{DnsConfig, StaticConfig};
+
+fn at(addresses: &[&str]) -> BTreeSet<SocketAddr> {
+    addresses.iter().map(|it| it.parse().unwrap()).collect()
+}
+
+async fn wait(view: &mut watch::Receiver<Arc<View>>, wanted: impl FnMut(&Arc<View>) -> bool) -> Arc<View> {
+    let seen = timeout(Duration::from_secs(10), view.wait_for(wanted)).await.map(|seen| Arc::clone(&seen.unwrap()));
+    seen.unwrap_or_else(|_| panic!("waited in vain; the view is {:?}", view.borrow()))
+}
+
+fn addresses(view: &View) -> BTreeSet<SocketAddr> {
+    view.addresses.keys().copied().collect()
+}
+
+/// A provider that says what the test tells it to.
+struct Told(&'static str, mpsc::Receiver<Result<BTreeSet<SocketAddr>, String>>);
+
+impl Provider for Told {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn run(mut self: Box<Self>, reporter: Reporter) -> BoxFuture<'static, Infallible> {
+        async move {
+            loop {
+                match self.1.recv().await {
+                    Some(Ok(addresses)) => reporter.found(addresses),
+                    Some(Err(error)) => reporter.failed(error),
+                    None => std::future::pending().await,
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
+#[tokio::test]
+async fn providers_add_up_and_a_failing_one_keeps_what_it_found() {
+    let (a, a_told) = mpsc::channel(1);
+    let (b, b_told) = mpsc::channel(1);
+    let mut view = start_providers(vec![Box::new(Told("a", a_told)), Box::new(Told("b", b_told))]);
+    assert!(!view.borrow().answered());
+
+    a.send(Ok(at(&["10.0.0.1:1", "10.0.0.2:1"]))).await.unwrap();
+    let seen = wait(&mut view, |view| view.addresses.len() == 2).await;
+    assert!(!seen.answered(), "b has said nothing");
+    assert_eq!(seen.providers[0].found, 2);
+
+    b.send(Err("no route".to_owned())).await.unwrap();
+    let seen = wait(&mut view, |view| view.providers[1].error.is_some()).await;
+    assert!(!seen.answered(), "a failure is no answer");
+
+    b.send(Ok(at(&["10.0.0.2:1", "10.0.0.3:1"]))).await.unwrap();
+    let seen = wait(&mut view, |view| view.addresses.len() == 3).await;
+    assert!(seen.answered() && seen.providers[1].error.is_none());
+    assert_eq!(seen.addresses[&"10.0.0.2:1".parse().unwrap()], "a");
+    assert_eq!(seen.addresses[&"10.0.0.3:1".parse().unwrap()], "b");
+
+    a.send(Err("gone".to_owned())).await.unwrap();
+    let seen = wait(&mut view, |view| view.providers[0].error.is_some()).await;
+    assert_eq!(seen.addresses.len(), 3, "what was found stands");
+    assert_eq!(
+        seen.providers[0],
+        ProviderStatus { provider: "a", found: 2, error: Some("gone".to_owned()), answered: true }
+    );
+
+    a.send(Ok(at(&[]))).await.unwrap();
+    let seen = wait(&mut view, |view| view.providers[0].error.is_none()).await;
+    assert_eq!(addresses(&seen), at(&["10.0.0.2:1", "10.0.0.3:1"]));
+}
+
+#[tokio::test]
+async fn the_same_answer_again_wakes_nobody() {
+    let (a, a_told) = mpsc::channel(1);
+    let mut view = start_providers(vec![Box::new(Told("a", a_told))]);
+    a.send(Ok(at(&["10.0.0.1:1"]))).await.unwrap();
+    wait(&mut view, |view| view.answered()).await;
+    view.mark_unchanged();
+    a.send(Ok(at(&["10.0.0.1:1"]))).await.unwrap();
+    // Room in the channel again means that the provider has taken the answer.
+    a.send(Ok(at(&["10.0.0.1:1"]))).await.unwrap();
+    tokio::task::yield_now().await;
+    assert!(!view.has_changed().unwrap());
+}
+
+#[tokio::test]
+async fn without_providers_the_node_is_alone_by_choice() {
+    let view = start(&DiscoveryConfig::default());
+    assert_eq!(**view.borrow(), View::default());
+    assert!(view.borrow().answered());
+}
+
+#[tokio::test]
+async fn providers_end_when_nobody_looks() {
+    let (a, a_told) = mpsc::channel(1);
+    drop(start_providers(vec![Box::new(Told("a", a_told))]));
+    timeout(Duration::from_secs(10), a.closed()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_list_may_hold_names_and_both_families_and_one_that_fails_spares_the_others() {
+    let list = |hosts: &[&str]| DiscoveryConfig {
+        static_hosts: Some(StaticConfig { hosts: hosts.iter().map(|host| host.parse().unwrap()).collect() }),
+        ..DiscoveryConfig::default()
+    };
+    let mut view = start(&list(&["10.0.0.1:1", "[fd00::1]:2", "localhost:3"]));
+    let seen = wait(&mut view, |view| view.answered()).await;
+    assert!(addresses(&seen).is_superset(&at(&["10.0.0.1:1", "[fd00::1]:2"])));
+    assert!(seen.addresses.keys().any(|it| it.ip().is_loopback() && it.port() == 3), "{seen:?}");
+    assert!(seen.addresses.values().all(|provider| *provider == "static"));
+    assert_eq!(seen.providers[0].error, None);
+
+    let mut view = start(&list(&["10.0.0.1:1", "no.such.host.invalid:2"]));
+    let seen = wait(&mut view, |view| view.providers[0].error.is_some()).await;
+    assert_eq!(addresses(&seen), at(&["10.0.0.1:1"]));
+    assert!(seen.providers[0].error.as_ref().unwrap().contains("no.such.host.invalid:2"));
+}
+
+/// What the server answers: the addresses of each name, and whether it answers at all.
+#[derive(Default)]
+struct Zone {
+    names: HashMap<String, Vec<&'static str>>,
+    broken: bool,
+    asked: Vec<String>,
+}
+
+/// A DNS server for one zone, on a port of its own.
+async fn dns_server() -> (SocketAddr, Arc<Mutex<Zone>>) {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let zone = Arc::new(Mutex::new(Zone::default()));
+    let served = Arc::clone(&zone);
+    tokio::spawn(async move {
+        let mut buffer = [0; 1500];
+        loop {
+            let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
+            let question = Message::from_vec(&buffer[..length]).unwrap();
+            let answer = reply(&question, &mut served.lock());
+            socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+        }
+    });
+    (address, zone)
+}
+
+fn reply(question: &Message, zone: &mut Zone) -> Message {
+    let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
+    let query = question.queries[0].clone();
+    let name: Name = query.name().clone();
+    zone.asked.push(name.to_string());
+    match zone.names.get(&name.to_string()) {
+        _ if zone.broken => answer.metadata.response_code = ResponseCode::ServFail,
+        None => answer.metadata.response_code = ResponseCode::NXDomain,
+        Some(ips) => {
+            for ip in ips {
+                let ip: IpAddr = ip.parse().unwrap();
+                let family = if ip.is_ipv4() { RecordType::A } else { RecordType::AAAA };
+                if query.query_type() == family {
+                    answer.add_answer(Record::from_rdata(name.clone(), 2, RData::from(ip)));
+                }
+            }
+        }
+    }
+    answer.add_query(query);
+    answer
+}
+
+fn dns(server: SocketAddr, domain_name: &str, ipv6: bool) -> watch::Receiver<Arc<View>> {
+    let mut name_server = NameServerConfig::udp(server.ip());
+    name_server.connections[0].port = server.port();
+    let search = ["ns.svc.cluster.local.", "svc.cluster.local.", "cluster.local."].map(|it| it.parse().unwrap());
+    let mut options = ResolverOpts::default();
+    // As in a pod.
+    options.ndots = 5;
+    options.timeout = Duration::from_millis(500);
+    let resolver = ResolverConfig::from_parts(None, search.to_vec(), vec![name_server]);
+    let config = DnsConfig { domain_name: domain_name.to_owned(), ipv6, port: 7071 };
+    start_providers(vec![Box::new(dns::Dns::asking(config, (resolver, options)))])
+}
+
+#[tokio::test]
+async fn a_name_that_comes_changes_and_goes_is_followed() {
+    let (server, zone) = dns_server().await;
+    let set = |ips: Option<Vec<&'static str>>| {
+        let mut zone = zone.lock();
+        zone.names.clear();
+        zone.names.extend(ips.map(|ips| ("demo-peers.ns.svc.cluster.local.".to_owned(), ips)));
+    };
+    let mut view = dns(server, "demo-peers.ns.svc", false);
+    let seen = wait(&mut view, |view| view.answered()).await;
+    assert_eq!(seen.providers[0].error, None, "a name that does not exist yet is no error");
+    assert_eq!(seen.addresses.len(), 0);
+
+    set(Some(vec!["10.0.0.1", "10.0.0.2"]));
+    let seen = wait(&mut view, |view| !view.addresses.is_empty()).await;
+    assert_eq!(addresses(&seen), at(&["10.0.0.1:7071", "10.0.0.2:7071"]));
+    assert_eq!(seen.providers[0].found, 2);
+
+    let changed = tokio::time::Instant::now();
+    set(Some(vec!["10.0.0.2", "10.0.0.3"]));
+    wait(&mut view, |view| addresses(view) == at(&["10.0.0.2:7071", "10.0.0.3:7071"])).await;
+    assert!(changed.elapsed() < Duration::from_secs(2), "asked again before the TTL of 2 s ended");
+
+    zone.lock().broken = true;
+    let seen = wait(&mut view, |view| view.providers[0].error.is_some()).await;
+    assert!(seen.providers[0].error.as_ref().unwrap().contains("demo-peers.ns.svc"), "{seen:?}");
+    assert_eq!(seen.addresses.len(), 2, "what was found stands");
+    zone.lock().broken = false;
+
+    set(None);
+    let seen = wait(&mut view, |view| view.addresses.is_empty()).await;
+    assert_eq!(seen.providers[0].error, None);
+    let asked = &zone.lock().asked;
+    assert!(
+        asked.contains(&"demo-peers.ns.svc.ns.svc.cluster.local.".to_owned()),
+        "the search list applies: {asked:?}"
+    );
+}
+
+#[tokio::test]
+async fn both_families_are_asked_for_when_ipv6_is_on() {
+    let (server, zone) = dns_server().await;
+    zone.lock().names.insert("dual.example.".to_owned(), vec!["10.0.0.1", "fd00::1"]);
+    zone.lock().names.insert("six.example.".to_owned(), vec!["fd00::6"]);
+    let mut view = dns(server, "dual.example.", false);
+    assert_eq!(addresses(&*wait(&mut view, |view| view.answered()).await), at(&["10.0.0.1:7071"]));
+    let mut view = dns(server, "dual.example.", true);
+    assert_eq!(addresses(&*wait(&mut view, |view| view.answered()).await), at(&["10.0.0.1:7071", "[fd00::1]:7071"]));
+    let mut view = dns(server, "six.example.", true);
+    assert_eq!(addresses(&*wait(&mut view, |view| view.answered()).await), at(&["[fd00::6]:7071"]));
+}
+
+#[tokio::test]
+async fn a_dns_server_that_is_away_is_told_and_found_again() {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let server = socket.local_addr().unwrap();
+    let mut view = dns(server, "demo.example.", false);
+    let seen = wait(&mut view, |view| view.providers[0].error.is_some()).await;
+    assert!(!seen.answered());
+    tokio::spawn(async move {
+        let mut zone = Zone::default();
+        zone.names.insert("demo.example.".to_owned(), vec!["10.0.0.1"]);
+        let mut buffer = [0; 1500];
+        loop {
+            let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
+            let answer = reply(&Message::from_vec(&buffer[..length]).unwrap(), &mut zone);
+            socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+        }
+    });
+    let seen = wait(&mut view, |view| view.answered()).await;
+    assert_eq!(addresses(&seen), at(&["10.0.0.1:7071"]));
+    assert_eq!(seen.providers[0].error, None);
+}

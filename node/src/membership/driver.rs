@@ -1,0 +1,397 @@
+//! Gives the membership protocol a socket, a clock and a task. One datagram at
+//! a time goes in and out; nothing queues here.
+
+use std::{
+    collections::HashSet,
+    io,
+    mem::{Discriminant, discriminant},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    net::UdpSocket,
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{
+    MAX_DATAGRAM, MemberInfo, NodeId, Refused,
+    swim::{Event, Output, Swim, Timing},
+};
+use crate::discovery::View;
+
+/// How many datagrams are taken in before the timers have their turn.
+const DATAGRAMS_AT_ONCE: usize = 256;
+/// How often a leaving node says goodbye, and how long it waits in between.
+const FAREWELLS: u32 = 3;
+const FAREWELL_PAUSE: Duration = Duration::from_millis(30);
+/// How long [`Membership::leave`] waits at most.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long to wait after the socket failed to receive.
+const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
+
+/// What has happened since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Datagrams received, the refused ones included.
+    pub datagrams_in: AtomicU64,
+    /// Datagrams sent.
+    pub datagrams_out: AtomicU64,
+    /// Bytes received.
+    pub bytes_in: AtomicU64,
+    /// Bytes sent.
+    pub bytes_out: AtomicU64,
+    /// Datagrams dropped because they made no sense or belong elsewhere.
+    pub refused: AtomicU64,
+    /// Datagrams that the operating system wouldn't send.
+    pub send_errors: AtomicU64,
+    /// Members that came.
+    pub joined: AtomicU64,
+    /// Members that said goodbye.
+    pub left: AtomicU64,
+    /// Members that were declared dead.
+    pub failed: AtomicU64,
+    /// How often this node was declared dead while it lived.
+    pub renewed: AtomicU64,
+    /// How often the protocol met something impossible.
+    pub faults: AtomicU64,
+}
+
+/// This node's membership, for as long as it runs.
+#[derive(Debug)]
+pub struct Membership {
+    members: watch::Receiver<Arc<Vec<MemberInfo>>>,
+    me: watch::Receiver<NodeId>,
+    counters: Arc<Counters>,
+    goodbye: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Membership {
+    /// The other members, eldest first.
+    pub fn members(&self) -> watch::Receiver<Arc<Vec<MemberInfo>>> {
+        self.members.clone()
+    }
+
+    /// This node, in its present generation.
+    pub fn me(&self) -> NodeId {
+        self.me.borrow().clone()
+    }
+
+    /// What has happened since the start.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Tells the others that this node leaves, and ends.
+    pub async fn leave(self) {
+        if self.goodbye.send(()).is_err() {
+            debug!("membership had ended before it was told to leave");
+            return;
+        }
+        match timeout(LEAVE_TIMEOUT, self.task).await {
+            Ok(Ok(())) => info!("left the cluster"),
+            Ok(Err(error)) => warn!(%error, "membership ended without a goodbye: the others will see a failure"),
+            Err(_) => warn!("could not say goodbye within {LEAVE_TIMEOUT:?}: the others will see a failure"),
+        }
+    }
+}
+
+/// Joins `cluster` as `me`, by `socket`, with whoever `discovery` finds. Ends
+/// when told to [leave](Membership::leave), or without a word when `stop` is
+/// cancelled.
+pub fn start(
+    me: NodeId,
+    socket: UdpSocket,
+    discovery: watch::Receiver<Arc<View>>,
+    cluster: &str,
+    stop: CancellationToken,
+) -> Membership {
+    let (members_out, members) = watch::channel(Arc::default());
+    let (me_out, me_in) = watch::channel(me.clone());
+    let counters = Arc::new(Counters::default());
+    let (goodbye, told_to_leave) = oneshot::channel();
+    let driver = Driver {
+        swim: Swim::new(me, cluster, Timing::LAN, rand::random()),
+        started: Instant::now(),
+        socket,
+        members: members_out,
+        me: me_out,
+        counters: Arc::clone(&counters),
+        warned: HashSet::new(),
+        receiving: true,
+    };
+    let task = tokio::spawn(driver.run(discovery, told_to_leave, stop));
+    Membership { members, me: me_in, counters, goodbye, task }
+}
+
+struct Driver {
+    swim: Swim,
+    started: Instant,
+    socket: UdpSocket,
+    members: watch::Sender<Arc<Vec<MemberInfo>>>,
+    me: watch::Sender<NodeId>,
+    counters: Arc<Counters>,
+    /// The kinds of refusal that were told: each is told once.
+    warned: HashSet<Discriminant<Refused>>,
+    /// Whether the socket's last receive worked.
+    receiving: bool,
+}
+
+impl Driver {
+    async fn run(
+        mut self,
+        mut discovery: watch::Receiver<Arc<View>>,
+        mut told_to_leave: oneshot::Receiver<()>,
+        stop: CancellationToken,
+    ) {
+        let mut buffer = [0; MAX_DATAGRAM + 1];
+        let mut discovering = true;
+        // Goodbye is said only when asked for: a handle that is dropped is no request.
+        let mut may_leave = true;
+        self.look_at(&discovery.borrow_and_update().clone());
+        loop {
+            let deadline = self.started + self.swim.deadline();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                told = &mut told_to_leave, if may_leave => match told {
+                    Ok(()) => return self.leave().await,
+                    Err(_) => may_leave = false,
+                },
+                changed = discovery.changed(), if discovering => match changed {
+                    Ok(()) => self.look_at(&discovery.borrow_and_update().clone()),
+                    Err(_) => discovering = false,
+                },
+                received = self.socket.recv_from(&mut buffer) => self.received(&buffer, received.map(|(length, _)| length)).await,
+                () = sleep_until(deadline) => {}
+            }
+            // What came in while this process stood still is heard before
+            // anyone is suspected of not having answered.
+            for _ in 0..DATAGRAMS_AT_ONCE {
+                match self.socket.try_recv_from(&mut buffer) {
+                    Ok((length, _)) => self.received(&buffer, Ok(length)).await,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => {
+                        self.received(&buffer, Err(error)).await;
+                        break;
+                    }
+                }
+            }
+            self.swim.tick(self.started.elapsed());
+            self.act().await;
+        }
+    }
+
+    fn look_at(&mut self, view: &View) {
+        self.swim.look_at(self.started.elapsed(), view.addresses.keys().copied());
+    }
+
+    async fn received(&mut self, buffer: &[u8], received: io::Result<usize>) {
+        let length = match received {
+            Ok(length) => length,
+            Err(error) => {
+                if std::mem::replace(&mut self.receiving, false) {
+                    warn!(%error, "cannot receive membership datagrams; will go on trying");
+                }
+                return sleep(RECEIVE_PAUSE).await;
+            }
+        };
+        self.receiving = true;
+        self.counters.datagrams_in.fetch_add(1, Relaxed);
+        self.counters.bytes_in.fetch_add(length as u64, Relaxed);
+        if let Err(refused) = self.swim.datagram(self.started.elapsed(), &buffer[..length]) {
+            self.counters.refused.fetch_add(1, Relaxed);
+            if self.warned.insert(discriminant(&refused)) {
+                warn!(reason = %refused, "refused a membership datagram; more of this kind are only counted");
+            }
+        }
+        self.act().await;
+    }
+
+    async fn leave(mut self) {
+        self.swim.leave(self.started.elapsed());
+        self.act().await;
+        for _ in 1..FAREWELLS {
+            sleep(FAREWELL_PAUSE).await;
+            self.swim.farewell(self.started.elapsed());
+            self.act().await;
+        }
+    }
+
+    /// Does what the protocol asks for.
+    async fn act(&mut self) {
+        while let Some(output) = self.swim.output() {
+            match output {
+                Output::Send(to, datagram) => match self.socket.send_to(&datagram, to).await {
+                    Ok(length) => {
+                        self.counters.datagrams_out.fetch_add(1, Relaxed);
+                        self.counters.bytes_out.fetch_add(length as u64, Relaxed);
+                    }
+                    // A datagram that could not be sent is like one that got lost on its way.
+                    Err(error) => {
+                        self.counters.send_errors.fetch_add(1, Relaxed);
+                        debug!(%to, %error, "could not send a membership datagram");
+                    }
+                },
+                Output::Event(event) => self.tell(event),
+                Output::Members(members) => {
+                    self.members.send_replace(members);
+                }
+                Output::Fault(error) => {
+                    self.counters.faults.fetch_add(1, Relaxed);
+                    warn!(%error, "the membership protocol stumbled and went on");
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        let (counter, what, id) = match &event {
+            Event::Joined(id) => (&self.counters.joined, "member joined", id),
+            Event::Left(id) => (&self.counters.left, "member left", id),
+            Event::Failed(id) => (&self.counters.failed, "member failed", id),
+            Event::Renewed(id) => (&self.counters.renewed, "was declared dead by others, and has come back", id),
+        };
+        counter.fetch_add(1, Relaxed);
+        info!(
+            name = id.name,
+            origin = %format_args!("{:016x}", id.origin),
+            role = id.role.as_str(),
+            address = %id.peer_address,
+            "{what}"
+        );
+        match event {
+            Event::Renewed(me) => {
+                self.me.send_replace(me);
+            }
+            Event::Joined(id) => {
+                let namesake = |other: &NodeId| other.name == id.name && other.origin != id.origin;
+                if namesake(self.swim.me()) {
+                    warn!(name = id.name, "another member has this node's name: give each its own");
+                }
+            }
+            Event::Left(_) | Event::Failed(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, net::SocketAddr};
+
+    use super::*;
+    use crate::config::Role;
+
+    struct Node {
+        membership: Membership,
+        address: SocketAddr,
+        stop: CancellationToken,
+    }
+
+    fn view(seeds: &[SocketAddr]) -> watch::Receiver<Arc<View>> {
+        let addresses: BTreeMap<_, _> = seeds.iter().map(|seed| (*seed, "static")).collect();
+        watch::channel(Arc::new(View { addresses, providers: Vec::new() })).1
+    }
+
+    async fn node(name: &str, seeds: &[SocketAddr]) -> Node {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        node_at(name, socket, seeds)
+    }
+
+    fn node_at(name: &str, socket: UdpSocket, seeds: &[SocketAddr]) -> Node {
+        let address = socket.local_addr().unwrap();
+        let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let me = NodeId::new(name, rand::random(), Role::Member, address, since_1970.as_millis() as u64);
+        let stop = CancellationToken::new();
+        let membership = start(me, socket, view(seeds), "test", stop.clone());
+        Node { membership, address, stop }
+    }
+
+    async fn sees(node: &Node, names: &[&str]) -> Duration {
+        let started = Instant::now();
+        let mut members = node.membership.members();
+        let all =
+            |members: &Arc<Vec<MemberInfo>>| members.iter().map(|it| it.id.name.as_str()).eq(names.iter().copied());
+        timeout(Duration::from_secs(10), members.wait_for(all))
+            .await
+            .unwrap_or_else(|_| panic!("{:?} is not {names:?}", node.membership.members().borrow()))
+            .unwrap();
+        started.elapsed()
+    }
+
+    #[tokio::test]
+    async fn three_nodes_on_real_sockets_join_leave_and_die() {
+        let a = node("a", &[]).await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let b = node("b", &[a.address]).await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let c = node("c", &[a.address]).await;
+        for (node, others) in [(&a, ["b", "c"]), (&b, ["a", "c"]), (&c, ["a", "b"])] {
+            let took = sees(node, &others).await;
+            assert!(took < Duration::from_secs(2), "{took:?}");
+        }
+
+        b.membership.leave().await;
+        assert!(sees(&a, &["c"]).await < Duration::from_millis(200));
+        assert!(sees(&c, &["a"]).await < Duration::from_millis(200));
+        assert_eq!(a.membership.counters().left.load(Relaxed), 1);
+        assert_eq!(a.membership.counters().failed.load(Relaxed), 0);
+
+        c.stop.cancel();
+        let took = sees(&a, &[]).await;
+        assert!(took < Duration::from_secs(3), "{took:?}");
+        assert_eq!(a.membership.counters().failed.load(Relaxed), 1);
+        assert_eq!(a.membership.counters().left.load(Relaxed), 1);
+        assert_eq!(a.membership.counters().faults.load(Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_restart_at_the_same_address_replaces_the_old_life_at_once() {
+        let a = node("a", &[]).await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let b = node("b", &[a.address]).await;
+        sees(&a, &["b"]).await;
+        let old = b.membership.me().origin;
+        b.stop.cancel();
+        b.membership.task.await.unwrap();
+        let socket = UdpSocket::bind(b.address).await.unwrap();
+        let b = node_at("b", socket, &[a.address]);
+        let mut members = a.membership.members();
+        let replaced = members.wait_for(|members| members.len() == 1 && members[0].id.origin != old);
+        timeout(Duration::from_secs(1), replaced).await.unwrap().unwrap();
+        assert_eq!(a.membership.counters().failed.load(Relaxed), 1);
+        sees(&b, &["a"]).await;
+    }
+
+    #[tokio::test]
+    async fn garbage_is_counted_and_does_no_harm() {
+        let a = node("a", &[]).await;
+        let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mine = super::super::wire::envelope("test");
+        let mut other_version = mine.to_vec();
+        other_version[4] = 9;
+        let garbage: [Vec<u8>; 7] = [
+            Vec::new(),
+            b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+            vec![0; 1400],
+            super::super::wire::envelope("other").to_vec(),
+            mine.to_vec(),
+            [&mine[..], &[0xff; 200]].concat(),
+            other_version,
+        ];
+        for datagram in &garbage {
+            stranger.send_to(datagram, a.address).await.unwrap();
+        }
+        let b = node("b", &[a.address]).await;
+        sees(&a, &["b"]).await;
+        sees(&b, &["a"]).await;
+        assert_eq!(a.membership.counters().refused.load(Relaxed), garbage.len() as u64);
+    }
+}

@@ -1,0 +1,149 @@
+//! Who a node is. One address belongs to one node at a time: of two that claim
+//! it, the later one is right.
+
+use std::{cmp::Reverse, net::SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Role;
+
+/// The longest version string that a node may give.
+pub const MAX_VERSION_BYTES: usize = 32;
+
+/// The identity of one life of a node. A restart makes a new one.
+///
+/// Two are equal when they are the same life at the same address in the same
+/// generation; what else it carries follows from that.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeId {
+    /// The name, unique in the cluster; at most [`MAX_NAME_BYTES`](crate::config::MAX_NAME_BYTES).
+    pub name: String,
+    /// The origin of this life's writes: a random number, never 0.
+    #[serde(with = "postcard::fixint::le")]
+    pub origin: u64,
+    /// What the node is to its cluster.
+    pub role: Role,
+    /// Where peers reach it, by TCP and by UDP.
+    pub peer_address: SocketAddr,
+    /// When it started, in milliseconds since 1970.
+    pub started_ms: u64,
+    /// The version of its program; at most [`MAX_VERSION_BYTES`].
+    pub version: String,
+    /// How often it was declared dead and came back.
+    pub generation: u32,
+    /// Whether it has said goodbye. Being part of the identity, it tells
+    /// everyone who hears of the node's end that it left, and didn't fail.
+    pub leaving: bool,
+}
+
+impl NodeId {
+    /// The identity of a node that starts now, with this program's version.
+    pub fn new(name: &str, origin: u64, role: Role, peer_address: SocketAddr, started_ms: u64) -> Self {
+        Self {
+            name: name.to_owned(),
+            origin,
+            role,
+            peer_address,
+            started_ms,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            generation: 0,
+            leaving: false,
+        }
+    }
+
+    /// Whoever listens at `address`.
+    pub(super) fn somebody_at(address: SocketAddr) -> Self {
+        Self { version: String::new(), ..Self::new("", 0, Role::Member, address, 0) }
+    }
+
+    /// The smaller, the elder.
+    pub const fn seniority(&self) -> (u64, u64) {
+        (self.started_ms, self.origin)
+    }
+
+    /// What decides between two that claim one address: the larger wins.
+    ///
+    /// That is the later start, as a rule. But a wall clock may have gone back
+    /// between two starts, and then the node would lose to its own past life
+    /// until that is forgotten. So each time it is declared dead adds to the
+    /// rank, twice as much as the time before: few tries make up for any clock.
+    fn rank(&self) -> (u64, u32, bool, u64) {
+        const MAX_DOUBLINGS: u32 = 40;
+        let added = (1u64 << self.generation.min(MAX_DOUBLINGS)) - 1;
+        (self.started_ms.saturating_add(added), self.generation, self.leaving, self.origin)
+    }
+
+    /// Whether this is a later life than `other`, both having one name.
+    pub(super) fn succeeds(&self, other: &Self) -> bool {
+        self.name == other.name && self.origin != other.origin && Reverse(self.seniority()) < Reverse(other.seniority())
+    }
+}
+
+impl PartialEq for NodeId {
+    fn eq(&self, other: &Self) -> bool {
+        self.origin == other.origin
+            && self.generation == other.generation
+            && self.leaving == other.leaving
+            && self.peer_address == other.peer_address
+    }
+}
+
+impl Eq for NodeId {}
+
+impl foca::Identity for NodeId {
+    type Addr = SocketAddr;
+
+    fn renew(&self) -> Option<Self> {
+        if self.leaving {
+            return None;
+        }
+        Some(Self { generation: self.generation.checked_add(1)?, ..self.clone() })
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.peer_address
+    }
+
+    fn win_addr_conflict(&self, adversary: &Self) -> bool {
+        self.rank() > adversary.rank()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use foca::Identity;
+
+    use super::*;
+
+    fn started(ms: u64) -> NodeId {
+        NodeId::new("n", ms + 1, Role::Member, ([10, 0, 0, 1], 7071).into(), ms)
+    }
+
+    #[test]
+    fn the_later_life_wins_the_address() {
+        assert!(started(2).win_addr_conflict(&started(1)));
+        assert!(!started(1).win_addr_conflict(&started(2)));
+        let renewed = started(1_000).renew().unwrap();
+        assert!(renewed.win_addr_conflict(&started(1_000)));
+        assert!(started(1_002).win_addr_conflict(&renewed), "a restart beats a past life that was once declared dead");
+    }
+
+    #[test]
+    fn a_life_whose_clock_went_back_by_a_day_outbids_its_past_in_few_tries() {
+        let past = started(100_000_000);
+        let mut now = started(100_000_000 - 86_400_000);
+        let mut tries = 0;
+        while !now.win_addr_conflict(&past) {
+            now = now.renew().unwrap();
+            tries += 1;
+        }
+        assert_eq!(tries, 27);
+    }
+
+    #[test]
+    fn who_leaves_never_comes_back() {
+        let leaving = NodeId { leaving: true, ..started(1) };
+        assert!(leaving.win_addr_conflict(&started(1)) && !started(1).win_addr_conflict(&leaving));
+        assert_eq!(leaving.renew(), None);
+    }
+}

@@ -1,0 +1,416 @@
+//! The membership protocol on a network that loses, delays and parts, with a
+//! clock that jumps from event to event: hours pass in a moment, and each seed
+//! gives the same run every time.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
+
+use super::{
+    MemberState, NodeId, leader,
+    swim::{Event, Output, Swim, Timing},
+};
+use crate::config::Role;
+
+/// 2026, as the wall clock that the simulated nodes start with.
+const WALL_MS: u64 = 1_790_000_000_000;
+
+struct Node {
+    swim: Swim,
+    alive: bool,
+    events: Vec<(Duration, Event)>,
+}
+
+/// When it arrives, its number, whom it is for, and what it says.
+type InFlight = (Duration, u64, usize, Vec<u8>);
+
+struct World {
+    now: Duration,
+    rng: Xoshiro256PlusPlus,
+    /// By address: node `n` listens at 10.0.0.n.
+    nodes: Vec<Node>,
+    in_flight: BinaryHeap<Reverse<InFlight>>,
+    sent: u64,
+    bytes: u64,
+    loss: f64,
+    /// Which side of a partition each node is on.
+    side: Vec<u8>,
+    faults: Vec<String>,
+}
+
+fn address(node: usize) -> SocketAddr {
+    let [.., high, low] = (node as u32).to_be_bytes();
+    ([10, 0, high, low], 7071).into()
+}
+
+fn node_of(address: SocketAddr) -> Option<usize> {
+    match address {
+        SocketAddr::V4(v4) => {
+            let [_, _, high, low] = v4.ip().octets();
+            Some(usize::from(high) << 8 | usize::from(low))
+        }
+        SocketAddr::V6(_) => None,
+    }
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        Self {
+            now: Duration::ZERO,
+            rng: Xoshiro256PlusPlus::seed_from_u64(seed),
+            nodes: Vec::new(),
+            in_flight: BinaryHeap::new(),
+            sent: 0,
+            bytes: 0,
+            loss: 0.0,
+            side: Vec::new(),
+            faults: Vec::new(),
+        }
+    }
+
+    fn swim(&mut self, node: usize, clock_back: Duration) -> Swim {
+        let wall = WALL_MS + self.now.as_millis() as u64 - clock_back.as_millis() as u64;
+        let id =
+            NodeId::new(&format!("n{node}"), self.rng.random_range(1..u64::MAX), Role::Member, address(node), wall);
+        Swim::new(id, "sim", Timing::LAN, self.rng.random())
+    }
+
+    /// Starts one more node, which discovery tells of `seeds`.
+    fn start(&mut self, seeds: &[usize]) -> usize {
+        let node = self.nodes.len();
+        let mut swim = self.swim(node, Duration::ZERO);
+        swim.look_at(self.now, seeds.iter().copied().map(address));
+        self.nodes.push(Node { swim, alive: true, events: Vec::new() });
+        self.side.push(0);
+        node
+    }
+
+    /// Starts the node again: same name, same address, new life.
+    fn restart(&mut self, node: usize, seeds: &[usize], clock_back: Duration) {
+        let mut swim = self.swim(node, clock_back);
+        swim.look_at(self.now, seeds.iter().copied().map(address));
+        self.nodes[node].swim = swim;
+        self.nodes[node].alive = true;
+    }
+
+    fn cluster(seed: u64, size: usize) -> Self {
+        let mut world = Self::new(seed);
+        for node in 0..size {
+            // One seed for all, which itself knows nobody.
+            world.start(if node == 0 { &[] } else { &[0] });
+        }
+        world
+    }
+
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            for node in 0..self.nodes.len() {
+                self.collect(node);
+            }
+            let next_datagram = self.in_flight.peek().map(|Reverse((at, ..))| *at);
+            let next_timer = self
+                .nodes
+                .iter()
+                .enumerate()
+                .filter(|(_, node)| node.alive)
+                .map(|(at, node)| (node.swim.deadline(), at))
+                .min();
+            let next = [next_datagram, next_timer.map(|(at, _)| at)].into_iter().flatten().min();
+            let Some(next) = next.filter(|next| *next <= end) else {
+                self.now = end;
+                return;
+            };
+            self.now = self.now.max(next);
+            if next_datagram == Some(next) {
+                let Some(Reverse((_, _, to, datagram))) = self.in_flight.pop() else { unreachable!() };
+                if self.nodes[to].alive {
+                    let result = self.nodes[to].swim.datagram(self.now, &datagram);
+                    assert!(result.is_ok(), "{result:?}");
+                }
+            } else if let Some((_, node)) = next_timer {
+                self.nodes[node].swim.tick(self.now);
+            }
+        }
+    }
+
+    fn collect(&mut self, from: usize) {
+        while let Some(output) = self.nodes[from].swim.output() {
+            match output {
+                Output::Send(to, datagram) => {
+                    self.sent += 1;
+                    self.bytes += datagram.len() as u64;
+                    let Some(to) = node_of(to).filter(|to| *to < self.nodes.len()) else { continue };
+                    if self.side[from] != self.side[to] || self.rng.random_bool(self.loss) {
+                        continue;
+                    }
+                    let delay = Duration::from_micros(self.rng.random_range(100..5_000));
+                    self.in_flight.push(Reverse((self.now + delay, self.sent, to, datagram)));
+                }
+                Output::Event(event) => {
+                    let now = self.now;
+                    self.nodes[from].events.push((now, event));
+                }
+                Output::Members(_) => {}
+                Output::Fault(error) => self.faults.push(format!("{:?} n{from}: {error}", self.now)),
+            }
+        }
+    }
+
+    fn crash(&mut self, node: usize) {
+        self.nodes[node].alive = false;
+    }
+
+    fn leave(&mut self, node: usize) {
+        self.nodes[node].swim.leave(self.now);
+        self.collect(node);
+        self.nodes[node].alive = false;
+    }
+
+    /// The origins that a node lists.
+    fn listed(&self, node: usize) -> BTreeSet<u64> {
+        self.nodes[node].swim.members().iter().map(|member| member.id.origin).collect()
+    }
+
+    fn living(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.nodes.len()).filter(|node| self.nodes[*node].alive)
+    }
+
+    /// Whether every living node lists exactly the other living ones of its side.
+    fn settled(&self) -> bool {
+        self.living().all(|node| {
+            let others: BTreeSet<_> = self
+                .living()
+                .filter(|other| *other != node && self.side[*other] == self.side[node])
+                .map(|other| self.nodes[other].swim.me().origin)
+                .collect();
+            self.listed(node) == others
+        })
+    }
+
+    /// Runs until all agree, and says how long that took.
+    #[track_caller]
+    fn settle(&mut self, limit: Duration) -> Duration {
+        let started = self.now;
+        while !self.settled() {
+            assert!(self.since(started) < limit, "not settled after {limit:?}: {:?}", self.lists());
+            self.run(Duration::from_millis(10));
+        }
+        self.since(started)
+    }
+
+    fn since(&self, then: Duration) -> Duration {
+        self.now.saturating_sub(then)
+    }
+
+    fn lists(&self) -> Vec<(usize, Vec<String>)> {
+        let names = |node: usize| self.nodes[node].swim.members().iter().map(|it| it.id.name.clone()).collect();
+        self.living().map(|node| (node, names(node))).collect()
+    }
+
+    fn events(&self, wanted: impl Fn(&Event) -> bool) -> usize {
+        self.nodes.iter().flat_map(|node| &node.events).filter(|(_, event)| wanted(event)).count()
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn nodes_find_each_other_from_one_seed() {
+    for size in [2, 3, 5, 10, 20, 50] {
+        let mut world = World::cluster(size as u64, size);
+        let took = world.settle(5 * SECOND);
+        assert!(took < 3 * SECOND, "{size} nodes took {took:?}");
+        assert_eq!(world.events(|event| matches!(event, Event::Joined(_))), size * (size - 1));
+        assert_eq!(world.events(|event| matches!(event, Event::Failed(_) | Event::Left(_))), 0);
+        assert_eq!(world.faults, [""; 0]);
+        let leaders: BTreeSet<_> = world
+            .living()
+            .map(|node| {
+                let swim = &world.nodes[node].swim;
+                leader(swim.me(), &swim.members()).unwrap().origin
+            })
+            .collect();
+        assert_eq!(leaders.len(), 1, "all name the same leader");
+    }
+}
+
+#[test]
+fn hours_of_loss_kill_nobody() {
+    for (size, minutes) in [(2, 300), (3, 300), (5, 120), (10, 30), (20, 10)] {
+        let mut world = World::cluster(7 + size as u64, size);
+        world.loss = 0.05;
+        world.settle(10 * SECOND);
+        world.run(Duration::from_mins(minutes));
+        assert!(world.settled());
+        assert_eq!(world.events(|event| matches!(event, Event::Failed(_) | Event::Renewed(_))), 0, "{size} nodes");
+        assert_eq!(world.faults, [""; 0]);
+    }
+}
+
+#[test]
+fn a_crash_is_seen_by_all_within_3_seconds() {
+    let mut slowest = Duration::ZERO;
+    for seed in 0..40 {
+        for size in [2, 3, 5, 10, 20] {
+            let mut world = World::cluster(seed, size);
+            world.settle(5 * SECOND);
+            // Anywhere in the protocol's period, the seed and founder included.
+            let wait = Duration::from_millis(world.rng.random_range(0..10_000));
+            world.run(wait);
+            let victim = world.rng.random_range(0..size);
+            world.crash(victim);
+            let took = world.settle(10 * SECOND);
+            assert!(took <= 3 * SECOND, "seed {seed}, {size} nodes: {took:?}");
+            slowest = slowest.max(took);
+            assert_eq!(world.events(|event| matches!(event, Event::Failed(_))), size - 1);
+            assert_eq!(world.events(|event| matches!(event, Event::Left(_) | Event::Renewed(_))), 0);
+            assert_eq!(world.faults, [""; 0]);
+        }
+    }
+    assert!(slowest > SECOND, "a death takes its time to be sure of; {slowest:?} cannot be right");
+}
+
+#[test]
+fn a_node_that_leaves_is_gone_at_once_and_nobody_says_it_failed() {
+    for size in [2, 5, 20, 100] {
+        let mut world = World::cluster(3, size);
+        world.settle(10 * SECOND);
+        world.leave(size / 2);
+        let took = world.settle(SECOND);
+        assert!(took < SECOND / 10, "{size} nodes: {took:?}");
+        world.run(10 * SECOND);
+        assert!(world.settled());
+        assert_eq!(world.events(|event| matches!(event, Event::Left(_))), size - 1);
+        assert_eq!(world.events(|event| matches!(event, Event::Failed(_))), 0);
+        assert_eq!(world.faults, [""; 0]);
+    }
+}
+
+#[test]
+fn a_goodbye_that_some_did_not_hear_is_passed_on() {
+    for seed in 0..20 {
+        let mut world = World::cluster(seed, 10);
+        world.settle(5 * SECOND);
+        world.loss = 0.4;
+        world.leave(4);
+        world.loss = 0.0;
+        world.settle(5 * SECOND);
+        assert_eq!(world.events(|event| matches!(event, Event::Left(_))), 9, "seed {seed}");
+        assert_eq!(world.events(|event| matches!(event, Event::Failed(_))), 0, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_restart_at_the_same_address_replaces_the_old_life() {
+    for seed in 0..20 {
+        let mut world = World::cluster(seed, 5);
+        world.settle(5 * SECOND);
+        world.crash(3);
+        world.run(Duration::from_millis(200));
+        world.restart(3, &[0], Duration::ZERO);
+        let took = world.settle(SECOND);
+        assert!(took < SECOND, "{took:?}");
+        assert_eq!(world.events(|event| matches!(event, Event::Failed(_))), 4, "the old life, by each of the others");
+    }
+}
+
+#[test]
+fn a_restart_with_a_clock_that_went_back_gets_in() {
+    for (seed, back) in [(1, 5), (2, 3600), (3, 86_400)] {
+        let mut world = World::cluster(seed, 5);
+        world.settle(5 * SECOND);
+        world.crash(3);
+        world.run(Duration::from_millis(200));
+        world.restart(3, &[0], Duration::from_secs(back));
+        let took = world.settle(10 * SECOND);
+        assert!(took < 5 * SECOND, "{back} s back: {took:?}");
+    }
+}
+
+#[test]
+fn a_suspect_whose_name_came_back_elsewhere_is_not_waited_for() {
+    let mut world = World::cluster(5, 3);
+    world.settle(5 * SECOND);
+    world.run(10 * SECOND);
+    world.crash(2);
+    let crashed = world.now;
+    // The same name in a new place, as a pod that was made again.
+    let id = NodeId { name: "n2".to_owned(), ..world.swim(3, Duration::ZERO).me().clone() };
+    let mut swim = Swim::new(id, "sim", Timing::LAN, 1);
+    swim.look_at(world.now, [address(0)]);
+    world.nodes.push(Node { swim, alive: true, events: Vec::new() });
+    world.side.push(0);
+    while !world.nodes[0].swim.members().iter().any(|it| it.state == MemberState::Suspect) && !world.settled() {
+        world.run(Duration::from_millis(1));
+        assert!(world.since(crashed) < 3 * SECOND);
+    }
+    let took = world.settle(3 * SECOND);
+    assert!(took < Timing::LAN.suspicion / 2, "{took:?}");
+}
+
+#[test]
+fn groups_that_formed_apart_merge_when_they_can_see_each_other() {
+    for seed in 0..10 {
+        let mut world = World::new(seed);
+        // Everyone is told of both seeds, as discovery would.
+        for node in 0..8 {
+            world.start(&[0, 4]);
+            world.side[node] = u8::from(node >= 4);
+        }
+        world.settle(5 * SECOND);
+        world.run(60 * SECOND);
+        assert!(world.nodes.iter().all(|node| node.swim.members().len() == 3));
+        world.side.fill(0);
+        let took = world.settle(10 * SECOND);
+        assert!(took < 5 * SECOND, "{took:?}");
+    }
+}
+
+#[test]
+fn a_partition_heals_whichever_side_discovery_knew() {
+    for seed in 0..10 {
+        for cut in [1, 2, 3] {
+            let mut world = World::cluster(seed, 6);
+            world.settle(5 * SECOND);
+            for node in 0..cut {
+                world.side[node] = 1;
+            }
+            world.settle(10 * SECOND);
+            world.run(Duration::from_mins(5));
+            assert!(world.settled());
+            world.side.fill(0);
+            let took = world.settle(60 * SECOND);
+            assert!(took < 30 * SECOND, "seed {seed}, cut {cut}: {took:?}");
+        }
+    }
+}
+
+#[test]
+fn two_that_lost_each_other_meet_again() {
+    let mut world = World::cluster(9, 2);
+    world.settle(5 * SECOND);
+    world.side[1] = 1;
+    world.settle(5 * SECOND);
+    world.run(Duration::from_mins(10));
+    world.side[1] = 0;
+    assert!(world.settle(10 * SECOND) < 5 * SECOND);
+}
+
+#[test]
+fn a_quiet_cluster_sends_little() {
+    for size in [3, 10, 30] {
+        let mut world = World::cluster(1, size);
+        world.settle(10 * SECOND);
+        world.run(60 * SECOND);
+        let (before, minutes) = (world.bytes, 5);
+        world.run(Duration::from_mins(minutes));
+        let each_second = (world.bytes - before) as f64 / size as f64 / (60 * minutes) as f64;
+        assert!(each_second < 700.0, "{size} nodes send {each_second:.0} bytes a second each");
+    }
+}

@@ -1,0 +1,440 @@
+//! The membership protocol as a plain state machine. It reads no clock, draws
+//! no random numbers but from its seed, and sends nothing itself: the caller
+//! hands in datagrams and the time, and takes out what to send and what
+//! happened.
+
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
+    net::SocketAddr,
+    num::{NonZeroU8, NonZeroUsize},
+    sync::Arc,
+    time::Duration,
+};
+
+use foca::{Foca, Identity, Notification, PeriodicParams, State, Timer};
+use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
+
+use super::{
+    MemberInfo, MemberState, NodeId, Refused,
+    wire::{self, ENVELOPE, MAX_MESSAGE, Wire},
+};
+
+/// How many members are asked to probe one that didn't answer.
+const INDIRECT_PROBES: NonZeroUsize = NonZeroUsize::new(3).expect("3 is not zero");
+/// How many members a round of gossip goes to.
+const GOSSIP_FANOUT: NonZeroUsize = NonZeroUsize::new(3).expect("3 is not zero");
+/// How many times one node passes on a piece of news: enough for some hundred nodes.
+const TRANSMISSIONS: NonZeroU8 = NonZeroU8::new(10).expect("10 is not zero");
+/// The same for the news that this node leaves, which it alone tells.
+const LAST_TRANSMISSIONS: NonZeroU8 = NonZeroU8::MAX;
+/// How many addresses one round of announcements goes to.
+const ANNOUNCEMENTS: usize = 32;
+/// How many of the dead a node that has nobody else tries at once.
+const LOST_TRIED: usize = 8;
+/// The least time between two rounds of announcements.
+const MIN_ROUND: Duration = Duration::from_millis(100);
+
+/// The intervals of the protocol.
+///
+/// A death is seen after the time until somebody's turn to probe the dead comes
+/// (a few periods), one more period without an answer, and the suspicion.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// How often this node probes one member.
+    pub probe_period: Duration,
+    /// How long it waits for the answer before it asks others to probe.
+    pub probe_timeout: Duration,
+    /// How long a member that didn't answer may take to say that it lives.
+    pub suspicion: Duration,
+    /// How often news go out, while there are any.
+    pub gossip_period: Duration,
+    /// How often a member is asked for all members it knows.
+    pub exchange_period: Duration,
+    /// How often some of those who failed are tried again.
+    pub retry_period: Duration,
+    /// How often addresses that no member has are tried.
+    pub announce_period: Duration,
+    /// How long the dead are remembered, so that old news cannot revive them.
+    pub forget_after: Duration,
+}
+
+impl Timing {
+    /// For a local network: a death is seen within 3 s.
+    pub const LAN: Self = Self {
+        probe_period: Duration::from_millis(250),
+        probe_timeout: Duration::from_millis(100),
+        suspicion: Duration::from_millis(1250),
+        gossip_period: Duration::from_millis(100),
+        exchange_period: Duration::from_secs(10),
+        retry_period: Duration::from_secs(5),
+        announce_period: Duration::from_secs(2),
+        forget_after: Duration::from_hours(1),
+    };
+}
+
+/// What happened to the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A node came.
+    Joined(NodeId),
+    /// A node said goodbye.
+    Left(NodeId),
+    /// A node died, or was replaced by a later life of itself.
+    Failed(NodeId),
+    /// This node was declared dead by others and has come back.
+    Renewed(NodeId),
+}
+
+/// What the caller has to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Send this datagram.
+    Send(SocketAddr, Vec<u8>),
+    /// Take note.
+    Event(Event),
+    /// The other members, eldest first, as they are now.
+    Members(Arc<Vec<MemberInfo>>),
+    /// The protocol met something that it calls impossible, and went on.
+    Fault(foca::Error),
+}
+
+type Protocol = Foca<NodeId, Wire, Xoshiro256PlusPlus, foca::NoCustomBroadcast>;
+
+/// One node's part in the membership protocol.
+pub struct Swim {
+    foca: Protocol,
+    config: foca::Config,
+    timing: Timing,
+    envelope: [u8; ENVELOPE],
+    timers: BinaryHeap<Reverse<Due>>,
+    timers_set: u64,
+    outputs: VecDeque<Output>,
+    /// The members as last told, by address.
+    members: BTreeMap<SocketAddr, MemberInfo>,
+    /// Where discovery says that peers may be.
+    addresses: Vec<SocketAddr>,
+    /// Where in `addresses` the next round begins.
+    turn: usize,
+    last_round: Option<Duration>,
+    next_round: Duration,
+    left: bool,
+}
+
+impl Swim {
+    /// A node that knows nobody. Times are since any one moment that the
+    /// caller chooses, and never fall.
+    pub fn new(me: NodeId, cluster: &str, timing: Timing, seed: u64) -> Self {
+        let config = config(timing);
+        let wire = Wire { me: me.peer_address };
+        Self {
+            foca: Foca::new(me, config.clone(), Xoshiro256PlusPlus::seed_from_u64(seed), wire),
+            config,
+            timing,
+            envelope: wire::envelope(cluster),
+            timers: BinaryHeap::new(),
+            timers_set: 0,
+            outputs: VecDeque::new(),
+            members: BTreeMap::new(),
+            addresses: Vec::new(),
+            turn: 0,
+            last_round: None,
+            next_round: Duration::ZERO,
+            left: false,
+        }
+    }
+
+    /// This node, in its present generation.
+    pub fn me(&self) -> &NodeId {
+        self.foca.identity()
+    }
+
+    /// The other members, eldest first.
+    pub fn members(&self) -> Vec<MemberInfo> {
+        let mut members: Vec<_> = self.members.values().cloned().collect();
+        members.sort_by_key(|member| member.id.seniority());
+        members
+    }
+
+    /// What to do next; ask until there is nothing.
+    pub fn output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`tick`](Self::tick) has to be called next.
+    pub fn deadline(&self) -> Duration {
+        self.timers.peek().map_or(self.next_round, |Reverse(due)| due.at.min(self.next_round))
+    }
+
+    /// A datagram came.
+    pub fn datagram(&mut self, now: Duration, datagram: &[u8]) -> Result<(), Refused> {
+        let message = wire::open(datagram, &self.envelope)?;
+        if self.left {
+            return Ok(());
+        }
+        match self.drive(now, |foca, outbox| foca.handle_data(message, outbox)) {
+            Ok(()) => Ok(()),
+            Err(foca::Error::DataFromOurselves) => self.own_or_impostor(message),
+            Err(error) => Err(Refused::Malformed(error)),
+        }
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, now: Duration) {
+        while let Some(Reverse(due)) = self.timers.peek()
+            && due.at <= now
+        {
+            let Some(Reverse(Due { timer, .. })) = self.timers.pop() else { break };
+            if self.was_refuted(&timer) {
+                continue;
+            }
+            self.attempt(now, |foca, outbox| foca.handle_timer(timer, outbox));
+        }
+        if now >= self.next_round {
+            self.announce(now);
+        }
+    }
+
+    /// Discovery says that peers may be at these addresses. The node's own may
+    /// be among them.
+    pub fn look_at(&mut self, now: Duration, addresses: impl IntoIterator<Item = SocketAddr>) {
+        let me = self.me().peer_address;
+        let addresses: BTreeSet<_> = addresses.into_iter().filter(|address| *address != me).collect();
+        if !addresses.iter().eq(&self.addresses) {
+            self.addresses = addresses.into_iter().collect();
+            self.round_soon(now);
+        }
+    }
+
+    /// Says goodbye to everyone. Only [`farewell`](Self::farewell) may follow.
+    pub fn leave(&mut self, now: Duration) {
+        if self.left {
+            return;
+        }
+        // The protocol itself would tell three members, and leave it to them
+        // to pass it on; but nothing is more use to the others than to know at once.
+        self.config.num_indirect_probes = NonZeroUsize::new(self.foca.num_members()).unwrap_or(INDIRECT_PROBES);
+        self.config.max_transmissions = LAST_TRANSMISSIONS;
+        if let Err(error) = self.foca.set_config(self.config.clone()) {
+            self.outputs.push_back(Output::Fault(error));
+        }
+        let leaving = NodeId { leaving: true, ..self.me().clone() };
+        self.attempt(now, |foca, outbox| foca.change_identity(leaving, outbox));
+        self.attempt(now, |foca, outbox| foca.leave_cluster(outbox));
+        self.left = true;
+        self.timers.clear();
+    }
+
+    /// Says goodbye once more, as datagrams get lost.
+    pub fn farewell(&mut self, now: Duration) {
+        if self.left {
+            self.attempt(now, |foca, outbox| foca.gossip(outbox));
+        }
+    }
+
+    /// Tells this node's existence to every address that no member has; and
+    /// when nobody is left, to some of those that were lost.
+    fn announce(&mut self, now: Duration) {
+        self.last_round = Some(now);
+        self.next_round = now + self.timing.announce_period;
+        if self.left {
+            return;
+        }
+        let strangers = |address: &SocketAddr| !self.members.contains_key(address);
+        let (before, after) = self.addresses.split_at(self.turn.min(self.addresses.len()));
+        let mut targets: Vec<_> = after.iter().chain(before).copied().filter(strangers).take(ANNOUNCEMENTS).collect();
+        self.turn = if targets.len() < ANNOUNCEMENTS {
+            0
+        } else {
+            targets.last().and_then(|last| self.addresses.iter().position(|it| it == last)).map_or(0, |it| it + 1)
+        };
+        if self.members.is_empty() {
+            let lost = self.foca.iter_membership_state().filter(|it| it.state() == State::Down && !it.id().leaving);
+            targets.extend(lost.map(|it| it.id().peer_address).take(LOST_TRIED));
+        }
+        for address in targets {
+            self.attempt(now, |foca, outbox| foca.announce(NodeId::somebody_at(address), outbox));
+        }
+    }
+
+    /// Whether this is the end of a suspicion that has been refuted meanwhile.
+    ///
+    /// foca 2.0.0 then leaves the member alive, as it must, but still tells the
+    /// member itself that it was declared dead; which makes it come back as a
+    /// new generation, for no reason. So such a timer is not handed over.
+    fn was_refuted(&self, timer: &Timer<NodeId>) -> bool {
+        let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = timer else { return false };
+        !self.foca.iter_members().any(|member| {
+            member.state() == State::Suspect && member.id() == member_id && member.incarnation() == *incarnation
+        })
+    }
+
+    fn round_soon(&mut self, now: Duration) {
+        let earliest = self.last_round.map_or(now, |last| now.max(last + MIN_ROUND));
+        self.next_round = self.next_round.min(earliest);
+    }
+
+    /// Listing oneself in discovery is fine, and so is hearing oneself.
+    fn own_or_impostor(&self, message: &[u8]) -> Result<(), Refused> {
+        use foca::Codec;
+        let header = Wire { me: self.me().peer_address }.decode_header(message);
+        if header.is_ok_and(|header| header.src.origin == self.me().origin) { Ok(()) } else { Err(Refused::Impostor) }
+    }
+
+    fn attempt(&mut self, now: Duration, step: impl FnOnce(&mut Protocol, &mut Outbox) -> Result<(), foca::Error>) {
+        if let Err(error) = self.drive(now, step) {
+            self.outputs.push_back(Output::Fault(error));
+        }
+    }
+
+    /// Takes one step of the protocol, and collects what came of it.
+    fn drive(
+        &mut self,
+        now: Duration,
+        step: impl FnOnce(&mut Protocol, &mut Outbox) -> Result<(), foca::Error>,
+    ) -> Result<(), foca::Error> {
+        let mut outbox = Outbox { envelope: self.envelope, sends: Vec::new(), timers: Vec::new(), renewed: None };
+        let result = step(&mut self.foca, &mut outbox);
+        for (to, datagram) in outbox.sends {
+            self.outputs.push_back(Output::Send(to, datagram));
+        }
+        for (timer, after) in outbox.timers {
+            self.timers_set += 1;
+            self.timers.push(Reverse(Due { at: now + after, set: self.timers_set, timer }));
+        }
+        if let Some(me) = outbox.renewed {
+            self.outputs.push_back(Output::Event(Event::Renewed(me)));
+            // Whoever declared it dead must hear of the new generation.
+            self.round_soon(now);
+        }
+        self.compare();
+        self.bury_predecessors(now);
+        result
+    }
+
+    /// Tells how the members differ from those last told.
+    fn compare(&mut self) {
+        let present = || self.foca.iter_members().filter(|member| !member.id().leaving);
+        let same = |member: &foca::Member<NodeId>| {
+            self.members
+                .get(&member.id().peer_address)
+                .is_some_and(|known| known.id == *member.id() && known.state == state(member))
+        };
+        if present().count() == self.members.len() && present().all(same) {
+            return;
+        }
+        let now: BTreeMap<_, _> = present()
+            .map(|member| (member.id().addr(), MemberInfo { id: member.id().clone(), state: state(member) }))
+            .collect();
+        let before = std::mem::replace(&mut self.members, now);
+        for (address, MemberInfo { id, .. }) in &before {
+            if self.members.get(address).is_some_and(|now| now.id.origin == id.origin) {
+                continue;
+            }
+            let said_goodbye = self
+                .foca
+                .iter_membership_state()
+                .any(|it| it.id().leaving && it.id().origin == id.origin && it.id().addr() == *address);
+            let event = if said_goodbye { Event::Left(id.clone()) } else { Event::Failed(id.clone()) };
+            self.outputs.push_back(Output::Event(event));
+        }
+        for (address, MemberInfo { id, .. }) in &self.members {
+            if before.get(address).is_none_or(|before| before.id.origin != id.origin) {
+                self.outputs.push_back(Output::Event(Event::Joined(id.clone())));
+            }
+        }
+        self.outputs.push_back(Output::Members(Arc::new(self.members())));
+    }
+
+    /// A suspect whose name a later life has taken, at whatever address, is
+    /// dead: there is nothing to wait for. (One that answers is left alone:
+    /// then two nodes were given one name.)
+    fn bury_predecessors(&mut self, now: Duration) {
+        let dead: Vec<_> = self
+            .members
+            .values()
+            .filter(|old| old.state == MemberState::Suspect)
+            .filter(|old| self.members.values().any(|new| new.state == MemberState::Alive && new.id.succeeds(&old.id)))
+            .map(|old| foca::Member::down(old.id.clone()))
+            .collect();
+        if !dead.is_empty() {
+            self.attempt(now, |foca, outbox| foca.apply_many(dead.into_iter(), true, outbox));
+        }
+    }
+}
+
+fn state(member: &foca::Member<NodeId>) -> MemberState {
+    match member.state() {
+        State::Alive => MemberState::Alive,
+        State::Suspect | State::Down => MemberState::Suspect,
+    }
+}
+
+fn config(timing: Timing) -> foca::Config {
+    let each = |frequency, num_members| Some(PeriodicParams { frequency, num_members });
+    foca::Config {
+        probe_period: timing.probe_period,
+        probe_rtt: timing.probe_timeout,
+        num_indirect_probes: INDIRECT_PROBES,
+        max_transmissions: TRANSMISSIONS,
+        suspect_to_down_after: timing.suspicion,
+        remove_down_after: Some(timing.forget_after),
+        max_packet_size: MAX_MESSAGE,
+        notify_down_members: true,
+        periodic_announce: each(timing.exchange_period, NonZeroUsize::MIN),
+        periodic_announce_to_down_members: each(timing.retry_period, NonZeroUsize::MIN),
+        periodic_gossip: each(timing.gossip_period, GOSSIP_FANOUT),
+    }
+}
+
+/// What one step of the protocol asks for.
+struct Outbox {
+    envelope: [u8; ENVELOPE],
+    sends: Vec<(SocketAddr, Vec<u8>)>,
+    timers: Vec<(Timer<NodeId>, Duration)>,
+    renewed: Option<NodeId>,
+}
+
+impl foca::Runtime<NodeId> for Outbox {
+    fn notify(&mut self, notification: Notification<'_, NodeId>) {
+        // Members that come and go are seen by comparing, which also sees suspicion.
+        if let Notification::Rejoin(me) = notification {
+            self.renewed = Some(me.clone());
+        }
+    }
+
+    fn send_to(&mut self, to: NodeId, message: &[u8]) {
+        self.sends.push((to.peer_address, [&self.envelope, message].concat()));
+    }
+
+    fn submit_after(&mut self, timer: Timer<NodeId>, after: Duration) {
+        self.timers.push((timer, after));
+    }
+}
+
+/// A timer of the protocol. Of two at one time, that set first comes first.
+struct Due {
+    at: Duration,
+    set: u64,
+    timer: Timer<NodeId>,
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.at, self.set).cmp(&(other.at, other.set))
+    }
+}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Due {}

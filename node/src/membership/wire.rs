@@ -1,0 +1,273 @@
+//! The form of a datagram: a short envelope that keeps strangers out, and the
+//! protocol's own message in [postcard](https://postcard.jamesmunns.com).
+//!
+//! ```text
+//! "KVSW"  version  hash of the cluster's name  message
+//! 4       1        8                           up to 1187
+//! ```
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
+};
+
+use bytes::{Buf, BufMut};
+use foca::{Header, Member, Message};
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{MAX_VERSION_BYTES, NodeId};
+use crate::config::{MAX_NAME_BYTES, Role};
+
+/// The largest datagram sent or taken: it fits the smallest MTU that is met in
+/// practice (1280, IPv6's least) with room for an encrypting envelope.
+pub const MAX_DATAGRAM: usize = 1200;
+const MAGIC: [u8; 4] = *b"KVSW";
+const VERSION: u8 = 1;
+pub(super) const ENVELOPE: usize = MAGIC.len() + 1 + 8;
+/// What is left for the message.
+pub(super) const MAX_MESSAGE: NonZeroUsize = NonZeroUsize::new(MAX_DATAGRAM - ENVELOPE).expect("1187 is not zero");
+
+/// Why a datagram was dropped.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// It isn't of this protocol.
+    #[error("not a kvasir membership datagram")]
+    Foreign,
+    /// It is of another version of it.
+    #[error("membership protocol version {0}, this node speaks {VERSION}: run nodes of neighbouring releases together")]
+    Version(u8),
+    /// It is of another cluster.
+    #[error("datagram of another cluster: check that all nodes have the same cluster name")]
+    Cluster,
+    /// It is longer than any that is sent.
+    #[error("datagram longer than {MAX_DATAGRAM} bytes")]
+    TooLong,
+    /// Its sender claims this node's address.
+    #[error("another node claims this node's address: give each its own advertise address and peer port")]
+    Impostor,
+    /// Its message makes no sense.
+    #[error("malformed membership datagram: {0}")]
+    Malformed(foca::Error),
+}
+
+/// The first bytes of every datagram of one cluster.
+pub(super) fn envelope(cluster: &str) -> [u8; ENVELOPE] {
+    let mut envelope = [0; ENVELOPE];
+    envelope[..4].copy_from_slice(&MAGIC);
+    envelope[4] = VERSION;
+    envelope[5..].copy_from_slice(&xxh3_64(cluster.as_bytes()).to_le_bytes());
+    envelope
+}
+
+/// Takes off the envelope.
+pub(super) fn open<'a>(datagram: &'a [u8], envelope: &[u8; ENVELOPE]) -> Result<&'a [u8], Refused> {
+    if datagram.len() > MAX_DATAGRAM {
+        return Err(Refused::TooLong);
+    }
+    let Some((start, message)) = datagram.split_at_checked(ENVELOPE) else { return Err(Refused::Foreign) };
+    if start[..4] != MAGIC {
+        return Err(Refused::Foreign);
+    }
+    if start[4] != VERSION {
+        return Err(Refused::Version(start[4]));
+    }
+    if start == envelope { Ok(message) } else { Err(Refused::Cluster) }
+}
+
+/// How messages are written. A message tells of its addressee only the origin
+/// and generation that the sender takes it for: the rest is known to whoever
+/// gets it.
+pub(super) struct Wire {
+    /// The address of this node.
+    pub(super) me: SocketAddr,
+}
+
+#[derive(Serialize)]
+struct HeaderOut<'a> {
+    from: &'a NodeId,
+    incarnation: u16,
+    to: Addressee,
+    message: &'a Message<NodeId>,
+}
+
+#[derive(Deserialize)]
+struct HeaderIn {
+    from: NodeId,
+    incarnation: u16,
+    to: Addressee,
+    message: Message<NodeId>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Addressee {
+    #[serde(with = "postcard::fixint::le")]
+    origin: u64,
+    generation: u32,
+}
+
+/// What is wrong with the bytes of a message.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WireError {
+    #[error("{0}")]
+    Postcard(#[from] postcard::Error),
+    #[error("it names a node whose {0} can't be")]
+    Identity(&'static str),
+}
+
+fn put(value: &impl Serialize, mut buf: impl BufMut) -> Result<(), WireError> {
+    let mut space = [0; MAX_MESSAGE.get()];
+    let written = postcard::to_slice(value, &mut space)?;
+    if buf.remaining_mut() < written.len() {
+        return Err(postcard::Error::SerializeBufferFull.into());
+    }
+    buf.put_slice(written);
+    Ok(())
+}
+
+fn take<T: for<'de> Deserialize<'de>>(mut buf: impl Buf) -> Result<T, WireError> {
+    let (value, rest) = postcard::take_from_bytes(buf.chunk())?;
+    let taken = buf.chunk().len() - rest.len();
+    buf.advance(taken);
+    Ok(value)
+}
+
+/// Bounds what a stranger can make this node keep, and send to.
+fn check(id: &NodeId) -> Result<(), WireError> {
+    let reachable = match id.peer_address.ip() {
+        IpAddr::V4(ip) => !(ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast()),
+        IpAddr::V6(ip) => !(ip.is_unspecified() || ip.is_multicast()),
+    };
+    let wrong = if id.name.is_empty() || id.name.len() > MAX_NAME_BYTES {
+        "name"
+    } else if id.version.len() > MAX_VERSION_BYTES {
+        "version"
+    } else if id.origin == 0 {
+        "origin"
+    } else if !reachable || id.peer_address.port() == 0 {
+        "address"
+    } else {
+        return Ok(());
+    };
+    Err(WireError::Identity(wrong))
+}
+
+impl foca::Codec<NodeId> for Wire {
+    type Error = WireError;
+
+    fn encode_header(&mut self, header: &Header<NodeId>, buf: impl BufMut) -> Result<(), WireError> {
+        let to = Addressee { origin: header.dst.origin, generation: header.dst.generation };
+        put(&HeaderOut { from: &header.src, incarnation: header.src_incarnation, to, message: &header.message }, buf)
+    }
+
+    fn decode_header(&mut self, buf: impl Buf) -> Result<Header<NodeId>, WireError> {
+        let HeaderIn { from, incarnation, to, message } = take(buf)?;
+        check(&from)?;
+        match &message {
+            Message::PingReq { target: other, .. }
+            | Message::IndirectAck { target: other, .. }
+            | Message::IndirectPing { origin: other, .. }
+            | Message::ForwardedAck { origin: other, .. } => check(other)?,
+            Message::Ping(_)
+            | Message::Ack(_)
+            | Message::Announce
+            | Message::Feed
+            | Message::Gossip
+            | Message::Broadcast
+            | Message::TurnUndead => {}
+        }
+        // What came to this socket is meant for this address, by whatever name
+        // or translated address the sender found it.
+        let dst = NodeId {
+            origin: to.origin,
+            generation: to.generation,
+            ..NodeId::new("", to.origin, Role::Member, self.me, 0)
+        };
+        Ok(Header { src: from, src_incarnation: incarnation, dst, message })
+    }
+
+    fn encode_member(&mut self, member: &Member<NodeId>, buf: impl BufMut) -> Result<(), WireError> {
+        put(member, buf)
+    }
+
+    fn decode_member(&mut self, buf: impl Buf) -> Result<Member<NodeId>, WireError> {
+        let member: Member<NodeId> = take(buf)?;
+        check(member.id())?;
+        Ok(member)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use foca::Codec;
+
+    use super::*;
+
+    fn largest() -> NodeId {
+        let address = SocketAddr::new(IpAddr::from([0xfd; 16]), u16::MAX);
+        NodeId {
+            version: "v".repeat(MAX_VERSION_BYTES),
+            generation: u32::MAX,
+            ..NodeId::new(&"n".repeat(MAX_NAME_BYTES), u64::MAX, Role::Sidecar, address, u64::MAX)
+        }
+    }
+
+    fn size(id: &NodeId) -> usize {
+        let mut bytes = Vec::new();
+        Wire { me: id.peer_address }.encode_member(&Member::alive(id.clone()), &mut bytes).unwrap();
+        bytes.len()
+    }
+
+    #[test]
+    fn an_identity_is_small() {
+        let pod = NodeId::new("demo-0", 7, Role::Member, ([10, 42, 0, 7], 7071).into(), 1_800_000_000_000);
+        assert_eq!(size(&pod), 39);
+        assert_eq!(size(&largest()), 144);
+    }
+
+    /// The longest header has two identities; five more must fit behind it, as
+    /// a joining node is told of at least that many.
+    #[test]
+    fn a_datagram_has_room_for_the_largest_identities() {
+        let (id, mut bytes) = (largest(), Vec::new());
+        let message = Message::PingReq { target: id.clone(), probe_number: u8::MAX };
+        let header = Header { src: id.clone(), src_incarnation: u16::MAX, dst: id.clone(), message };
+        Wire { me: id.peer_address }.encode_header(&header, &mut bytes).unwrap();
+        assert!(bytes.len() + 2 + 5 * size(&id) <= MAX_MESSAGE.get(), "{}", bytes.len());
+    }
+
+    #[test]
+    fn impossible_identities_are_refused() {
+        let good = largest();
+        let mut wire = Wire { me: good.peer_address };
+        let mut decode = |id: NodeId| {
+            let mut bytes = Vec::new();
+            wire.encode_member(&Member::alive(id), &mut bytes).unwrap();
+            wire.decode_member(&bytes[..]).map(|_| ()).map_err(|error| error.to_string())
+        };
+        assert_eq!(decode(good.clone()), Ok(()));
+        let refused = |part: &str| Err(format!("it names a node whose {part} can't be"));
+        assert_eq!(decode(NodeId { name: "n".repeat(MAX_NAME_BYTES + 1), ..good.clone() }), refused("name"));
+        assert_eq!(decode(NodeId { name: String::new(), ..good.clone() }), refused("name"));
+        assert_eq!(decode(NodeId { version: "v".repeat(MAX_VERSION_BYTES + 1), ..good.clone() }), refused("version"));
+        assert_eq!(decode(NodeId { origin: 0, ..good.clone() }), refused("origin"));
+        for address in ["0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "[::]:1", "[ff02::1]:1", "10.0.0.1:0"] {
+            assert_eq!(decode(NodeId { peer_address: address.parse().unwrap(), ..good.clone() }), refused("address"));
+        }
+    }
+
+    #[test]
+    fn the_envelope_keeps_strangers_out() {
+        let mine = envelope("ns/demo");
+        let datagram = [&mine[..], b"hello"].concat();
+        assert_eq!(open(&datagram, &mine).unwrap(), b"hello");
+        assert!(matches!(open(&datagram, &envelope("ns/other")), Err(Refused::Cluster)));
+        assert!(matches!(open(b"", &mine), Err(Refused::Foreign)));
+        assert!(matches!(open(&datagram[..ENVELOPE - 1], &mine), Err(Refused::Foreign)));
+        assert!(matches!(open(&[0; 64], &mine), Err(Refused::Foreign)));
+        assert!(matches!(open(&vec![0; MAX_DATAGRAM + 1], &mine), Err(Refused::TooLong)));
+        let mut later = datagram;
+        later[4] = 2;
+        assert!(matches!(open(&later, &mine), Err(Refused::Version(2))));
+    }
+}
