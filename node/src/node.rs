@@ -1,1 +1,218 @@
-//! To be filled.
+//! One node, put together: discovery → membership → transport → engine, and
+//! the client and admin ports in front. Its life is [`Node::start`], and
+//! [`Node::shutdown`] when it is told to stop.
+
+mod drain;
+mod peers;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::admin::{Admin, Scrape};
+use crate::api::overview::Overview;
+use crate::api::{Api, ApiError};
+use crate::config::{Config, Role};
+use crate::discovery;
+use crate::engine::{self, Engine, wall_ms};
+use crate::membership::{self, Membership, NodeId};
+use crate::metrics::Metrics;
+use crate::transport::{self, Transport};
+
+/// Why a node did not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// A port is taken, or the address is not one of this machine.
+    #[error("{setting}: cannot listen on {address}: {source}; free it or set another address")]
+    Bind {
+        /// The setting that gave the address.
+        setting: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// The client port failed.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The admin port failed.
+    #[error("serving the admin port failed: {0}")]
+    Admin(std::io::Error),
+    /// A part of the node ended that should not.
+    #[error("the {0} ended by itself: this is a bug")]
+    Ended(&'static str),
+}
+
+/// A running node. Its tasks end by [`Node::shutdown`], or with the runtime.
+pub struct Node {
+    engine: Arc<Engine>,
+    membership: Membership,
+    transport: Arc<Transport>,
+    overview: Overview,
+    role: Role,
+    drain_timeout: Duration,
+    leaving: watch::Sender<bool>,
+    api: JoinHandle<Result<(), ApiError>>,
+    admin: JoinHandle<std::io::Result<()>>,
+    /// Closes the client port gracefully.
+    stop_api: CancellationToken,
+    /// Ends everything else.
+    stop: CancellationToken,
+    addresses: Addresses,
+}
+
+/// Where a node listens: as configured, with the ports that were given for 0.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// gRPC.
+    pub client: SocketAddr,
+    /// Replication (TCP) and membership (UDP).
+    pub peer: SocketAddr,
+    /// HTTP.
+    pub admin: SocketAddr,
+}
+
+/// The sockets of a node, all bound before anything runs: a node that cannot
+/// have one of its ports joins nobody.
+struct Sockets {
+    client: TcpListener,
+    peer_tcp: TcpListener,
+    peer_udp: UdpSocket,
+    admin: TcpListener,
+    addresses: Addresses,
+}
+
+impl Sockets {
+    async fn bind(config: &Config) -> Result<Self, NodeError> {
+        let failed = |setting, address| move |source| NodeError::Bind { setting, address, source };
+        let tcp = async |setting, address| {
+            let listener = TcpListener::bind(address).await.map_err(failed(setting, address))?;
+            let bound = listener.local_addr().map_err(failed(setting, address))?;
+            Ok::<_, NodeError>((listener, bound))
+        };
+        let (client, client_at) = tcp("clientAddress", config.client_address).await?;
+        let (peer_tcp, peer_at) = tcp("peerAddress", config.peer_address).await?;
+        let (admin, admin_at) = tcp("adminAddress", config.admin_address).await?;
+        let peer_udp = UdpSocket::bind(peer_at).await.map_err(failed("peerAddress", peer_at))?;
+        let addresses = Addresses { client: client_at, peer: peer_at, admin: admin_at };
+        Ok(Self { client, peer_tcp, peer_udp, admin, addresses })
+    }
+}
+
+impl Node {
+    /// Binds the ports and begins to join. Returns before the node is ready.
+    pub async fn start(config: Config) -> Result<Self, NodeError> {
+        let Sockets { client, peer_tcp, peer_udp, admin, addresses } = Sockets::bind(&config).await?;
+        let stop = CancellationToken::new();
+        let stop_api = CancellationToken::new();
+
+        let me = NodeId::new(
+            &config.name,
+            rand::random_range(1..=u64::MAX), // 0 is nobody
+            config.role,
+            SocketAddr::new(config.advertise, addresses.peer.port()),
+            wall_ms(),
+        );
+        info!(
+            name = me.name,
+            role = me.role.as_str(),
+            cluster = config.cluster,
+            origin = format!("{:016x}", me.origin),
+            version = me.version,
+            client = %addresses.client,
+            peer = %me.peer_address,
+            admin = %addresses.admin,
+            "node started"
+        );
+
+        let engine = Engine::new(&engine::Options {
+            origin: me.origin,
+            sync_interval: config.sync_interval,
+            max_clock_skew: config.max_clock_skew,
+            max_memory: config.max_memory,
+            may_found: config.role == Role::Member,
+            serve_alone: config.serve_alone,
+            join_timeout: config.join_timeout,
+        });
+        let discovery = discovery::start(&config.discovery);
+        let membership = membership::start(me.clone(), peer_udp, discovery.clone(), &config.cluster, stop.clone());
+        let transport = Transport::start(
+            engine.clone(),
+            transport::Options {
+                cluster: config.cluster.clone(),
+                name: config.name.clone(),
+                sidecar: config.role == Role::Sidecar,
+                sync_interval: config.sync_interval,
+                max_clock_skew: config.max_clock_skew,
+                max_value_bytes: config.limits.max_value_bytes,
+            },
+            peer_tcp,
+            peers::to_link(membership.members(), stop.clone()),
+            stop.clone(),
+        );
+        let view = peers::keep_view(engine.clone(), me.peer_address, membership.members(), discovery.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(view));
+        tokio::spawn(engine.clone().run(stop.clone()));
+
+        let (leaving, told) = watch::channel(false);
+        let members = membership.members();
+        let mut metrics = Metrics::new(&me.version, me.started_ms);
+        let overview = Overview::new(me, &config.cluster, engine.clone(), members, discovery, told);
+        let (membership_counters, of_transport) = (membership.counters(), transport.clone());
+        metrics.collect(Box::new(Scrape {
+            overview: overview.clone(),
+            membership: membership_counters,
+            transport: of_transport,
+        }));
+        let counts = metrics.counts();
+        let api = Api { engine: engine.clone(), limits: config.limits, overview: overview.clone(), counts };
+        let api = tokio::spawn(api.serve(client, stop_api.clone().cancelled_owned()));
+        let served = Admin { overview: overview.clone(), metrics: Arc::new(metrics) };
+        let admin = tokio::spawn(served.serve(admin, stop.clone().cancelled_owned()));
+
+        Ok(Self {
+            engine,
+            membership,
+            transport,
+            overview,
+            role: config.role,
+            drain_timeout: config.drain_timeout,
+            leaving,
+            api,
+            admin,
+            stop_api,
+            stop,
+            addresses,
+        })
+    }
+
+    /// Where it listens.
+    pub const fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// What it knows of itself and the others.
+    pub const fn overview(&self) -> &Overview {
+        &self.overview
+    }
+
+    /// Returns only when a port is served no more, and why.
+    pub async fn failed(&mut self) -> NodeError {
+        tokio::select! {
+            ended = &mut self.api => match ended {
+                Ok(Err(error)) => error.into(),
+                Ok(Ok(())) | Err(_) => NodeError::Ended("client port"),
+            },
+            ended = &mut self.admin => match ended {
+                Ok(Err(error)) => NodeError::Admin(error),
+                Ok(Ok(())) | Err(_) => NodeError::Ended("admin port"),
+            },
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! How a node starts, and how it goes.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kvasir_client::{Client, PutOptions};
+use tokio::net::{TcpListener, TcpStream};
+use tonic::Code;
+
+use crate::harness::{Node, cluster, command, eventually, loopback, meshed, nodes};
+
+#[tokio::test]
+async fn what_was_acknowledged_right_before_sigterm_is_on_the_others() {
+    let mut nodes = cluster(3).await;
+    let mut kv = nodes[0].kv();
+    for key in 0..300 {
+        kv.put(&format!("k{key}"), "v").await.unwrap();
+    }
+    nodes[0].terminate();
+    let status = nodes[0].ended().await;
+    assert_eq!(status.code(), Some(0), "{status}");
+    let log = nodes[0].log();
+    for line in ["the peers hold all of this node's writes", "left the cluster", "stopped"] {
+        assert!(log.contains(line), "{line:?} is not in the log");
+    }
+    for node in &nodes[1..] {
+        assert_eq!(node.kv().all().await.unwrap().len(), 300, "at {}", node.name);
+        eventually("the member is gone", async || {
+            let status = node.status().await;
+            if status["peers"].as_array().unwrap().len() == 1 { Ok(()) } else { Err(status) }
+        })
+        .await;
+        // It said goodbye: nobody had to find out.
+        let page = node.metrics().await;
+        assert_eq!(page.value("kvasir_membership_events_total{event=\"left\"}"), Some(1.0));
+        assert_eq!(page.value("kvasir_membership_events_total{event=\"failed\"}"), Some(0.0));
+    }
+}
+
+#[tokio::test]
+async fn a_draining_node_is_unready_at_once_and_serves_until_its_clients_have_moved() {
+    let mut nodes = cluster(2).await;
+    let mut kv = nodes[0].kv();
+    kv.put("before", "v").await.unwrap();
+    nodes[0].terminate();
+    eventually("not ready", async || match nodes[0].http("/readyz").await {
+        Ok((503, body)) if body.starts_with("draining: ") => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    // Kubernetes takes a moment to know: those who come until then are served.
+    kv.put("meanwhile", "v").await.unwrap();
+    assert_eq!(kv.get("before").await.unwrap().as_deref(), Some("v"));
+    let status = nodes[0].status().await;
+    assert_eq!((&status["phase"], &status["keys"]), (&"draining".into(), &2.into()));
+    let health = crate::observe::health(&nodes[0], "").await;
+    assert_eq!(health, tonic_health::ServingStatus::NotServing as i32);
+    assert_eq!(nodes[0].http("/livez").await.unwrap().0, 200, "a drain is no reason to kill");
+
+    // Then the client is sent away: its connection ends, and there is no new one.
+    let refused = eventually("the client is sent away", async || match kv.put("late", "v").await {
+        Ok(_) => Err("still taken"),
+        Err(status) => Ok(status),
+    })
+    .await;
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert_eq!(nodes[0].ended().await.code(), Some(0));
+    assert!(nodes[1].kv().exists("meanwhile").await.unwrap());
+}
+
+#[tokio::test]
+async fn a_node_alone_does_not_wait_for_peers_that_are_not_there() {
+    let mut node = Node::alone().await.with("drain-timeout", "1h");
+    node.kv().put("k", "v").await.unwrap();
+    node.terminate();
+    assert_eq!(node.ended().await.code(), Some(0));
+    assert!(node.log().contains("no peer is there to hand over to"));
+}
+
+#[tokio::test]
+async fn a_node_that_is_told_to_stop_while_it_joins_stops() {
+    // Nobody is at the other address, and the node has time.
+    let mut node = nodes(2).remove(0).with("join-timeout", "1h");
+    node.start();
+    eventually("it joins", async || match node.http("/readyz").await {
+        Ok((503, body)) if body.starts_with("joining: ") => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    let refused = node.kv().put("k", "v").await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains("joining"), "{refused}");
+    assert_eq!(node.kv().get("k").await.unwrap_err().code(), Code::Unavailable);
+    assert!(node.cluster().who_am_i(kvasir_proto::v1::WhoAmIRequest {}).await.is_ok());
+    node.terminate();
+    assert_eq!(node.ended().await.code(), Some(0));
+}
+
+/// What a Kubernetes Service is to its clients: an address behind which each
+/// new connection leads to some ready node, known with some delay.
+struct Service {
+    address: SocketAddr,
+}
+
+/// How long after a node stops being ready new connections still go there.
+const STALE_FOR: Duration = Duration::from_millis(300);
+
+impl Service {
+    async fn before(nodes: &[Node]) -> Self {
+        let listener = TcpListener::bind(loopback()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let ready: Arc<Mutex<BTreeMap<SocketAddr, bool>>> = Arc::default();
+        for node in nodes {
+            let (ready, client, admin) = (ready.clone(), node.client, node.admin);
+            tokio::spawn(async move {
+                loop {
+                    let now = is_ready(admin).await;
+                    tokio::time::sleep(STALE_FOR).await;
+                    ready.lock().unwrap().insert(client, now);
+                }
+            });
+        }
+        tokio::spawn(async move {
+            loop {
+                let (mut from, _) = listener.accept().await.unwrap();
+                let to: Vec<_> = ready.lock().unwrap().iter().filter(|(_, r)| **r).map(|(a, _)| *a).collect();
+                tokio::spawn(async move {
+                    let Some(to) = to.get(rand::random_range(0..to.len().max(1))) else { return };
+                    if let Ok(mut to) = TcpStream::connect(to).await {
+                        // Either side may break the connection: that is the point.
+                        let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+                    }
+                });
+            }
+        });
+        Self { address }
+    }
+}
+
+async fn is_ready(admin: SocketAddr) -> bool {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let ask = async {
+        let mut stream = TcpStream::connect(admin).await?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        std::io::Result::Ok(answer.starts_with("HTTP/1.1 200"))
+    };
+    ask.await.unwrap_or(false)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_behind_a_service_loses_no_write_and_fails_no_call() {
+    let mut nodes = cluster(3).await;
+    let service = Service::before(&nodes).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            let (stop, address) = (stop.clone(), service.address.to_string());
+            tokio::spawn(async move {
+                let client = Client::connect(address).await.unwrap();
+                let mut acknowledged = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let key = format!("{writer}/{}", acknowledged.len());
+                    client.put(&key, "v", PutOptions::default()).await.unwrap_or_else(|error| panic!("{key}: {error}"));
+                    acknowledged.push(key);
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                acknowledged
+            })
+        })
+        .collect();
+    for n in 0..nodes.len() {
+        nodes[n].terminate();
+        assert_eq!(nodes[n].ended().await.code(), Some(0));
+        nodes[n].start();
+        nodes[n].ready().await;
+        meshed(&nodes).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut acknowledged = Vec::new();
+    for writer in writers {
+        acknowledged.extend(writer.await.expect("a call failed"));
+    }
+    assert!(acknowledged.len() > 500, "only {} writes: no load", acknowledged.len());
+    for node in &nodes {
+        eventually("every acknowledged write is there", async || {
+            let held = node.kv().all().await.map_err(|status| status.to_string())?;
+            let lost: Vec<_> = acknowledged.iter().filter(|key| !held.contains_key(*key)).collect();
+            if lost.is_empty() { Ok(()) } else { Err(format!("{} lacks {lost:?}", node.name)) }
+        })
+        .await;
+    }
+}
+
+#[test]
+fn bad_settings_end_with_code_2_and_name_the_field() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let in_file = |text| vec!["--config".to_owned(), file(&format!("{}.yaml", rand::random::<u32>()), text)];
+    let flag = |flag: &str, value: &str| vec![format!("--{flag}"), value.to_owned()];
+    for (arguments, named) in [
+        (in_file("syncInterval: soon\n"), "syncInterval"),
+        (in_file("surprise: 1\n"), "surprise"),
+        (in_file("maxMemory: 12 potatoes\n"), "maxMemory"),
+        (in_file("discovery:\n  dns:\n    port: 70000\n"), "discovery.dns.port"),
+        (in_file("name: [\n"), "not valid YAML"),
+        (in_file("clientAddress: nowhere\n"), "clientAddress"),
+        (flag("config", "/nowhere/node.yaml"), "/nowhere/node.yaml"),
+        (flag("sync-interval", "1"), "sync-interval"),
+        (flag("max-key-bytes", "0"), "maxKeyBytes"),
+        (flag("log-level", "shout=="), "logLevel"),
+        (flag("surprise", "1"), "--surprise"),
+    ] {
+        let output = command().args(&arguments).output().unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+        assert!(message.contains(named), "{named:?} is not in {message:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named() {
+    let node = Node::alone().await;
+    for (setting, flag) in
+        [("clientAddress", "client-address"), ("adminAddress", "admin-address"), ("peerAddress", "peer-address")]
+    {
+        let addresses = ["client-address", "peer-address", "admin-address"].map(|name| match name {
+            name if name == flag => [format!("--{name}"), node.client.to_string()],
+            name => [format!("--{name}"), loopback().to_string()],
+        });
+        let output = command().args(addresses.as_flattened()).output().unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains(&format!("{setting}: cannot listen on {}", node.client)), "{message}");
+    }
+}

@@ -1,0 +1,139 @@
+//! The peer port is open to whoever reaches it: nothing that comes there may
+//! harm the node. These tests know how a connection begins, and no more.
+
+use std::time::Duration;
+
+use kvasir_proto::peer::v1::Hello;
+use prost::Message as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::timeout;
+
+use crate::harness::{Node, PATIENCE, cluster, eventually};
+
+const PREAMBLE: &[u8] = b"kvasir/\x01";
+
+fn frame(body: &[u8]) -> Vec<u8> {
+    [&u32::try_from(body.len()).unwrap().to_be_bytes(), body].concat()
+}
+
+fn hello(cluster: &str, ahead: Duration) -> Vec<u8> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap() + ahead;
+    let (cluster, name) = (cluster.to_owned(), "intruder".to_owned());
+    let hello = Hello { cluster, name, origin: rand::random(), sidecar: false, now_ms: now.as_millis() as u64 };
+    [PREAMBLE, &frame(&hello.encode_to_vec())].concat()
+}
+
+async fn refused(node: &Node, reason: &str) -> f64 {
+    let page = node.metrics().await;
+    page.value(&format!("kvasir_peer_refused_total{{reason=\"{reason}\"}}")).unwrap_or_else(|| panic!("{}", page.0))
+}
+
+/// Sends this on a new connection, and waits for the node to close it.
+async fn send_and_be_closed(node: &Node, bytes: &[u8]) {
+    let mut stream = TcpStream::connect(node.peer).await.unwrap();
+    // The node may close before it has read everything.
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the connection is not closed");
+}
+
+async fn serves(node: &Node) {
+    let (mut kv, key) = (node.kv(), rand::random::<u64>().to_string());
+    kv.put(&key, "v").await.unwrap();
+    assert_eq!(kv.get(&key).await.unwrap().as_deref(), Some("v"));
+    assert!(kv.delete(&key).await.unwrap());
+}
+
+#[tokio::test]
+async fn what_is_no_peer_is_closed_and_counted_and_does_no_harm() {
+    let nodes = cluster(2).await;
+    let node = &nodes[0];
+    let good = hello("test", Duration::ZERO);
+    let huge = [&good[..], &[0xff, 0xff, 0xff, 0xff]].concat();
+    let huge_hello = [PREAMBLE, &[0x00, 0x10, 0x00, 0x00]].concat();
+    let no_message = [&good[..], &frame(&[])].concat();
+    let nonsense = [&good[..], &frame(&[0xff; 100])].concat();
+    let cases: [(&str, Vec<u8>); 10] = [
+        ("garbage", b"GET / HTTP/1.1\r\nhost: here\r\n\r\n".to_vec()),
+        ("garbage", vec![0; 100_000]),
+        ("version", b"kvasir/\x02 and more".to_vec()),
+        ("oversized", huge_hello),
+        ("oversized", huge),
+        ("malformed", [PREAMBLE, &frame(&[0xff; 40])].concat()),
+        ("malformed", no_message),
+        ("malformed", nonsense),
+        ("stranger", hello("other", Duration::ZERO)),
+        ("clock", hello("test", Duration::from_hours(1))),
+    ];
+    for (reason, bytes) in cases {
+        let before = refused(node, reason).await;
+        send_and_be_closed(node, &bytes).await;
+        eventually(&format!("{reason} is counted"), async || {
+            let now = refused(node, reason).await;
+            if now > before { Ok(()) } else { Err(now) }
+        })
+        .await;
+        serves(node).await;
+    }
+    // What the other node wrote comes all the same.
+    nodes[1].kv().put("k", "v").await.unwrap();
+    eventually("it still replicates", async || node.kv().exists("k").await.unwrap().then_some(()).ok_or("not there"))
+        .await;
+    let log = node.log();
+    assert!(log.contains("refused a peer's connection") && !log.contains("panicked"), "{log}");
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_are_closed_and_keep_nobody_out() {
+    let nodes = cluster(2).await;
+    let mut silent = Vec::new();
+    for n in 0..150_u32 {
+        let mut stream = TcpStream::connect(nodes[0].peer).await.unwrap();
+        // Some stop in the middle of a word.
+        let _ = stream.write_all(&PREAMBLE[..n as usize % PREAMBLE.len()]).await;
+        silent.push(stream);
+    }
+    serves(&nodes[0]).await;
+    nodes[1].kv().put("k", "v").await.unwrap();
+    eventually("the peers replicate", async || {
+        nodes[0].kv().exists("k").await.unwrap().then_some(()).ok_or("not there")
+    })
+    .await;
+    for mut stream in silent {
+        let mut answer = Vec::new();
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("a silent connection stays open");
+    }
+    assert!(refused(&nodes[0], "handshake").await >= 150.0);
+    // A peer that comes back gets its link.
+    serves(&nodes[0]).await;
+}
+
+#[tokio::test]
+async fn a_frame_that_never_ends_is_given_up_on() {
+    let node = Node::alone().await;
+    let begun = [&hello("test", Duration::ZERO)[..], &[0x00, 0x04, 0x00, 0x00], &[0; 1000]].concat();
+    send_and_be_closed(&node, &begun).await;
+    serves(&node).await;
+}
+
+#[tokio::test]
+async fn garbage_datagrams_are_counted_and_do_no_harm() {
+    let nodes = cluster(2).await;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let before = nodes[0].metrics().await.value("kvasir_peer_datagrams_refused_total").unwrap();
+    for n in 0..200_usize {
+        let garbage: Vec<u8> = (0..n * 7).map(|_| rand::random()).collect();
+        socket.send_to(&garbage, nodes[0].peer).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    eventually("they are counted", async || {
+        let page = nodes[0].metrics().await;
+        // The system may drop some.
+        page.value("kvasir_peer_datagrams_refused_total").filter(|now| *now > before + 50.0).ok_or(page.0)
+    })
+    .await;
+    serves(&nodes[0]).await;
+    let status = nodes[0].status().await;
+    assert_eq!((&status["phase"], &status["peers"][0]["state"]), (&"ready".into(), &"alive".into()), "{status}");
+}
