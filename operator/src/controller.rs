@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -119,14 +119,15 @@ pub async fn run(context: Context, ready: Arc<AtomicBool>, shutdown: impl Future
     let clusters = watcher(scope::<KvCluster>(&context), watcher::Config::default())
         .default_backoff()
         .reflect(writer)
+        // Not by `wait_until_ready` in a task of its own: the store wakes only one of those that wait, and the controller
+        // waits as well.
+        .inspect_ok(move |event| {
+            if matches!(event, watcher::Event::InitDone) {
+                ready.store(true, Ordering::Release);
+            }
+        })
         .applied_objects()
         .predicate_filter(predicates::generation, PredicateConfig::default());
-    let known = reader.clone();
-    tokio::spawn(async move {
-        if known.wait_until_ready().await.is_ok() {
-            ready.store(true, Ordering::Release);
-        }
-    });
     let owned = || watcher::Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::OPERATOR));
     let members = watcher::Config::default().labels(labels::MEMBER_OF);
     Controller::for_stream(clusters, reader)
