@@ -1,1 +1,54 @@
-//! Kvasir client.
+//! The Rust SDK of Kvasir, a replicated in-memory key/value store for Kubernetes.
+//!
+//! Every node of a Kvasir cluster holds every key and takes every call. An application normally talks to the sidecar
+//! beside it, whose address the injector leaves in `KVASIR_ADDRESS`; a program without a sidecar names the cluster's
+//! Service instead.
+//!
+//! ```no_run
+//! use kvasir_client::{Client, PutOptions};
+//! use std::time::Duration;
+//!
+//! # async fn run() -> Result<(), kvasir_client::Error> {
+//! let client = Client::from_env()?;
+//! client.put("greeting", "hello", PutOptions::with_ttl(Duration::from_secs(30))).await?;
+//! if let Some(found) = client.get("greeting").await? {
+//!     println!("{:?}, ends in {:?}", found.value, found.ttl);
+//! }
+//! client.delete("greeting").await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # When a node goes away
+//!
+//! A [`Client`] is a cheap handle: clone it, share it, keep it for the life of the program. A call that meets a node
+//! which is not ready, is draining, does not answer in time or cannot be reached is tried again, on a **new
+//! connection**: behind a Kubernetes Service that is what reaches another node, since a connection once made stays
+//! with the node that it was made to. [`RetryPolicy`] bounds this; [`Error::Unavailable`] comes when the budget is
+//! spent.
+//!
+//! Calls that are tried again may be carried out twice, when the first one arrived and only its answer was lost:
+//!
+//! - a `put` then writes the same value twice. The later one has a newer version, so a write of the same key by
+//!   somebody else that fell between the two is overwritten, as it would be by a put sent a moment later;
+//! - the TTL of such a `put` counts from the attempt that was answered;
+//! - a `delete` may answer `false` because its own first attempt had deleted the key.
+//!
+//! After a failure the client may be talking to another node than before. Nodes hear of each other's writes within
+//! milliseconds, but a read right after a switch can still miss a write made just before it.
+
+mod address;
+mod client;
+mod cluster;
+mod error;
+mod kv;
+mod link;
+mod list;
+mod retry;
+
+pub use address::{DEFAULT_ADDRESS, DEFAULT_PORT};
+pub use client::{Builder, Client};
+pub use cluster::{DiscoveryStatus, Leader, Member, MemberState, Phase, Role, Status, WhoAmI};
+pub use error::Error;
+pub use kv::{Entry, ListOptions, PutOptions, Value, Version};
+pub use retry::RetryPolicy;

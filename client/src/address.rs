@@ -1,0 +1,82 @@
+//! Reads the address of a node as people write it. Knows nothing of connections.
+
+use crate::Error;
+use tonic::codegen::http::Uri;
+
+/// The port of the client API.
+pub const DEFAULT_PORT: u16 = 7070;
+
+/// Where a sidecar serves the application beside it.
+pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7070";
+
+/// `host`, `host:port` or either with `http://` before it → `http://host:port`.
+pub(crate) fn parse(address: &str) -> Result<Uri, Error> {
+    let refuse = |reason: &str| Error::Address { address: address.to_owned(), reason: reason.to_owned() };
+    let trimmed = address.trim();
+    let rest = match trimmed.split_once("://") {
+        None => trimmed,
+        Some(("http", rest)) => rest,
+        Some(("https", _)) => return Err(refuse("TLS is not spoken on the client port; use http:// or no scheme")),
+        Some(_) => return Err(refuse("only http:// or no scheme is understood")),
+    };
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    if authority.is_empty() {
+        return Err(refuse("it names no host; write host:port"));
+    }
+    if authority.contains(['/', '?', '#', '@']) {
+        return Err(refuse("it must be host:port, with no path or user"));
+    }
+    // A bare IPv6 address cannot be told from a host and a port.
+    if authority.matches(':').count() > 1 && !authority.starts_with('[') {
+        return Err(refuse("an IPv6 address needs brackets: [::1]:7070"));
+    }
+    let uri: Uri = format!("http://{authority}").parse().map_err(|_| refuse("it is not of the form host:port"))?;
+    match uri.port() {
+        Some(port) if port.as_u16() == 0 => Err(refuse("port 0 cannot be reached")),
+        Some(_) => Ok(uri),
+        None if authority.ends_with(':') => Err(refuse("the port is missing after ':'")),
+        None => {
+            format!("http://{authority}:{DEFAULT_PORT}").parse().map_err(|_| refuse("it is not of the form host:port"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn takes_what_people_write() {
+        for (given, meant) in [
+            ("127.0.0.1:7070", "http://127.0.0.1:7070/"),
+            ("http://127.0.0.1:7070", "http://127.0.0.1:7070/"),
+            ("http://demo.apps.svc:9000/", "http://demo.apps.svc:9000/"),
+            ("demo", "http://demo:7070/"),
+            ("[::1]:7071", "http://[::1]:7071/"),
+            ("[::1]", "http://[::1]:7070/"),
+            (" demo:1 ", "http://demo:1/"),
+        ] {
+            assert_eq!(parse(given).expect(given).to_string(), meant, "for {given}");
+        }
+    }
+
+    #[test]
+    fn refuses_the_rest_and_says_why() {
+        for (given, why) in [
+            ("", "names no host"),
+            ("http://", "names no host"),
+            ("https://demo:7070", "TLS"),
+            ("tcp://demo:7070", "scheme"),
+            ("demo:70700", "host:port"),
+            ("demo:", "port is missing"),
+            ("demo:0", "port 0"),
+            ("demo/path", "no path"),
+            ("user@demo", "user"),
+            ("::1", "brackets"),
+            ("two words", "host:port"),
+        ] {
+            let message = parse(given).expect_err(given).to_string();
+            assert!(message.contains(why), "{given:?}: {message}");
+        }
+    }
+}

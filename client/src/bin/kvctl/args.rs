@@ -1,0 +1,139 @@
+//! The command line. Knows nothing of what the verbs do.
+
+use crate::duration;
+use clap::{Parser, Subcommand, ValueEnum};
+use kvasir_client::DEFAULT_ADDRESS;
+use std::ffi::OsString;
+use std::time::Duration;
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done
+  1  the call failed for another reason than those below
+  2  the command line is wrong
+  3  the key is not there (get, exists)
+  4  the node cannot be reached, or is not ready, within --timeout
+  5  the node refused the input: a limit is broken, or the node is full
+
+Examples:
+  kvctl put greeting hello --ttl 30s
+  kvctl get greeting
+  kvctl put blob - < file
+  kvctl -o json list config/ | jq -r .key";
+
+/// Talk to a node of a Kvasir cluster.
+#[derive(Debug, Parser)]
+#[command(name = "kvctl", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub(crate) struct Args {
+    /// The node, or the Service before it, as host:port
+    #[arg(long, short, global = true, env = "KVASIR_ADDRESS", default_value = DEFAULT_ADDRESS, value_name = "ADDRESS")]
+    pub(crate) address: String,
+
+    /// How to print: text for people, json for scripts (one object; for list one on each line)
+    #[arg(long, short, global = true, value_enum, default_value_t = Format::Text)]
+    pub(crate) output: Format,
+
+    /// How long to try, all attempts together; units ms, s, m, h
+    #[arg(long, global = true, default_value = "10s", value_parser = positive, value_name = "DURATION")]
+    pub(crate) timeout: Duration,
+
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// For scripts.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Store a value under a key
+    Put {
+        key: String,
+        /// The value; - reads it from standard input (use -- before one that begins with a dash)
+        #[arg(allow_negative_numbers = true)]
+        value: OsString,
+        /// The time until the key ends, as in 500ms, 3s, 1m30s [default: it does not end]
+        #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+        ttl: Option<Duration>,
+    },
+    /// Print a value, byte for byte (a newline follows only on a terminal)
+    Get { key: String },
+    /// Tell whether a key is there: true, or false and exit code 3
+    Exists { key: String },
+    /// Delete a key; tells whether it was there (either way exit code 0)
+    Delete { key: String },
+    /// List keys in order
+    List {
+        /// Only keys that begin with this
+        #[arg(default_value = "", hide_default_value = true)]
+        prefix: String,
+        /// At most this many
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
+        limit: Option<u64>,
+        /// Keys alone, one on each line
+        #[arg(long)]
+        keys_only: bool,
+    },
+    /// List the nodes of the cluster, eldest first
+    Members,
+    /// Show the health of the node
+    Status,
+    /// Show which node answers
+    Whoami,
+    /// Show the eldest member
+    Leader,
+}
+
+fn positive(text: &str) -> Result<Duration, String> {
+    match duration::parse(text)? {
+        Duration::ZERO => Err("must be above zero".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Args, Format, Verb};
+    use clap::{CommandFactory as _, Parser as _};
+    use std::time::Duration;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn options_may_stand_anywhere() {
+        let args = Args::try_parse_from(["kvctl", "put", "k", "--ttl", "3s", "-5", "-o", "json"]).unwrap();
+        assert_eq!(args.output, Format::Json);
+        match args.verb {
+            Verb::Put { key, value, ttl } => {
+                assert_eq!((key.as_str(), value.to_str(), ttl), ("k", Some("-5"), Some(Duration::from_secs(3))));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn wrong_ones_are_usage_errors() {
+        for wrong in [
+            &["kvctl"][..],
+            &["kvctl", "put", "k"],
+            &["kvctl", "put", "k", "v", "--ttl", "3"],
+            &["kvctl", "put", "k", "v", "--ttl=-3s"],
+            &["kvctl", "get", "k", "--timeout", "0s"],
+            &["kvctl", "list", "--limit", "0"],
+            &["kvctl", "get", "k", "-o", "yaml"],
+        ] {
+            let error = Args::try_parse_from(wrong).expect_err(&wrong.join(" "));
+            assert_eq!(error.exit_code(), 2, "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The types of the cluster calls, and how they are read from the wire.
+
+use crate::Error;
+use kvasir_proto::v1;
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+/// What a node is to the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Role {
+    /// A node of the cluster proper.
+    Member,
+    /// A full replica beside an application; never leads, never votes.
+    Sidecar,
+    /// One that this release does not know.
+    Unknown,
+}
+
+/// Where a node is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Looking for peers.
+    Joining,
+    /// Taking in what its peers hold.
+    Syncing,
+    /// Serves reads and writes.
+    Ready,
+    /// Was told to stop: serves reads, refuses writes.
+    Draining,
+    /// One that this release does not know.
+    Unknown,
+}
+
+/// How sure the answering node is that a member is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MemberState {
+    /// It answers.
+    Alive,
+    /// It did not answer, and is given up on soon unless it objects.
+    Suspect,
+    /// One that this release does not know.
+    Unknown,
+}
+
+/// A node of the cluster as another one sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its name: on Kubernetes the pod's.
+    pub name: String,
+    /// The process: a random number drawn at its start, as 16 hexadecimal digits.
+    pub origin: String,
+    /// What it is to the cluster.
+    pub role: Role,
+    /// Where its peers reach it, `ip:port`.
+    pub peer_address: String,
+    /// Whether it is alive.
+    pub state: MemberState,
+    /// When its process started, by its own clock.
+    pub started_at: Option<SystemTime>,
+    /// Its release.
+    pub version: String,
+    /// Whether a replication link to it is up.
+    pub linked: bool,
+    /// Which discovery provider named it first; none when other members told of it.
+    pub found_by: Option<String>,
+}
+
+/// The node that answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WhoAmI {
+    /// The node as its peers see it.
+    pub member: Member,
+    /// The cluster that it belongs to.
+    pub cluster: String,
+    /// Where it is in its life.
+    pub phase: Phase,
+}
+
+/// The eldest member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leader {
+    /// Who that is.
+    pub member: Member,
+    /// Whether it is the node that answered.
+    pub is_me: bool,
+}
+
+/// The health of the node that answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The node.
+    pub member: Member,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Live keys.
+    pub keys: u64,
+    /// Deleted and expired keys still remembered.
+    pub tombstones: u64,
+    /// The memory that keys and values account for, in bytes.
+    pub memory_bytes: u64,
+    /// The limit on it, if there is one.
+    pub max_memory_bytes: Option<u64>,
+    /// Equal on two nodes that hold the same.
+    pub fingerprint: String,
+    /// How far behind its peers the node may be; none when it has no peer.
+    pub lag: Option<Duration>,
+    /// Each way by which it looks for peers.
+    pub discovery: Vec<DiscoveryStatus>,
+}
+
+/// One way of looking for peers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiscoveryStatus {
+    /// `kubernetes`, `nats`, `dns` or `static`.
+    pub provider: String,
+    /// How many addresses it last found.
+    pub found: u32,
+    /// Why its last round failed, if it did.
+    pub error: Option<String>,
+}
+
+macro_rules! words {
+    ($type:ident from $wire:ident { $($word:literal => $variant:ident),* $(,)? }) => {
+        impl From<v1::$wire> for $type {
+            fn from(wire: v1::$wire) -> Self {
+                match wire {
+                    $(v1::$wire::$variant => Self::$variant,)*
+                    v1::$wire::Unspecified => Self::Unknown,
+                }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(match self {
+                    $(Self::$variant => $word,)*
+                    Self::Unknown => "unknown",
+                })
+            }
+        }
+    };
+}
+
+words!(Role from Role { "member" => Member, "sidecar" => Sidecar });
+words!(Phase from Phase {
+    "joining" => Joining,
+    "syncing" => Syncing,
+    "ready" => Ready,
+    "draining" => Draining,
+});
+words!(MemberState from MemberState { "alive" => Alive, "suspect" => Suspect });
+
+pub(crate) fn member(wire: v1::Member) -> Member {
+    Member {
+        role: wire.role().into(),
+        state: wire.state().into(),
+        started_at: wire.started_at.and_then(|at| SystemTime::try_from(at).ok()),
+        name: wire.name,
+        origin: wire.origin,
+        peer_address: wire.peer_address,
+        version: wire.version,
+        linked: wire.linked,
+        found_by: some_text(wire.found_by),
+    }
+}
+
+pub(crate) fn required(wire: Option<v1::Member>) -> Result<Member, Error> {
+    wire.map(member).ok_or(Error::Answer("member"))
+}
+
+pub(crate) fn who_am_i(wire: v1::WhoAmIResponse) -> Result<WhoAmI, Error> {
+    let phase = wire.phase().into();
+    Ok(WhoAmI { member: required(wire.member)?, cluster: wire.cluster, phase })
+}
+
+pub(crate) fn leader(wire: v1::LeaderResponse) -> Result<Leader, Error> {
+    Ok(Leader { member: wire.leader.map(member).ok_or(Error::Answer("leader"))?, is_me: wire.is_me })
+}
+
+pub(crate) fn status(wire: v1::StatusResponse) -> Result<Status, Error> {
+    Ok(Status {
+        phase: wire.phase().into(),
+        member: required(wire.member)?,
+        keys: wire.keys,
+        tombstones: wire.tombstones,
+        memory_bytes: wire.memory_bytes,
+        max_memory_bytes: (wire.max_memory_bytes > 0).then_some(wire.max_memory_bytes),
+        fingerprint: wire.fingerprint,
+        lag: wire.lag.map(|lag| Duration::try_from(lag).map_err(|_| Error::Answer("valid lag"))).transpose()?,
+        discovery: wire
+            .discovery
+            .into_iter()
+            .map(|v1::DiscoveryStatus { provider, found, error }| DiscoveryStatus {
+                provider,
+                found,
+                error: some_text(error),
+            })
+            .collect(),
+    })
+}
+
+fn some_text(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}

@@ -1,0 +1,127 @@
+//! What can go wrong in a call, and how an answer of the wire is sorted into it.
+
+use std::error::Error as _;
+use std::time::Duration;
+use tonic::Code;
+
+/// Why a call failed. A key that is not there is no error.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The address given is not one. Nothing was sent.
+    #[error("cannot use the address '{address}': {reason}")]
+    Address {
+        /// As it was given.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No node could be reached that was ready, and the retry budget is spent.
+    #[error("the node at {address} is not available: {reason} (attempts: {attempts}, over {} ms)", .elapsed.as_millis())]
+    Unavailable {
+        /// Where the client looked for it.
+        address: String,
+        /// How the last attempt failed.
+        reason: String,
+        /// How often it was tried.
+        attempts: u32,
+        /// For how long it was tried.
+        elapsed: Duration,
+    },
+    /// The node refused the input: a field breaks a limit. The message names both.
+    #[error("the node refused the input: {0}")]
+    Refused(String),
+    /// The node holds as much as it may. Reads and deletes go on.
+    #[error("the node is full: {0}")]
+    Full(String),
+    /// The node failed to carry out the call for a reason of its own.
+    #[error("the node answered {code:?}: {message}")]
+    Node {
+        /// The gRPC status code.
+        code: Code,
+        /// What the node said.
+        message: String,
+    },
+    /// The answer lacks something that it must have: the node speaks another version of the API.
+    #[error("the node's answer has no {0}; are client and node of the same release?")]
+    Answer(&'static str),
+}
+
+/// One failed attempt.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Another attempt, on another connection, may go better.
+    Passing(String),
+    /// It will not.
+    Final(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Final(error)
+    }
+}
+
+impl From<tonic::Status> for Failure {
+    fn from(status: tonic::Status) -> Self {
+        // A status with a source was made on this side of the wire, of an error of the connection.
+        if let Some(mut cause) = status.source() {
+            while let Some(deeper) = cause.source() {
+                cause = deeper;
+            }
+            return Self::Passing(lower_first(&cause.to_string()));
+        }
+        let message = status.message().to_owned();
+        match status.code() {
+            // A node never answers UNKNOWN of its own: it is what is left of an answer that was cut off.
+            Code::Unavailable | Code::Unknown => Self::Passing(message),
+            // OUT_OF_RANGE is gRPC's own answer to a message over the receiver's limit.
+            Code::InvalidArgument | Code::OutOfRange => Self::Final(Error::Refused(message)),
+            Code::ResourceExhausted => Self::Final(Error::Full(message)),
+            code => Self::Final(Error::Node { code, message }),
+        }
+    }
+}
+
+/// The operating system's messages begin with a capital; ours do not.
+fn lower_first(message: &str) -> String {
+    let mut chars = message.chars();
+    chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, Failure};
+    use std::sync::Arc;
+    use tonic::{Code, Status};
+
+    #[test]
+    fn an_unavailable_node_and_a_broken_connection_pass() {
+        for status in [Status::unavailable("draining"), Status::unknown("cut off"), Status::unavailable("not ready")] {
+            assert!(matches!(Failure::from(status), Failure::Passing(_)));
+        }
+        // Whatever code a broken connection was given, it is the connection's.
+        let mut status = Status::internal("h2 protocol error");
+        status.set_source(Arc::new(std::io::Error::other("Connection reset by peer")));
+        match Failure::from(status) {
+            Failure::Passing(reason) => assert_eq!(reason, "connection reset by peer"),
+            Failure::Final(error) => panic!("final: {error}"),
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_final() {
+        for (status, meant) in [
+            (Status::invalid_argument("key: empty"), Error::Refused("key: empty".into())),
+            (Status::out_of_range("too long"), Error::Refused("too long".into())),
+            (Status::resource_exhausted("maxMemory"), Error::Full("maxMemory".into())),
+            (Status::internal("bug"), Error::Node { code: Code::Internal, message: "bug".into() }),
+            (Status::cancelled("stop"), Error::Node { code: Code::Cancelled, message: "stop".into() }),
+        ] {
+            match Failure::from(status) {
+                Failure::Final(error) => assert_eq!(error, meant),
+                Failure::Passing(reason) => panic!("{meant} passes: {reason}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The types of the data calls, and how they are read from the wire.
+
+use crate::Error;
+use bytes::Bytes;
+use kvasir_proto::v1;
+use std::fmt;
+use std::time::Duration;
+
+/// The identity of one write, the same on every node. Of two writes of a key the larger version wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version {
+    /// The hybrid logical clock: 48 bits of milliseconds since 1970, 16 bits of counter.
+    pub hlc: u64,
+    /// The process that took the write.
+    pub origin: u64,
+}
+
+/// Two times 16 hexadecimal digits; as text they sort as the versions do.
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{:016x}", self.hlc, self.origin)
+    }
+}
+
+/// A value that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Value {
+    /// Byte for byte as it was put.
+    pub value: Bytes,
+    /// The write that put it.
+    pub version: Version,
+    /// What was left of its TTL when the node answered; none when it does not end.
+    pub ttl: Option<Duration>,
+}
+
+/// A key of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: String,
+    /// Its value; empty when only keys were asked for.
+    pub value: Bytes,
+    /// The write that put it.
+    pub version: Version,
+    /// What was left of its TTL when the node answered; none when it does not end.
+    pub ttl: Option<Duration>,
+}
+
+/// What a put may ask for besides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PutOptions {
+    /// The time until the key ends, to the millisecond; none: it does not end.
+    pub ttl: Option<Duration>,
+}
+
+impl PutOptions {
+    /// A key that ends after `ttl`.
+    pub fn with_ttl(ttl: Duration) -> Self {
+        Self { ttl: Some(ttl) }
+    }
+}
+
+/// What a listing may ask for besides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ListOptions {
+    /// At most this many entries; none: all.
+    pub limit: Option<u64>,
+    /// Leave the values out.
+    pub keys_only: bool,
+}
+
+pub(crate) fn version(wire: Option<v1::Version>) -> Result<Version, Error> {
+    let v1::Version { hlc, origin } = wire.ok_or(Error::Answer("version"))?;
+    Ok(Version { hlc, origin })
+}
+
+pub(crate) fn ttl(wire: Option<prost_types::Duration>) -> Result<Option<Duration>, Error> {
+    wire.map(|ttl| Duration::try_from(ttl).map_err(|_| Error::Answer("valid ttl"))).transpose()
+}
+
+pub(crate) fn value(wire: v1::GetResponse) -> Result<Value, Error> {
+    Ok(Value { version: version(wire.version)?, ttl: ttl(wire.ttl)?, value: wire.value })
+}
+
+pub(crate) fn entry(wire: v1::ListEntry) -> Result<Entry, Error> {
+    Ok(Entry { version: version(wire.version)?, ttl: ttl(wire.ttl)?, key: wire.key, value: wire.value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Version;
+
+    #[test]
+    fn versions_sort_as_their_text_does() {
+        let small = Version { hlc: 9, origin: u64::MAX };
+        let large = Version { hlc: 10, origin: 1 };
+        assert!(small < large);
+        assert!(small.to_string() < large.to_string());
+        assert_eq!(large.to_string(), "000000000000000a-0000000000000001");
+    }
+}

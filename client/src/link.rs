@@ -1,0 +1,70 @@
+//! The connection to a node, and how it is exchanged for another. Knows nothing of the calls made over it.
+
+use std::sync::{Mutex, PoisonError};
+use tonic::transport::{Channel, Endpoint};
+
+/// One connection at a time, shared by all calls.
+///
+/// A tonic channel goes back to the connection that it has for as long as that one stands. Behind a Kubernetes Service
+/// a standing connection leads to the same node for ever, also when that node only answers that it is draining. So a
+/// call that failed drops the channel; the next one connects afresh, and the Service picks a node that is ready.
+#[derive(Debug)]
+pub(crate) struct Link {
+    endpoint: Endpoint,
+    current: Mutex<Current>,
+}
+
+/// A channel, and which one in the row of them it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Current {
+    pub(crate) channel: Channel,
+    generation: u64,
+}
+
+impl Link {
+    pub(crate) fn new(endpoint: Endpoint) -> Self {
+        let channel = endpoint.connect_lazy();
+        Self { endpoint, current: Mutex::new(Current { channel, generation: 0 }) }
+    }
+
+    pub(crate) fn current(&self) -> Current {
+        self.lock().clone()
+    }
+
+    /// Replaces `failed`, unless another call that failed on it has done so. Calls still under way on the old channel
+    /// end on it.
+    pub(crate) fn renew(&self, failed: &Current) {
+        let mut current = self.lock();
+        if current.generation == failed.generation {
+            *current = Current { channel: self.endpoint.connect_lazy(), generation: failed.generation + 1 };
+        }
+    }
+
+    /// Takes up a connection that was made outside.
+    pub(crate) fn adopt(&self, channel: Channel) {
+        let mut current = self.lock();
+        *current = Current { channel, generation: current.generation + 1 };
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
+        // Every write replaces the whole value: a panic elsewhere cannot have left it half done.
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Link;
+    use tonic::transport::Endpoint;
+
+    #[tokio::test]
+    async fn many_failures_on_one_channel_renew_it_once() {
+        let link = Link::new(Endpoint::from_static("http://127.0.0.1:1"));
+        let (first, also_first) = (link.current(), link.current());
+        link.renew(&first);
+        let second = link.current();
+        link.renew(&also_first);
+        assert_eq!(second.generation, 1);
+        assert_eq!(link.current().generation, 1, "a call that failed on an old channel must not drop the new one");
+    }
+}

@@ -1,0 +1,138 @@
+//! How long and how often a call is tried. Knows nothing of what is called.
+
+use rand::RngExt as _;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Bounds on trying again. Only what may pass is tried again: a node that is not ready or draining, a connection that
+/// cannot be made or breaks, an answer that does not come in time. A refusal never is.
+///
+/// ```
+/// use kvasir_client::RetryPolicy;
+/// use std::time::Duration;
+///
+/// let patient = RetryPolicy { budget: Duration::from_secs(60), ..RetryPolicy::default() };
+/// assert_eq!(patient.initial_backoff, RetryPolicy::default().initial_backoff);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// From the start of a call, the time after which no further attempt is made or waited for. The first attempt may
+    /// always take the whole request timeout. 10 s by default.
+    pub budget: Duration,
+    /// The pause before the second attempt; it doubles from attempt to attempt. 25 ms by default.
+    pub initial_backoff: Duration,
+    /// The longest pause. 1 s by default.
+    pub max_backoff: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            budget: Duration::from_secs(10),
+            initial_backoff: Duration::from_millis(25),
+            max_backoff: Duration::from_secs(1),
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// One attempt and no more.
+    pub fn none() -> Self {
+        Self { budget: Duration::ZERO, ..Self::default() }
+    }
+}
+
+/// The attempts of one call.
+#[derive(Debug)]
+pub(crate) struct Attempts {
+    policy: RetryPolicy,
+    request_timeout: Duration,
+    started: Instant,
+    backoff: Duration,
+    failed: u32,
+}
+
+impl Attempts {
+    pub(crate) fn new(policy: &RetryPolicy, request_timeout: Duration) -> Self {
+        Self {
+            policy: policy.clone(),
+            request_timeout,
+            started: Instant::now(),
+            backoff: policy.initial_backoff,
+            failed: 0,
+        }
+    }
+
+    /// How long the attempt that starts now may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        if self.failed == 0 { self.request_timeout } else { self.request_timeout.min(self.left()) }
+    }
+
+    /// How many attempts failed.
+    pub(crate) fn failed(&self) -> u32 {
+        self.failed
+    }
+
+    /// The time since the first attempt began.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Counts a failed attempt: how long to wait before the next one, or nothing when there is to be none.
+    pub(crate) fn after_failure(&mut self) -> Option<Duration> {
+        self.failed = self.failed.saturating_add(1);
+        let pause = jittered(self.backoff.min(self.policy.max_backoff));
+        self.backoff = self.backoff.saturating_mul(2).min(self.policy.max_backoff);
+        (pause < self.left()).then_some(pause)
+    }
+
+    fn left(&self) -> Duration {
+        self.policy.budget.saturating_sub(self.started.elapsed())
+    }
+}
+
+/// Between half of the pause and all of it, so that clients that lost the same node do not come back in step.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(0.5..=1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Attempts, RetryPolicy};
+    use std::time::Duration;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_to_the_limit_and_end_with_the_budget() {
+        let policy = RetryPolicy::default();
+        let mut attempts = Attempts::new(&policy, 5 * SECOND);
+        let mut expected = policy.initial_backoff;
+        let mut pauses = 0;
+        while let Some(pause) = attempts.after_failure() {
+            assert!(pause <= expected && pause >= expected / 2, "{pause:?} is not within {expected:?}");
+            expected = (expected * 2).min(policy.max_backoff);
+            pauses += 1;
+            tokio::time::advance(pause).await;
+        }
+        assert!(attempts.elapsed() <= policy.budget);
+        assert!(attempts.elapsed() + policy.max_backoff >= policy.budget, "gave up early: {:?}", attempts.elapsed());
+        assert!((14..=25).contains(&pauses), "{pauses} pauses");
+        assert_eq!(attempts.failed(), pauses + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_never_outlasts_the_budget_but_the_first_may() {
+        let policy = RetryPolicy { budget: 2 * SECOND, ..RetryPolicy::default() };
+        let mut attempts = Attempts::new(&policy, 5 * SECOND);
+        assert_eq!(attempts.timeout(), 5 * SECOND);
+        tokio::time::advance(SECOND).await;
+        assert!(attempts.after_failure().is_some());
+        assert_eq!(attempts.timeout(), SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn none_means_one_attempt() {
+        assert_eq!(Attempts::new(&RetryPolicy::none(), SECOND).after_failure(), None);
+    }
+}

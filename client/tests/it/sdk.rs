@@ -1,0 +1,112 @@
+//! Each call of the SDK against a node.
+
+use crate::world::{Node, ORIGIN, Served};
+use futures::TryStreamExt as _;
+use kvasir_client::{Client, Entry, ListOptions, MemberState, Phase, PutOptions, Role, Version};
+use std::time::{Duration, UNIX_EPOCH};
+
+async fn pair() -> (Served, Client) {
+    let served = Node::new("demo-0").serve();
+    let client = Client::connect(format!("http://{}", served.address)).await.unwrap();
+    (served, client)
+}
+
+#[tokio::test]
+async fn values_come_back_as_they_were_put() {
+    let (_node, client) = pair().await;
+    let version = client.put("k", vec![0, 255, 10], PutOptions::default()).await.unwrap();
+    assert_eq!(version, Version { hlc: 1, origin: ORIGIN });
+    let found = client.get("k").await.unwrap().unwrap();
+    assert_eq!((&found.value[..], found.version, found.ttl), (&[0, 255, 10][..], version, None));
+    assert!(client.exists("k").await.unwrap());
+    assert!(client.delete("k").await.unwrap());
+    assert!(!client.delete("k").await.unwrap());
+    assert_eq!(client.get("k").await.unwrap(), None);
+    assert!(!client.exists("k").await.unwrap());
+}
+
+#[tokio::test]
+async fn a_ttl_arrives_and_what_is_left_comes_back() {
+    let (_node, client) = pair().await;
+    client.put("k", "v", PutOptions::with_ttl(Duration::from_millis(60_500))).await.unwrap();
+    let left = client.get("k").await.unwrap().unwrap().ttl.unwrap();
+    assert!(left > Duration::from_secs(50) && left <= Duration::from_millis(60_500), "{left:?}");
+    client.put("k", "v", PutOptions::with_ttl(Duration::from_millis(50))).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    assert_eq!(client.get("k").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn large_values_pass_in_both_directions() {
+    let (_node, client) = pair().await;
+    for size in [1 << 20, 16 << 20] {
+        client.put("large", vec![7; size], PutOptions::default()).await.unwrap();
+        assert_eq!(client.get("large").await.unwrap().unwrap().value.len(), size);
+    }
+}
+
+async fn list(client: &Client, prefix: &str, options: ListOptions) -> Vec<Entry> {
+    client.list(prefix, options).try_collect().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_listing_crosses_messages_and_pages_and_keeps_to_its_limits() {
+    let (node, client) = pair().await;
+    for i in 0..1203 {
+        client.put(format!("a/{i:05}"), format!("{i}"), PutOptions::default()).await.unwrap();
+    }
+    client.put("b/0", "other", PutOptions::default()).await.unwrap();
+
+    let all = list(&client, "a/", ListOptions::default()).await;
+    assert_eq!(all.len(), 1203);
+    assert!(all.windows(2).all(|pair| pair[0].key < pair[1].key));
+    assert_eq!(&all[1202].value[..], b"1202");
+    assert_eq!(list(&client, "", ListOptions::default()).await.len(), 1204);
+    assert!(list(&client, "c", ListOptions::default()).await.is_empty());
+
+    for limit in [1, 7, 999, 1000, 1001, 1203, 5000] {
+        let some = list(&client, "a/", ListOptions { limit: Some(limit), keys_only: true }).await;
+        assert_eq!(some.len() as u64, limit.min(1203));
+        assert!(some.iter().all(|entry| entry.value.is_empty()));
+    }
+    let before = node.node.calls();
+    assert!(list(&client, "", ListOptions { limit: Some(0), keys_only: true }).await.is_empty());
+    assert_eq!(node.node.calls(), before, "nothing wanted, nothing asked");
+}
+
+#[tokio::test]
+async fn the_cluster_calls_are_read_whole() {
+    let (_node, client) = pair().await;
+    let members = client.members().await.unwrap();
+    assert_eq!(members.len(), 2);
+    let (first, second) = (&members[0], &members[1]);
+    assert_eq!((first.name.as_str(), first.role, first.state), ("demo-0", Role::Member, MemberState::Alive));
+    assert_eq!(first.started_at, Some(UNIX_EPOCH + Duration::from_millis(1_700_000_000_005)));
+    assert_eq!((first.linked, first.found_by.as_deref()), (true, Some("dns")));
+    assert_eq!((second.role, second.state, second.linked), (Role::Sidecar, MemberState::Suspect, false));
+    assert_eq!(second.found_by, None);
+
+    let who = client.who_am_i().await.unwrap();
+    assert_eq!((who.cluster.as_str(), who.phase, &who.member), ("apps/demo", Phase::Ready, first));
+    let leader = client.leader().await.unwrap();
+    assert!(leader.is_me && leader.member == *first);
+    let status = client.status().await.unwrap();
+    assert_eq!((status.phase, status.tombstones, status.max_memory_bytes), (Phase::Syncing, 3, None));
+    assert_eq!(status.lag, Some(Duration::from_millis(12)));
+    assert_eq!(status.discovery[0].error.as_deref(), Some("no such name"));
+}
+
+#[tokio::test]
+async fn a_client_is_shared_between_tasks() {
+    let (_node, client) = pair().await;
+    let tasks = (0..20).map(|i| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            client.put(format!("k{i}"), "v", PutOptions::default()).await.unwrap();
+            client.get(format!("k{i}")).await.unwrap().is_some()
+        })
+    });
+    for found in futures::future::join_all(tasks).await {
+        assert!(found.unwrap());
+    }
+}
