@@ -76,14 +76,14 @@ impl From<tonic::Status> for Failure {
             // A node never answers UNKNOWN of its own: it is what is left of an answer that was cut off.
             Code::Unavailable | Code::Unknown => Self::Passing(message),
             // OUT_OF_RANGE is gRPC's own answer to a message over the receiver's limit.
-            Code::InvalidArgument | Code::OutOfRange => Self::Final(Error::Refused(message)),
+            Code::InvalidArgument | Code::OutOfRange => Self::Final(Error::Refused(lower_first(&message))),
             Code::ResourceExhausted => Self::Final(Error::Full(message)),
             code => Self::Final(Error::Node { code, message }),
         }
     }
 }
 
-/// The operating system's messages begin with a capital; ours do not.
+/// Messages of the operating system and of gRPC begin with a capital; ours do not.
 fn lower_first(message: &str) -> String {
     let mut chars = message.chars();
     chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
