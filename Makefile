@@ -35,7 +35,8 @@ image: setup ## the container image, as dist/*.tar
 	scripts/image
 
 crds: ## write the CRD's YAML into the chart
-	cargo run --quiet --package kvasir-crds --bin crdgen
+	cargo run --quiet --package kvasir-crds --bin crdgen > target/crd.yaml
+	mv target/crd.yaml charts/kvasir/templates/crd.yaml
 
 clean: ## remove what was built here, and the throwaway clusters
 	-e2e/cluster/down.sh
