@@ -35,6 +35,7 @@ image: setup ## the container image, as dist/*.tar
 	scripts/image
 
 crds: ## write the CRD's YAML into the chart
+	mkdir -p target
 	cargo run --quiet --package kvasir-crds --bin crdgen > target/crd.yaml
 	mv target/crd.yaml charts/kvasir/templates/crd.yaml
 
