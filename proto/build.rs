@@ -4,11 +4,7 @@
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = [
-        "kvasir/v1/kv.proto",
-        "kvasir/v1/cluster.proto",
-        "kvasir/peer/v1/peer.proto",
-    ];
+    let files = ["kvasir/v1/kv.proto", "kvasir/v1/cluster.proto", "kvasir/peer/v1/peer.proto"];
     for file in files {
         println!("cargo::rerun-if-changed={file}");
     }

@@ -9,13 +9,13 @@ use std::sync::Mutex;
 use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::api::{ListParams, Patch, PatchParams};
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Api, Client};
 use serde_json::json;
 use tokio::process::Command;
 
 /// Where the operator is installed.
 pub const OPERATOR_NAMESPACE: &str = "kvasir-system";
-/// Its Helm release; the Deployment, ServiceAccount and the rest are named after it.
+/// Its Helm release; the Deployment, `ServiceAccount` and the rest are named after it.
 pub const RELEASE: &str = "kvasir";
 /// Its Deployment and its `ServiceAccount`.
 pub const OPERATOR: &str = "kvasir-operator";
@@ -49,7 +49,7 @@ impl Lab {
             .await
             .context("cannot list the nodes")?
             .iter()
-            .map(|n| n.name_any())
+            .map(kube::ResourceExt::name_any)
             .collect();
         nodes.sort();
         if nodes.len() < 2 {

@@ -62,8 +62,8 @@ pub fn run(name: &str, test: impl AsyncFnOnce(&Trial) -> Result<()>) {
             Ok(Ok(Err(error))) => Some(format!("{error:#}")),
             Ok(Err(_)) => Some(format!("not done after {} s", TEST_TIMEOUT.as_secs())),
             Err(panic) => Some(match panic.downcast_ref::<String>() {
-                Some(text) => text.clone(),
-                None => panic.downcast_ref::<&str>().map_or("it panicked", |text| text).to_owned(),
+                Some(message) => message.clone(),
+                None => panic.downcast_ref::<&str>().map_or("it panicked", |message| message).to_owned(),
             }),
         };
         let kept = match &failure {

@@ -219,9 +219,10 @@ impl Engine {
         let full = result.is_err();
         if full != inner.full {
             inner.full = full;
-            match &result {
-                Err(full) => warn!("writes are refused: {full}"),
-                Ok(_) => info!("writes are taken again"),
+            if let Err(full) = &result {
+                warn!("writes are refused: {full}");
+            } else {
+                info!("writes are taken again");
             }
         }
         let dot = result?;

@@ -28,11 +28,20 @@ const RETRY: Duration = Duration::from_secs(30);
 
 pub(super) struct Kubernetes {
     config: KubernetesConfig,
+    /// The API server to ask, in place of the one that the environment names.
+    given: Option<kube::Config>,
 }
 
 impl Kubernetes {
     pub(super) fn new(config: KubernetesConfig) -> Self {
-        Self { config }
+        Self { config, given: None }
+    }
+
+    async fn api_server(&self) -> Result<kube::Config, kube::config::InferConfigError> {
+        match &self.given {
+            Some(given) => Ok(given.clone()),
+            None => kube::Config::infer().await,
+        }
     }
 
     fn selector(&self) -> String {
@@ -42,7 +51,7 @@ impl Kubernetes {
 
     /// Watches until that fails, and says why it did.
     async fn watch(&self, pods: &mut Pods, back_off: &mut DefaultBackoff, reporter: &Reporter) -> String {
-        let config = match kube::Config::infer().await {
+        let config = match self.api_server().await {
             Ok(config) => config,
             Err(error) => {
                 return format!(
@@ -229,106 +238,4 @@ fn explain(error: &kube::Error, namespace: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pod(yaml: &str) -> Pod {
-        serde_yaml::from_str(yaml).unwrap()
-    }
-
-    fn member(name: &str, ip: &str) -> Pod {
-        pod(&format!(
-            "{{metadata: {{name: {name}}}, status: {{phase: Running, podIP: {ip}}}, \
-             spec: {{containers: [{{name: kvasir, ports: [{{name: peer, containerPort: 7071}}]}}]}}}}"
-        ))
-    }
-
-    #[test]
-    fn a_pod_that_is_not_ready_counts_with_the_port_of_that_name() {
-        let pod = pod(r#"
-metadata: {name: demo-0}
-spec:
-  containers:
-  - name: other
-    ports: [{containerPort: 80}]
-  - name: kvasir
-    ports:
-    - {name: client, containerPort: 7070}
-    - {name: peer-udp, containerPort: 9, protocol: UDP}
-    - {name: peer, containerPort: 7171}
-status:
-  phase: Pending
-  podIP: 10.42.0.7
-  podIPs: [{ip: 10.42.0.7}, {ip: "fd00::7"}]
-  conditions: [{type: Ready, status: "False"}]
-"#);
-        assert_eq!(peer(&pod, "peer"), Peer::At("10.42.0.7:7171".parse().unwrap()));
-        assert_eq!(peer(&pod, "client"), Peer::At("10.42.0.7:7070".parse().unwrap()));
-        assert_eq!(peer(&pod, "gossip"), Peer::WithoutPort);
-    }
-
-    #[test]
-    fn the_primary_address_is_taken_in_either_family() {
-        assert_eq!(peer(&member("a", "'fd00::7'"), "peer"), Peer::At("[fd00::7]:7071".parse().unwrap()));
-    }
-
-    #[test]
-    fn native_sidecars_count_and_other_init_containers_do_not() {
-        let with = |policy: &str| {
-            pod(&format!(
-                "{{metadata: {{name: app}}, status: {{podIP: 10.0.0.1}}, spec: {{containers: [{{name: app}}], \
-                 initContainers: [{{name: kvasir{policy}, ports: [{{name: peer, containerPort: 7071}}]}}]}}}}"
-            ))
-        };
-        assert_eq!(peer(&with(", restartPolicy: Always"), "peer"), Peer::At("10.0.0.1:7071".parse().unwrap()));
-        assert_eq!(peer(&with(""), "peer"), Peer::WithoutPort);
-    }
-
-    #[test]
-    fn finished_terminating_and_unscheduled_pods_do_not_count() {
-        let running = member("a", "10.0.0.1");
-        for phase in ["Succeeded", "Failed"] {
-            let mut ended = running.clone();
-            ended.status.as_mut().unwrap().phase = Some(phase.to_owned());
-            assert_eq!(peer(&ended, "peer"), Peer::NotNow);
-        }
-        let terminating =
-            pod("{metadata: {name: a, deletionTimestamp: '2026-11-01T00:00:00Z'}, status: {podIP: 10.0.0.1}, \
-             spec: {containers: [{name: kvasir, ports: [{name: peer, containerPort: 7071}]}]}}");
-        assert_eq!(peer(&terminating, "peer"), Peer::NotNow);
-        assert_eq!(peer(&pod("{metadata: {name: a}, spec: {containers: []}}"), "peer"), Peer::NotNow);
-    }
-
-    #[test]
-    fn a_new_list_replaces_the_old_one_only_when_it_is_complete() {
-        use watcher::Event;
-        let mut pods = Pods::new("peer".to_owned());
-        let at = |addresses: &[&str]| addresses.iter().map(|it| it.parse().unwrap()).collect::<BTreeSet<SocketAddr>>();
-        assert!(!pods.take(Event::Init));
-        assert!(!pods.take(Event::InitApply(member("a", "10.0.0.1"))));
-        assert!(pods.take(Event::InitDone));
-        assert!(pods.take(Event::Apply(member("b", "10.0.0.2"))));
-        assert_eq!(pods.addresses(), at(&["10.0.0.1:7071", "10.0.0.2:7071"]));
-        assert!(pods.take(Event::Apply(member("b", "10.0.0.3"))));
-        assert!(pods.take(Event::Delete(member("a", "10.0.0.1"))));
-        assert_eq!(pods.addresses(), at(&["10.0.0.3:7071"]));
-        assert!(!pods.take(Event::Init));
-        assert_eq!(pods.addresses(), at(&["10.0.0.3:7071"]));
-        assert!(!pods.take(Event::InitApply(member("c", "10.0.0.4"))));
-        assert!(pods.take(Event::InitDone));
-        assert_eq!(pods.addresses(), at(&["10.0.0.4:7071"]));
-    }
-
-    #[test]
-    fn a_missing_right_names_the_rule() {
-        let forbidden =
-            kube::core::Status { code: 403, message: "pods is forbidden".to_owned(), ..kube::core::Status::default() };
-        let error = watcher::Error::InitialListFailed(kube::Error::Api(Box::new(forbidden)));
-        let text = explain_watch(&error, "ns");
-        for part in
-            ["namespace ns", "pods is forbidden", "apiGroups: [\"\"], resources: [pods], verbs: [get, list, watch]"]
-        {
-            assert!(text.contains(part), "{text}");
-        }
-    }
-}
+mod tests;

@@ -48,6 +48,8 @@ pub(super) enum Request {
     Full,
 }
 
+// Each flag is a fact of its own: no two of them make a state.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Debug)]
 pub(super) struct Link {
     /// The peer's process.

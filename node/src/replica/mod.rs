@@ -253,7 +253,7 @@ impl Replica {
                 Ok(())
             }
             Some(Kind::Sync(sync)) => {
-                self.take_sync(&mut state, sync, now_ms);
+                self.take_sync(&mut state, &sync, now_ms);
                 Ok(())
             }
             Some(Kind::Delta(delta)) => self.take_delta(&mut state, delta, now_ms),
@@ -280,7 +280,7 @@ impl Replica {
         for mut entry in push.entries {
             entry.origin = link.origin;
             if entry.hlc > covered {
-                self.take_entry(entry)?;
+                self.take_entry(&entry)?;
             }
         }
         if push.prev <= covered {
@@ -322,7 +322,7 @@ impl Replica {
         }
     }
 
-    fn take_sync(&mut self, link: &mut Link, sync: Sync, now_ms: u64) {
+    fn take_sync(&mut self, link: &mut Link, sync: &Sync, now_ms: u64) {
         // One that came twice must not start the numbered parts anew: the two
         // scans would be cut at different keys.
         if sync.id <= link.answered {
@@ -386,7 +386,7 @@ impl Replica {
         for entry in delta.entries {
             // Covered means held or beaten: except when that is what is in doubt.
             if full || entry.hlc > self.covered(entry.origin) {
-                self.take_entry(entry)?;
+                self.take_entry(&entry)?;
             }
         }
         if delta.last {
@@ -409,7 +409,7 @@ impl Replica {
         Ok(())
     }
 
-    fn take_entry(&mut self, entry: Entry) -> Result<(), Violation> {
+    fn take_entry(&mut self, entry: &Entry) -> Result<(), Violation> {
         if entry.key.is_empty() || entry.hlc == 0 || entry.origin == 0 {
             return Err(Violation::Malformed);
         }

@@ -1,0 +1,190 @@
+//! From a pod's YAML to an address, and the watch against an API server of
+//! this process.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use parking_lot::Mutex;
+
+use super::{super::start_providers, *};
+
+fn pod(yaml: &str) -> Pod {
+    serde_yaml::from_str(yaml).unwrap()
+}
+
+fn member(name: &str, ip: &str) -> Pod {
+    pod(&format!(
+        "{{metadata: {{name: {name}}}, status: {{phase: Running, podIP: {ip}}}, \
+         spec: {{containers: [{{name: kvasir, ports: [{{name: peer, containerPort: 7071}}]}}]}}}}"
+    ))
+}
+
+#[test]
+fn a_pod_that_is_not_ready_counts_with_the_port_of_that_name() {
+    let pod = pod(r#"
+metadata: {name: demo-0}
+spec:
+  containers:
+  - name: other
+ports: [{containerPort: 80}]
+  - name: kvasir
+ports:
+- {name: client, containerPort: 7070}
+- {name: peer-udp, containerPort: 9, protocol: UDP}
+- {name: peer, containerPort: 7171}
+status:
+  phase: Pending
+  podIP: 10.42.0.7
+  podIPs: [{ip: 10.42.0.7}, {ip: "fd00::7"}]
+  conditions: [{type: Ready, status: "False"}]
+"#);
+    assert_eq!(peer(&pod, "peer"), Peer::At("10.42.0.7:7171".parse().unwrap()));
+    assert_eq!(peer(&pod, "client"), Peer::At("10.42.0.7:7070".parse().unwrap()));
+    assert_eq!(peer(&pod, "gossip"), Peer::WithoutPort);
+}
+
+#[test]
+fn the_primary_address_is_taken_in_either_family() {
+    assert_eq!(peer(&member("a", "'fd00::7'"), "peer"), Peer::At("[fd00::7]:7071".parse().unwrap()));
+}
+
+#[test]
+fn native_sidecars_count_and_other_init_containers_do_not() {
+    let with = |policy: &str| {
+        pod(&format!(
+            "{{metadata: {{name: app}}, status: {{podIP: 10.0.0.1}}, spec: {{containers: [{{name: app}}], \
+             initContainers: [{{name: kvasir{policy}, ports: [{{name: peer, containerPort: 7071}}]}}]}}}}"
+        ))
+    };
+    assert_eq!(peer(&with(", restartPolicy: Always"), "peer"), Peer::At("10.0.0.1:7071".parse().unwrap()));
+    assert_eq!(peer(&with(""), "peer"), Peer::WithoutPort);
+}
+
+#[test]
+fn finished_terminating_and_unscheduled_pods_do_not_count() {
+    let running = member("a", "10.0.0.1");
+    for phase in ["Succeeded", "Failed"] {
+        let mut ended = running.clone();
+        ended.status.as_mut().unwrap().phase = Some(phase.to_owned());
+        assert_eq!(peer(&ended, "peer"), Peer::NotNow);
+    }
+    let terminating =
+        pod("{metadata: {name: a, deletionTimestamp: '2026-11-01T00:00:00Z'}, status: {podIP: 10.0.0.1}, \
+         spec: {containers: [{name: kvasir, ports: [{name: peer, containerPort: 7071}]}]}}");
+    assert_eq!(peer(&terminating, "peer"), Peer::NotNow);
+    assert_eq!(peer(&pod("{metadata: {name: a}, spec: {containers: []}}"), "peer"), Peer::NotNow);
+}
+
+#[test]
+fn a_new_list_replaces_the_old_one_only_when_it_is_complete() {
+    use watcher::Event;
+    let mut pods = Pods::new("peer".to_owned());
+    let at = |addresses: &[&str]| addresses.iter().map(|it| it.parse().unwrap()).collect::<BTreeSet<SocketAddr>>();
+    assert!(!pods.take(Event::Init));
+    assert!(!pods.take(Event::InitApply(member("a", "10.0.0.1"))));
+    assert!(pods.take(Event::InitDone));
+    assert!(pods.take(Event::Apply(member("b", "10.0.0.2"))));
+    assert_eq!(pods.addresses(), at(&["10.0.0.1:7071", "10.0.0.2:7071"]));
+    assert!(pods.take(Event::Apply(member("b", "10.0.0.3"))));
+    assert!(pods.take(Event::Delete(member("a", "10.0.0.1"))));
+    assert_eq!(pods.addresses(), at(&["10.0.0.3:7071"]));
+    assert!(!pods.take(Event::Init));
+    assert_eq!(pods.addresses(), at(&["10.0.0.3:7071"]));
+    assert!(!pods.take(Event::InitApply(member("c", "10.0.0.4"))));
+    assert!(pods.take(Event::InitDone));
+    assert_eq!(pods.addresses(), at(&["10.0.0.4:7071"]));
+}
+
+#[test]
+fn a_missing_right_names_the_rule() {
+    let forbidden =
+        kube::core::Status { code: 403, message: "pods is forbidden".to_owned(), ..kube::core::Status::default() };
+    let error = watcher::Error::InitialListFailed(kube::Error::Api(Box::new(forbidden)));
+    let text = explain_watch(&error, "ns");
+    for part in ["namespace ns", "pods is forbidden", "apiGroups: [\"\"], resources: [pods], verbs: [get, list, watch]"]
+    {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+/// An API server that plays its answers one after the other, and notes what
+/// it was asked.
+async fn api_server(answers: Vec<(u16, String)>) -> (kube::Config, Arc<Mutex<Vec<String>>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&asked);
+    let answers = Arc::new(Mutex::new(VecDeque::from(answers)));
+    let answer = move |uri: axum::http::Uri| {
+        noted.lock().push(uri.to_string());
+        let next = answers.lock().pop_front();
+        async move {
+            match next {
+                Some((code, body)) => (axum::http::StatusCode::from_u16(code).unwrap(), body),
+                None => std::future::pending().await,
+            }
+        }
+    };
+    let app = axum::Router::new().fallback(answer);
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    let mut config = kube::Config::new(url.parse().unwrap());
+    config.default_namespace = "own".to_owned();
+    (config, asked)
+}
+
+#[tokio::test]
+async fn the_watch_is_taken_up_again_after_a_missing_right_and_a_lost_connection() {
+    let list = |pods: &[Pod]| {
+        let items: Vec<_> = pods.iter().map(|pod| serde_json::to_value(pod).unwrap()).collect();
+        let list = serde_json::json!({"apiVersion": "v1", "kind": "PodList", "metadata": {"resourceVersion": "5"}, "items": items});
+        (200, list.to_string())
+    };
+    let event = |kind: &str, pod: &Pod| {
+        let mut object = serde_json::to_value(pod).unwrap();
+        object["metadata"]["resourceVersion"] = "6".into();
+        serde_json::json!({"type": kind, "object": object}).to_string() + "\n"
+    };
+    let (a, b, c) = (member("a", "10.0.0.1"), member("b", "10.0.0.2"), member("c", "10.0.0.3"));
+    let forbidden = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"pods is forbidden","reason":"Forbidden","code":403}"#;
+    let (config, asked) = api_server(vec![
+        (403, forbidden.to_owned()),
+        list(&[a.clone(), b.clone()]),
+        (200, event("DELETED", &a) + &event("ADDED", &c)),
+        // The watch resumes where it ended, and is told that this is too long ago.
+        (200, r#"{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"too old","reason":"Expired","code":410}}"#.to_owned() + "\n"),
+        list(std::slice::from_ref(&c)),
+    ])
+    .await;
+    let settings = KubernetesConfig {
+        namespace: None,
+        discovery_port_name: "peer".to_owned(),
+        port_name: "client".to_owned(),
+        pod_labels: BTreeMap::from([("kvasir.dev/member-of".to_owned(), "demo".to_owned())]),
+    };
+    let provider = Kubernetes { given: Some(config), ..Kubernetes::new(settings) };
+    let mut view = start_providers(vec![Box::new(provider)]);
+    let mut seen = Vec::new();
+    let until_relisted = async {
+        loop {
+            view.changed().await.unwrap();
+            let now = Arc::clone(&view.borrow_and_update());
+            let ips: Vec<_> = now.addresses.keys().map(|it| it.ip().to_string()).collect();
+            seen.push((ips.join(" "), now.providers[0].error.clone()));
+            if asked.lock().len() >= 6 && now.providers[0].error.is_none() && now.addresses.len() == 1 {
+                return;
+            }
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(20), until_relisted).await;
+    assert!(ended.is_ok(), "{seen:#?} {:#?}", asked.lock());
+
+    let (ips, error) = &seen[0];
+    assert_eq!(ips, "");
+    assert!(error.as_ref().unwrap().contains("verbs: [get, list, watch]"), "{error:?}");
+    assert!(seen.contains(&("10.0.0.1 10.0.0.2".to_owned(), None)), "{seen:#?}");
+    assert!(seen.contains(&("10.0.0.2 10.0.0.3".to_owned(), None)), "{seen:#?}");
+    let broken = seen.iter().skip(1).find(|(_, error)| error.is_some()).expect("the lost watch is told");
+    assert_eq!(broken.0, "10.0.0.2 10.0.0.3", "what was found stands");
+    assert_eq!(seen.last().unwrap(), &("10.0.0.3".to_owned(), None));
+    assert!(asked.lock()[0].starts_with("/api/v1/namespaces/own/pods?"), "{:?}", asked.lock());
+    assert!(asked.lock()[0].contains("labelSelector=kvasir.dev%2Fmember-of%3Ddemo"), "{:?}", asked.lock());
+}
