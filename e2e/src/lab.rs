@@ -20,8 +20,8 @@ pub const RELEASE: &str = "kvasir";
 /// Its Deployment and its `ServiceAccount`.
 pub const OPERATOR: &str = "kvasir-operator";
 
-/// Whether this process has installed the operator already.
-static INSTALLED: Mutex<bool> = Mutex::new(false);
+/// What came of installing the operator, once this process has tried.
+static INSTALLED: Mutex<Option<Result<(), String>>> = Mutex::new(None);
 
 /// The Kubernetes under test.
 #[derive(Clone)]
@@ -61,14 +61,15 @@ impl Lab {
         Ok(Self { client, nodes, image, shell_image })
     }
 
-    /// Installs the operator, unless this process already has.
+    /// Installs the operator, unless this process already has; a failure is not tried again either.
     pub async fn operator(&self) -> Result<()> {
-        if *INSTALLED.lock().expect("no test panics while it holds the lock") {
-            return Ok(());
-        }
-        self.install_operator().await?;
-        *INSTALLED.lock().expect("no test panics while it holds the lock") = true;
-        Ok(())
+        let installed = INSTALLED.lock().expect("nothing panics while it holds the lock").clone();
+        let installed = match installed {
+            Some(outcome) => outcome,
+            None => self.install_operator().await.map_err(|error| format!("{error:#}")),
+        };
+        *INSTALLED.lock().expect("nothing panics while it holds the lock") = Some(installed.clone());
+        installed.map_err(anyhow::Error::msg)
     }
 
     /// Installs the operator, whether it is there or not, and waits until it is ready.
@@ -79,20 +80,9 @@ impl Lab {
         let chart = chart.to_str().context("the path of the workspace is not UTF-8")?;
         let repository = format!("image.repository={repository}");
         let tag = format!("image.tag={tag}");
-        let words = [
-            "upgrade",
-            "--install",
-            RELEASE,
-            chart,
-            "-n",
-            OPERATOR_NAMESPACE,
-            "--set",
-            &repository,
-            "--set",
-            &tag,
-            "--wait",
-        ];
-        command("helm", &words).await.map(drop)
+        let words = ["upgrade", "--install", RELEASE, chart, "-n", OPERATOR_NAMESPACE, "--wait", "--timeout", "3m"];
+        let images = ["--set", &repository, "--set", &tag];
+        command("helm", &[&words[..], &images[..]].concat()).await.map(drop)
     }
 
     /// Makes a namespace, if need be, that takes only pods of the restricted Pod Security Standard.

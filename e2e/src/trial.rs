@@ -55,8 +55,13 @@ pub struct Output {
 pub fn run(name: &str, test: impl AsyncFnOnce(&Trial) -> Result<()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads can be started");
     runtime.block_on(async {
-        let trial = Trial::begin(name).await.unwrap_or_else(|error| panic!("{name} cannot begin: {error:#}"));
-        let outcome = AssertUnwindSafe(tokio::time::timeout(TEST_TIMEOUT, test(&trial))).catch_unwind().await;
+        let lab = Lab::find().await.unwrap_or_else(|error| panic!("{name} cannot begin: {error:#}"));
+        let trial = Trial { lab, namespace: format!("e2e-{name}") };
+        let whole = async {
+            trial.begin().await.context("the test cannot begin")?;
+            test(&trial).await
+        };
+        let outcome = AssertUnwindSafe(tokio::time::timeout(TEST_TIMEOUT, whole)).catch_unwind().await;
         let failure = match outcome {
             Ok(Ok(Ok(()))) => None,
             Ok(Ok(Err(error))) => Some(format!("{error:#}")),
@@ -84,24 +89,21 @@ pub fn run(name: &str, test: impl AsyncFnOnce(&Trial) -> Result<()>) {
 }
 
 impl Trial {
-    async fn begin(name: &str) -> Result<Self> {
-        let lab = Lab::find().await?;
-        lab.operator().await.context("cannot install the operator")?;
-        let namespace = format!("e2e-{name}");
-        let trial = Self { lab, namespace };
-        trial.end().await?;
-        let namespaces: Api<Namespace> = Api::all(trial.lab.client.clone());
+    async fn begin(&self) -> Result<()> {
+        self.lab.operator().await.context("cannot install the operator")?;
+        self.end().await?;
+        let namespaces: Api<Namespace> = Api::all(self.lab.client.clone());
         until("an earlier run's namespace to be gone", async || {
-            let there = namespaces.get_opt(&trial.namespace).await?;
-            ensure!(there.is_none(), "{} is still there", trial.namespace);
+            let there = namespaces.get_opt(&self.namespace).await?;
+            ensure!(there.is_none(), "{} is still there", self.namespace);
             Ok(())
         })
         .await?;
-        trial.lab.restricted_namespace(&trial.namespace).await?;
+        self.lab.restricted_namespace(&self.namespace).await?;
         // Pods are refused until their namespace has its default ServiceAccount.
-        let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = trial.api();
+        let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = self.api();
         until("the default ServiceAccount", async || Ok(accounts.get("default").await?)).await?;
-        Ok(trial)
+        Ok(())
     }
 
     /// Has the namespace deleted; does not wait for it.

@@ -91,7 +91,7 @@ impl Load {
                     let put = client.put(key.clone(), value.clone(), PutOptions::default()).await;
                     put.with_context(|| format!("put {key} failed after {:?}", began.elapsed()))?;
                     acknowledged.insert(key.clone(), value);
-                    if n % 10 == 0 {
+                    if n.is_multiple_of(10) {
                         client.exists(key.clone()).await.with_context(|| format!("exists {key} failed"))?;
                     }
                     tokio::time::sleep(Duration::from_millis(10)).await;

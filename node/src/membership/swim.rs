@@ -62,9 +62,9 @@ pub struct Timing {
 impl Timing {
     /// For a local network: a death is seen within 3 s.
     pub const LAN: Self = Self {
-        probe_period: Duration::from_millis(250),
-        probe_timeout: Duration::from_millis(100),
-        suspicion: Duration::from_millis(1250),
+        probe_period: Duration::from_millis(200),
+        probe_timeout: Duration::from_millis(80),
+        suspicion: Duration::from_millis(1200),
         gossip_period: Duration::from_millis(100),
         exchange_period: Duration::from_secs(10),
         retry_period: Duration::from_secs(5),

@@ -77,7 +77,7 @@ impl Node {
             ("cluster", "test"),
             ("sync-interval", "200ms"),
             ("join-timeout", "5s"),
-            ("drain-timeout", "0s"),
+            ("drain-timeout", "4s"),
             ("log-level", "info,kvasir_node=debug"),
         ];
         Self {
