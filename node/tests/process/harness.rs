@@ -139,9 +139,22 @@ impl Node {
         self.child.as_mut().expect("the node was started")
     }
 
-    pub(crate) fn terminate(&mut self) {
+    fn signal(&mut self, signal: &str) {
         let pid = self.child().id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    pub(crate) fn terminate(&mut self) {
+        self.signal("-TERM");
+    }
+
+    /// It stands still until it is resumed: a peer that does not answer.
+    pub(crate) fn freeze(&mut self) {
+        self.signal("-STOP");
+    }
+
+    pub(crate) fn resume(&mut self) {
+        self.signal("-CONT");
     }
 
     /// SIGKILL: no goodbye.
@@ -149,6 +162,10 @@ impl Node {
         let mut child = self.child.take().expect("the node was started");
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    pub(crate) fn runs(&mut self) -> bool {
+        self.child().try_wait().unwrap().is_none()
     }
 
     /// Waits for the process to end by itself.

@@ -65,6 +65,30 @@ async fn what_was_acknowledged_up_to_the_end_of_a_node_is_on_the_others() {
 }
 
 #[tokio::test]
+async fn a_node_does_not_end_before_a_peer_has_what_it_took() {
+    let with = |node: Node| node.with("sync-interval", "1s").with("drain-timeout", "20s");
+    let mut nodes: Vec<_> = nodes(2).into_iter().map(with).collect();
+    nodes.iter_mut().for_each(Node::start);
+    for node in &mut nodes {
+        node.ready().await;
+    }
+    meshed(&nodes).await;
+    nodes[1].freeze();
+    let mut kv = nodes[0].kv();
+    for key in 0..50 {
+        kv.put(&format!("k{key}"), "v").await.unwrap();
+    }
+    nodes[0].terminate();
+    // Longer than it lingers, and than membership believes in a peer that is silent.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(nodes[0].runs(), "it left with writes that nobody else has");
+    nodes[1].resume();
+    assert_eq!(nodes[0].ended().await.code(), Some(0));
+    assert!(nodes[0].log().contains("the peers hold all of this node's writes"));
+    assert_eq!(nodes[1].kv().all().await.unwrap().len(), 50);
+}
+
+#[tokio::test]
 async fn a_draining_node_is_unready_at_once_and_serves_until_its_clients_have_moved() {
     let mut nodes = cluster(2).await;
     let mut kv = nodes[0].kv();
