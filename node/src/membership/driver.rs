@@ -339,14 +339,16 @@ mod tests {
         }
 
         b.membership.leave().await;
-        assert!(sees(&a, &["c"]).await < Duration::from_millis(200));
-        assert!(sees(&c, &["a"]).await < Duration::from_millis(200));
+        // Sooner than anyone could be suspected, let alone declared dead.
+        assert!(sees(&a, &["c"]).await < Timing::LAN.suspicion);
+        assert!(sees(&c, &["a"]).await < Timing::LAN.suspicion);
         assert_eq!(a.membership.counters().left.load(Relaxed), 1);
         assert_eq!(a.membership.counters().failed.load(Relaxed), 0);
 
         c.stop.cancel();
         let took = sees(&a, &[]).await;
-        assert!(took < Duration::from_secs(3), "{took:?}");
+        // The simulation holds it to 3 s; this machine may be busy.
+        assert!(took < Duration::from_secs(5), "{took:?}");
         assert_eq!(a.membership.counters().failed.load(Relaxed), 1);
         assert_eq!(a.membership.counters().left.load(Relaxed), 1);
         assert_eq!(a.membership.counters().faults.load(Relaxed), 0);
