@@ -101,13 +101,14 @@ impl Builder {
         let client = self.build()?;
         let mut attempts = client.attempts();
         loop {
-            let failure = match tokio::time::timeout(attempts.timeout(), endpoint.connect()).await {
+            let timeout = attempts.timeout();
+            let failure = match tokio::time::timeout(timeout, endpoint.connect()).await {
                 Ok(Ok(channel)) => {
                     client.link().adopt(channel);
                     return Ok(client);
                 }
                 Ok(Err(error)) => Failure::from(tonic::Status::from_error(error.into())),
-                Err(_) => no_answer(attempts.timeout()),
+                Err(_) => Failure::NoAnswer(timeout),
             };
             client.pause(&mut attempts, failure).await?;
         }
@@ -324,10 +325,11 @@ impl Client {
         let failure = match tokio::time::timeout(timeout, attempt).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(status)) => Failure::from(status),
-            Err(_) => no_answer(timeout),
+            Err(_) => Failure::NoAnswer(timeout),
         };
-        if let Failure::Passing(_) = failure {
-            self.link().renew(via);
+        match failure {
+            Failure::Passing(_) | Failure::NoAnswer(_) => self.link().renew(via),
+            Failure::Final(_) => {}
         }
         Err(failure)
     }
@@ -335,19 +337,21 @@ impl Client {
     /// Waits before the next attempt, or says that there is none.
     pub(crate) async fn pause(&self, attempts: &mut Attempts, failure: Failure) -> Result<(), Error> {
         match failure {
-            Failure::Final(error) => Err(error),
-            Failure::Passing(reason) => match attempts.after_failure() {
-                Some(pause) => {
-                    tokio::time::sleep(pause).await;
-                    Ok(())
-                }
-                None => Err(Error::Unavailable {
-                    address: self.settings().address.clone(),
-                    reason,
-                    attempts: attempts.failed(),
-                    elapsed: attempts.elapsed(),
-                }),
-            },
+            Failure::Final(error) => return Err(error),
+            Failure::Passing(reason) => attempts.answered(reason),
+            Failure::NoAnswer(within) => attempts.unanswered(within),
+        }
+        match attempts.after_failure() {
+            Some(pause) => {
+                tokio::time::sleep(pause).await;
+                Ok(())
+            }
+            None => Err(Error::Unavailable {
+                address: self.settings().address.clone(),
+                reason: attempts.reason().to_owned(),
+                attempts: attempts.failed(),
+                elapsed: attempts.elapsed(),
+            }),
         }
     }
 
@@ -370,8 +374,4 @@ impl Client {
     fn settings(&self) -> &Settings {
         &self.0.settings
     }
-}
-
-fn no_answer(timeout: Duration) -> Failure {
-    Failure::Passing(format!("no answer within {} ms", timeout.as_millis()))
 }

@@ -21,7 +21,7 @@ pub enum Error {
     Unavailable {
         /// Where the client looked for it.
         address: String,
-        /// How the last attempt failed.
+        /// How the last attempt failed that was given its full time.
         reason: String,
         /// How often it was tried.
         attempts: u32,
@@ -52,6 +52,8 @@ pub enum Error {
 pub(crate) enum Failure {
     /// Another attempt, on another connection, may go better.
     Passing(String),
+    /// Nothing came for as long as the attempt was given. Another may go better.
+    NoAnswer(Duration),
     /// It will not.
     Final(Error),
 }
@@ -105,7 +107,7 @@ mod tests {
         status.set_source(Arc::new(std::io::Error::other("Connection reset by peer")));
         match Failure::from(status) {
             Failure::Passing(reason) => assert_eq!(reason, "connection reset by peer"),
-            Failure::Final(error) => panic!("final: {error}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -120,7 +122,7 @@ mod tests {
         ] {
             match Failure::from(status) {
                 Failure::Final(error) => assert_eq!(error, meant),
-                Failure::Passing(reason) => panic!("{meant} passes: {reason}"),
+                other => panic!("{meant} passes: {other:?}"),
             }
         }
     }

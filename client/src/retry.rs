@@ -50,6 +50,7 @@ pub(crate) struct Attempts {
     started: Instant,
     backoff: Duration,
     failed: u32,
+    reason: String,
 }
 
 impl Attempts {
@@ -60,6 +61,7 @@ impl Attempts {
             started: Instant::now(),
             backoff: policy.initial_backoff,
             failed: 0,
+            reason: String::new(),
         }
     }
 
@@ -78,9 +80,28 @@ impl Attempts {
         self.started.elapsed()
     }
 
-    /// Counts a failed attempt: how long to wait before the next one, or nothing when there is to be none.
-    pub(crate) fn after_failure(&mut self) -> Option<Duration> {
+    /// How the last attempt failed that tells something of the node.
+    pub(crate) fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// An attempt failed with an answer, or with its connection.
+    pub(crate) fn answered(&mut self, reason: String) {
         self.failed = self.failed.saturating_add(1);
+        self.reason = reason;
+    }
+
+    /// An attempt brought nothing within the time it was given. One that the budget cut short says nothing of the node:
+    /// what was learnt before stands.
+    pub(crate) fn unanswered(&mut self, within: Duration) {
+        self.failed = self.failed.saturating_add(1);
+        if within >= self.request_timeout || self.reason.is_empty() {
+            self.reason = format!("no answer within {} ms", within.as_millis());
+        }
+    }
+
+    /// After a failed attempt: how long to wait before the next one, or nothing when there is to be none.
+    pub(crate) fn after_failure(&mut self) -> Option<Duration> {
         let pause = jittered(self.backoff.min(self.policy.max_backoff));
         self.backoff = self.backoff.saturating_mul(2).min(self.policy.max_backoff);
         (pause < self.left()).then_some(pause)
@@ -103,13 +124,18 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    fn fail(attempts: &mut Attempts) -> Option<Duration> {
+        attempts.answered("draining".to_owned());
+        attempts.after_failure()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_to_the_limit_and_end_with_the_budget() {
         let policy = RetryPolicy::default();
         let mut attempts = Attempts::new(&policy, 5 * SECOND);
         let mut expected = policy.initial_backoff;
         let mut pauses = 0;
-        while let Some(pause) = attempts.after_failure() {
+        while let Some(pause) = fail(&mut attempts) {
             assert!(pause <= expected && pause >= expected / 2, "{pause:?} is not within {expected:?}");
             expected = (expected * 2).min(policy.max_backoff);
             pauses += 1;
@@ -127,12 +153,24 @@ mod tests {
         let mut attempts = Attempts::new(&policy, 5 * SECOND);
         assert_eq!(attempts.timeout(), 5 * SECOND);
         tokio::time::advance(SECOND).await;
-        assert!(attempts.after_failure().is_some());
+        assert!(fail(&mut attempts).is_some());
         assert_eq!(attempts.timeout(), SECOND);
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_the_budget_cut_short_does_not_hide_why_the_others_failed() {
+        let policy = RetryPolicy { budget: 7 * SECOND, ..RetryPolicy::default() };
+        let mut attempts = Attempts::new(&policy, 5 * SECOND);
+        attempts.unanswered(attempts.timeout());
+        assert_eq!(attempts.reason(), "no answer within 5000 ms");
+        attempts.answered("draining".to_owned());
+        tokio::time::advance(5 * SECOND).await;
+        attempts.unanswered(attempts.timeout());
+        assert_eq!((attempts.reason(), attempts.failed()), ("draining", 3));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn none_means_one_attempt() {
-        assert_eq!(Attempts::new(&RetryPolicy::none(), SECOND).after_failure(), None);
+        assert_eq!(fail(&mut Attempts::new(&RetryPolicy::none(), SECOND)), None);
     }
 }
