@@ -168,10 +168,6 @@ mod tests {
         Record { dot: Dot { hlc, origin: 1 }, value: Some(Bytes::from_static(value.as_bytes())), expires_ms }
     }
 
-    fn delete(hlc: u64) -> Record {
-        Record { dot: Dot { hlc, origin: 1 }, value: None, expires_ms: None }
-    }
-
     #[test]
     fn the_larger_dot_wins_in_any_order() {
         let mut store = Store::default();

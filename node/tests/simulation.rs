@@ -274,16 +274,16 @@ impl Sim {
                 }
                 66..69 => {
                     // A partition into two sides, or between two nodes.
-                    let side = self.rng.random_range(1..1 << size);
+                    let half = self.rng.random_range(1..1 << size);
                     for a in 0..size {
                         for b in a + 1..size {
-                            if (side >> a & 1) != (side >> b & 1) {
+                            if (half >> a & 1) != (side >> b & 1) {
                                 self.cut.insert((a, b));
                                 self.disconnect(a, b);
                             }
                         }
                     }
-                    self.say(|| format!("partition {side:b}"));
+                    self.say(|| format!("partition {half:b}"));
                 }
                 69..73 => self.cut.clear(),
                 73..75 => {
