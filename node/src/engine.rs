@@ -99,7 +99,7 @@ pub struct Stats {
     pub memory_bytes: u64,
     /// The limit on them.
     pub max_memory: Option<u64>,
-    /// Whether the last write that needed memory was refused for want of it.
+    /// Whether the last write that needed memory was refused for want of it, and none was freed since, by whomever.
     pub full: bool,
     /// Equal on nodes with equal maps.
     pub fingerprint: u128,
@@ -114,7 +114,8 @@ pub struct Stats {
 struct Inner {
     replica: Replica,
     view: View,
-    full: bool,
+    /// Accounted bytes when the last write was refused for want of memory.
+    full: Option<u64>,
     draining: bool,
     /// A task for each link waits here for something to send.
     wakers: BTreeMap<LinkId, Arc<Notify>>,
@@ -163,7 +164,7 @@ impl Engine {
         let inner = Inner {
             replica: Replica::new(settings, wall_ms()),
             view: View::default(),
-            full: false,
+            full: None,
             draining: false,
             wakers: BTreeMap::new(),
         };
@@ -216,15 +217,13 @@ impl Engine {
         let now_ms = wall_ms();
         let expires_ms = ttl.map(|ttl| now_ms.saturating_add(millis(ttl)));
         let result = inner.replica.put(key, value, expires_ms, now_ms);
-        let full = result.is_err();
-        if full != inner.full {
-            inner.full = full;
-            if let Err(full) = &result {
-                warn!("writes are refused: {full}");
-            } else {
-                info!("writes are taken again");
-            }
+        let full = result.as_ref().err().map(|full| full.held);
+        match (inner.full, &result) {
+            (None, Err(full)) => warn!("writes are refused: {full}"),
+            (Some(_), Ok(_)) => info!("writes are taken again"),
+            _ => {}
         }
+        inner.full = full;
         let dot = result?;
         self.after(&inner);
         Ok(dot)
@@ -235,7 +234,6 @@ impl Engine {
         let mut inner = self.inner.lock();
         self.writable(&inner)?;
         let dot = inner.replica.delete(Bytes::copy_from_slice(key.as_bytes()), wall_ms());
-        inner.full &= dot.is_none(); // a delete makes room: the next put will tell
         self.after(&inner);
         Ok(dot)
     }
@@ -408,7 +406,8 @@ impl Engine {
             tombstones: store.tombstones(),
             memory_bytes: store.memory(),
             max_memory: self.max_memory,
-            full: inner.full,
+            // A peer's delete or an expiry may have made room, and no write of ours may come to find it.
+            full: inner.full.is_some_and(|held| store.memory() >= held),
             fingerprint: store.fingerprint(),
             lag: inner.replica.lag_ms(wall_ms()).map(Duration::from_millis),
             linked: inner.replica.linked().collect(),
@@ -479,6 +478,18 @@ mod tests {
         engine.delete("k").unwrap();
         engine.put("l", &Bytes::from(vec![0; 500]), None).unwrap();
         assert!(!engine.stats().full);
+    }
+
+    #[test]
+    fn a_node_is_full_no_more_once_anything_made_room() {
+        let engine = alone(Some(1_000));
+        engine.put("k", &Bytes::from(vec![0; 500]), Some(Duration::from_millis(1))).unwrap();
+        assert!(engine.put("l", &Bytes::from(vec![0; 500]), None).is_err());
+        assert!(engine.stats().full);
+        let mut inner = engine.inner.lock();
+        inner.replica.tick(View { answered: true, unlinked: 0 }, wall_ms() + 10);
+        drop(inner);
+        assert!(!engine.stats().full, "what expired made room");
     }
 
     #[test]
