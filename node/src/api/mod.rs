@@ -5,6 +5,7 @@ mod check;
 mod cluster;
 mod kv;
 mod measure;
+mod oversize;
 pub mod overview;
 mod page_token;
 
@@ -90,6 +91,7 @@ impl Api {
         let max_message = limits.max_value_bytes.saturating_add(limits.max_key_bytes).saturating_add(MESSAGE_SLACK);
         let router = Server::builder()
             .layer(measure::Measure(counts))
+            .layer(oversize::Oversize { limits, max_message })
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
             .concurrency_limit_per_connection(STREAMS_PER_CONNECTION as usize)
             .http2_max_header_list_size(HEADER_BYTES)

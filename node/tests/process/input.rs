@@ -45,8 +45,13 @@ async fn bad_input_is_refused_with_the_field_and_the_limit() {
             &[&format!("value: {over} bytes"), "at most 1048576 (maxValueBytes)"],
         );
     }
-    // So far over that the node does not even read it: still an answer, and the node goes on.
-    assert_refused(put("k", 32 * MIB, None).await, Code::OutOfRange, &[]);
+    // So far over that the node does not even read it: still an answer that tells, and the node goes on.
+    let told = ["key and value: more than", "1024 (maxKeyBytes)", "1048576 (maxValueBytes)"];
+    assert_refused(put("k", 32 * MIB, None).await, invalid, &told);
+    let huge = "k".repeat(32 * MIB);
+    for refused in [kv.get(&huge).await.map(drop), kv.exists(&huge).await.map(drop), kv.delete(&huge).await.map(drop)] {
+        assert_refused(refused, invalid, &["key: more than", "at most 1024 (maxKeyBytes)"]);
+    }
 
     let ttl = async |seconds, nanos| put("k", 1, Some(duration(seconds, nanos))).await;
     assert_refused(ttl(0, 0).await, invalid, &["ttl: must be above zero, was 0s"]);
