@@ -277,7 +277,7 @@ impl Sim {
                     let half = self.rng.random_range(1..1 << size);
                     for a in 0..size {
                         for b in a + 1..size {
-                            if (half >> a & 1) != (side >> b & 1) {
+                            if (half >> a & 1) != (half >> b & 1) {
                                 self.cut.insert((a, b));
                                 self.disconnect(a, b);
                             }
