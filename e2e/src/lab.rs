@@ -74,15 +74,19 @@ impl Lab {
 
     /// Installs the operator, whether it is there or not, and waits until it is ready.
     pub async fn install_operator(&self) -> Result<()> {
+        self.install_operator_of(&workspace().join("charts/kvasir"), &[]).await
+    }
+
+    /// The same of another chart, or with other values.
+    pub async fn install_operator_of(&self, chart: &Path, values: &[&str]) -> Result<()> {
         self.restricted_namespace(OPERATOR_NAMESPACE).await?;
         let (repository, tag) = self.image.rsplit_once(':').context("KVASIR_IMAGE must be REPOSITORY:TAG")?;
-        let chart = workspace().join("charts/kvasir");
-        let chart = chart.to_str().context("the path of the workspace is not UTF-8")?;
+        let chart = chart.to_str().context("the path of the chart is not UTF-8")?;
         let repository = format!("image.repository={repository}");
         let tag = format!("image.tag={tag}");
         let words = ["upgrade", "--install", RELEASE, chart, "-n", OPERATOR_NAMESPACE, "--wait", "--timeout", "3m"];
-        let images = ["--set", &repository, "--set", &tag];
-        command("helm", &[&words[..], &images[..]].concat()).await.map(drop)
+        let images = ["--reset-values", "--set", &repository, "--set", &tag];
+        command("helm", &[&words[..], &images[..], values].concat()).await.map(drop)
     }
 
     /// Makes a namespace, if need be, that takes only pods of the restricted Pod Security Standard.

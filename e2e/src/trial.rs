@@ -3,6 +3,7 @@
 //! Knows nothing of what the test is about.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use kvasir_client::{Client, ListOptions, RetryPolicy};
 use kvasir_crds::KvCluster;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 use crate::lab::command;
 use crate::{Lab, artifacts, until};
@@ -37,6 +40,19 @@ pub struct App<'a> {
     trial: &'a Trial,
     /// Its name.
     pub name: String,
+}
+
+/// A port of a pod's loopback, here.
+pub struct Tunnel {
+    /// Where it begins.
+    pub address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// What a program in a pod did.
@@ -232,6 +248,27 @@ impl Trial {
         let pod = shell_pod(name, cluster, node, &self.lab.shell_image);
         self.api::<Pod>().create(&PostParams::default(), &serde_json::from_value(pod)?).await?;
         Ok(App { trial: self, name: name.to_owned() })
+    }
+
+    /// Carries connections to a port on the loopback of an application's pod, where its sidecar serves it alone.
+    pub async fn tunnel(&self, app: &App<'_>, port: u16) -> Result<Tunnel> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on loopback")?;
+        let address = listener.local_addr()?;
+        let (pods, name) = (self.api::<Pod>(), app.name.clone());
+        let task = tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let forwarded = pods.portforward(&name, &[port]).await.map(|mut all| all.take_stream(port));
+                tokio::spawn(async move {
+                    match forwarded {
+                        // Whoever uses the connection sees it break.
+                        Ok(Some(mut far)) => drop(tokio::io::copy_bidirectional(&mut near, &mut far).await),
+                        Ok(None) => eprintln!("the API server forwards no port"),
+                        Err(error) => eprintln!("cannot forward a port: {error}"),
+                    }
+                });
+            }
+        });
+        Ok(Tunnel { address, task })
     }
 
     /// Runs a program in a container to its end.

@@ -9,7 +9,7 @@ use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, ResourceExt as _};
 use kvasir_crds::KvCluster;
-use kvasir_e2e::lab::{OPERATOR, OPERATOR_NAMESPACE, RELEASE, command};
+use kvasir_e2e::lab::{OPERATOR, OPERATOR_NAMESPACE, RELEASE, command, workspace};
 use kvasir_e2e::trial::restarts;
 use kvasir_e2e::{Trial, audit, run, until};
 
@@ -143,6 +143,64 @@ fn uninstalled_it_leaves_clusters_and_their_kind() {
         t.kubectl(&["scale", "kvcluster/demo", "--replicas=3"]).await?;
         t.settled("demo", 3).await?;
         t.all_hold("demo", &keys).await
+    });
+}
+
+#[test]
+fn an_upgrade_of_the_chart_brings_its_definition() {
+    run("upgrade", async |t| {
+        // The chart as it was before KvClusters had a short name.
+        let old = tempfile::tempdir()?;
+        let chart = workspace().join("charts/kvasir");
+        let words = ["-R", &chart.to_string_lossy(), &old.path().to_string_lossy()];
+        command("cp", &words).await?;
+        let file = old.path().join("kvasir/templates/crd.yaml");
+        let now = tokio::fs::read_to_string(&file).await?;
+        let then = now.replace("    shortNames:\n    - kvc\n", "");
+        ensure!(then != now, "the definition has no short name");
+        tokio::fs::write(&file, then).await?;
+
+        t.cluster("demo", 1).await?;
+        let names = async || t.kubectl(&["get", "crd", "kvclusters.kvasir.dev", "-o", "jsonpath={.spec.names}"]).await;
+        let outcome = async {
+            t.lab.install_operator_of(&old.path().join("kvasir"), &[]).await?;
+            let before = names().await?;
+            ensure!(!before.contains("kvc\""), "the old chart did not take the short name away: {before}");
+            anyhow::Ok(())
+        }
+        .await;
+        // Whatever came of it, the tests that follow need the chart as it is.
+        t.lab.install_operator().await?;
+        outcome?;
+        let after = names().await?;
+        ensure!(after.contains("[\"kvc\"]"), "the new chart left the old definition: {after}");
+        // The cluster lived through both.
+        t.settled("demo", 1).await
+    });
+}
+
+#[test]
+fn one_that_looks_after_a_single_namespace_has_no_rights_in_others() {
+    run("single", async |t| {
+        let only = format!("operator.watchNamespace={}", t.namespace);
+        let who = format!("--as=system:serviceaccount:{OPERATOR_NAMESPACE}:{OPERATOR}");
+        let outcome = async {
+            let chart = workspace().join("charts/kvasir");
+            t.lab.install_operator_of(&chart, &["--set", &only]).await?;
+            t.cluster("demo", 2).await?;
+            let app = t.app("app", Some("demo"), &t.lab.nodes[0]).await?;
+            app.kvctl_ok(&["put", "k", "v"]).await?;
+            let elsewhere = ["auth", "can-i", "create", "services", "-n", "default", &who];
+            let may = command("kubectl", &elsewhere).await;
+            ensure!(
+                may.as_ref().is_err_and(|refusal| format!("{refusal:#}").contains(": no")),
+                "it may write in another namespace: {may:?}"
+            );
+            anyhow::Ok(())
+        }
+        .await;
+        t.lab.install_operator().await?;
+        outcome
     });
 }
 
