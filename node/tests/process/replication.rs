@@ -79,20 +79,30 @@ async fn a_ttl_ends_on_all_nodes_at_the_same_moment() {
     let acknowledged = Instant::now();
     let ends = join_all(nodes.iter().map(async |node| {
         let mut kv = node.kv();
+        let mut there = Instant::now();
         while !kv.exists("k").await.unwrap() {
             assert!(before.elapsed() < ttl, "it came late or never to {}", node.name);
+            there = Instant::now();
         }
-        while kv.exists("k").await.unwrap() {
+        // It ended between a question that was still answered with yes and the first no; how long that is, is up to the
+        // machine.
+        loop {
+            let asked = Instant::now();
+            if !kv.exists("k").await.unwrap() {
+                return (there, Instant::now());
+            }
+            there = asked;
             assert!(before.elapsed() < PATIENCE, "it does not end at {}", node.name);
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        Instant::now()
     }))
     .await;
-    let (first, last) = (*ends.iter().min().unwrap(), *ends.iter().max().unwrap());
-    assert!(last - first < TTL_SPREAD, "{:?} between the first and the last", last - first);
-    assert!(first >= before + ttl, "{:?} too early", before + ttl - first);
-    assert!(last < acknowledged + ttl + TTL_SPREAD, "{:?} late", last - (acknowledged + ttl));
+    let latest = ends.iter().map(|(there, _)| *there).max().unwrap();
+    let earliest = ends.iter().map(|(_, gone)| *gone).min().unwrap();
+    assert!(latest < earliest + TTL_SPREAD, "{:?} between the first and the last", latest - earliest);
+    let whole = Duration::from_millis(1); // what the clock that TTLs go by counts in
+    assert!(earliest + whole >= before + ttl, "{:?} too early", before + ttl - earliest);
+    assert!(latest < acknowledged + ttl + TTL_SPREAD, "{:?} late", latest - (acknowledged + ttl));
     assert_eq!(nodes[1].kv().get("k").await.unwrap(), None);
 }
 
