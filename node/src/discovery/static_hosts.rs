@@ -18,17 +18,21 @@ use crate::config::{HostPort, StaticConfig};
 /// How often names are resolved.
 const ROUND: Duration = Duration::from_secs(5);
 
+type Lookup = BoxFuture<'static, io::Result<BTreeSet<SocketAddr>>>;
+
 pub(super) struct StaticHosts {
     /// Addresses, which need no resolving and wait for none.
     addresses: BTreeSet<SocketAddr>,
     /// Names, and what each resolved to when it last did.
     names: BTreeMap<HostPort, BTreeSet<SocketAddr>>,
+    resolve: Box<dyn Fn(HostPort) -> Lookup + Send>,
     round: Duration,
 }
 
 impl StaticHosts {
     pub(super) fn new(config: StaticConfig) -> Self {
-        let mut this = Self { addresses: BTreeSet::new(), names: BTreeMap::new(), round: ROUND };
+        let (addresses, names) = (BTreeSet::new(), BTreeMap::new());
+        let mut this = Self { addresses, names, resolve: Box::new(|host| resolve(host).boxed()), round: ROUND };
         for host in config.hosts {
             match host.host.parse::<IpAddr>() {
                 Ok(ip) => _ = this.addresses.insert(SocketAddr::new(ip, host.port)),
@@ -38,13 +42,22 @@ impl StaticHosts {
         this
     }
 
+    /// Resolves names in another way than the system does, and more often.
+    #[cfg(test)]
+    pub(super) fn resolving(self, resolve: impl Fn(HostPort) -> Lookup + Send + 'static, round: Duration) -> Self {
+        Self { resolve: Box::new(resolve), round, ..self }
+    }
+
     fn known(&self) -> BTreeSet<SocketAddr> {
         self.names.values().flatten().chain(&self.addresses).copied().collect()
     }
 
     async fn round(&mut self, reporter: &Reporter) {
-        let hosts: Vec<_> = self.names.keys().cloned().collect();
-        let mut lookups: FuturesUnordered<_> = hosts.into_iter().map(resolve).collect();
+        let lookup = |host: &HostPort| {
+            let (host, found) = (host.clone(), (self.resolve)(host.clone()));
+            async move { (host, found.await) }
+        };
+        let mut lookups: FuturesUnordered<_> = self.names.keys().map(lookup).collect();
         let mut unresolved = BTreeMap::new();
         let mut waiting = lookups.len();
         while let Some((host, result)) = lookups.next().await {
@@ -71,9 +84,8 @@ impl StaticHosts {
     }
 }
 
-async fn resolve(host: HostPort) -> (HostPort, io::Result<BTreeSet<SocketAddr>>) {
-    let addresses = lookup_host((host.host.as_str(), host.port)).await.map(Iterator::collect);
-    (host, addresses)
+async fn resolve(host: HostPort) -> io::Result<BTreeSet<SocketAddr>> {
+    lookup_host((host.host.as_str(), host.port)).await.map(Iterator::collect)
 }
 
 impl Provider for StaticHosts {

@@ -14,7 +14,7 @@ use hickory_resolver::{
 use tokio::{net::UdpSocket, sync::mpsc, time::timeout};
 
 use super::*;
-use crate::config::{DiscoveryConfig, DnsConfig, StaticConfig};
+use crate::config::{DiscoveryConfig, DnsConfig, HostPort, StaticConfig};
 
 fn at(addresses: &[&str]) -> BTreeSet<SocketAddr> {
     addresses.iter().map(|it| it.parse().unwrap()).collect()
@@ -100,6 +100,35 @@ async fn providers_add_up_and_a_failing_one_keeps_what_it_found() {
 }
 
 #[tokio::test]
+async fn what_is_found_so_far_is_no_answer_and_no_end_of_a_failure() {
+    struct SoFar;
+    impl Provider for SoFar {
+        fn name(&self) -> &'static str {
+            "so far"
+        }
+
+        fn run(self: Box<Self>, reporter: Reporter) -> BoxFuture<'static, Infallible> {
+            reporter.failed("silent".to_owned());
+            reporter.found_so_far(at(&["10.0.0.1:1"]));
+            std::future::pending().boxed()
+        }
+    }
+    let view = start(vec![Box::new(SoFar)]);
+    let seen = view.borrow();
+    assert_eq!((addresses(&seen), seen.answered()), (at(&["10.0.0.1:1"]), false));
+    assert_eq!((seen.providers[0].error.as_deref(), seen.providers[0].failures), (Some("silent"), 1));
+}
+
+#[tokio::test]
+async fn more_addresses_than_any_cluster_has_are_cut_off() {
+    let (a, a_told) = mpsc::channel(1);
+    let mut view = start(vec![Box::new(Told("a", a_told))]);
+    a.send(Ok((1..=9_999).map(|port| ([10, 0, 0, 1], port).into()).collect())).await.unwrap();
+    let seen = wait(&mut view, |view| view.answered()).await;
+    assert_eq!((seen.addresses.len(), seen.providers[0].found()), (MAX_ADDRESSES, MAX_ADDRESSES as u32));
+}
+
+#[tokio::test]
 async fn the_same_answer_again_wakes_nobody() {
     let (a, a_told) = mpsc::channel(1);
     let mut view = start(vec![Box::new(Told("a", a_told))]);
@@ -146,6 +175,35 @@ async fn a_list_may_hold_names_and_both_families_and_one_that_fails_spares_the_o
     let seen = wait(&mut view, |view| view.providers[0].error.is_some()).await;
     assert_eq!(addresses(&seen), at(&["10.0.0.1:1"]));
     assert!(seen.providers[0].error.as_ref().unwrap().contains("no.such.host.invalid:2"));
+}
+
+#[tokio::test]
+async fn names_are_resolved_again_in_each_round_and_a_silent_one_holds_nobody_up() {
+    let config = StaticConfig { hosts: ["moving:1", "silent:2", "10.0.0.9:3"].map(|it| it.parse().unwrap()).into() };
+    let moving = Arc::new(Mutex::new("10.0.0.1:1"));
+    let silent = Arc::new(tokio::sync::Notify::new());
+    let (told, heard) = (Arc::clone(&moving), Arc::clone(&silent));
+    let resolve = move |host: HostPort| {
+        let (told, heard) = (Arc::clone(&told), Arc::clone(&heard));
+        async move {
+            if host.host == "silent" {
+                heard.notified().await;
+                return Err(std::io::ErrorKind::TimedOut.into());
+            }
+            Ok(at(&[*told.lock()]))
+        }
+        .boxed()
+    };
+    let hosts = static_hosts::StaticHosts::new(config).resolving(resolve, Duration::from_millis(10));
+    let mut view = start(vec![Box::new(hosts)]);
+    let seen = wait(&mut view, |view| view.addresses.len() == 2).await;
+    assert_eq!((addresses(&seen), seen.answered()), (at(&["10.0.0.1:1", "10.0.0.9:3"]), false));
+
+    *moving.lock() = "10.0.0.2:1";
+    silent.notify_one();
+    let seen = wait(&mut view, |view| addresses(view) == at(&["10.0.0.2:1", "10.0.0.9:3"])).await;
+    assert!(seen.answered());
+    assert!(seen.providers[0].error.as_ref().unwrap().starts_with("cannot resolve silent:2: "), "{seen:?}");
 }
 
 /// The TTL of every record, in seconds.

@@ -4,13 +4,16 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use kvasir_node::config::Settings;
 use kvasir_node::discovery::{View, configured, start};
+use nkeys::KeyPair;
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::harness::PATIENCE;
 use crate::nats_server::NatsServer;
@@ -34,14 +37,12 @@ fn look_in(me: SocketAddr, server: &str, more: &str) -> Eyes {
 }
 
 impl Eyes {
-    async fn see(&mut self, numbers: &[u8]) -> Duration {
-        let began = Instant::now();
+    async fn see(&mut self, numbers: &[u8]) {
         let wanted: BTreeSet<_> = numbers.iter().map(|number| at(*number)).collect();
         self.until(&format!("{numbers:?}"), |view| {
             view.answered() && view.providers[0].error.is_none() && view.addresses.keys().eq(&wanted)
         })
         .await;
-        began.elapsed()
     }
 
     async fn until(&mut self, what: &str, is: impl Fn(&View) -> bool) -> Arc<View> {
@@ -66,10 +67,16 @@ async fn nodes_on_one_subject_find_each_other_and_those_on_another_do_not() {
     a.see(&[1, 2]).await;
     other.see(&[9]).await;
 
-    // One that comes later asks, and need not wait until the others announce themselves again.
+    // One that comes later asks, and need not wait until the others announce themselves again: its first answer is
+    // whole. A busy machine may spoil that once.
+    let mut whole = 0;
+    for _ in 0..5 {
+        let view = look(at(3), &server.url(), "").until("the first answer", View::answered).await;
+        whole += usize::from(view.addresses.len() == 3);
+    }
+    assert!(whole >= 4, "{whole} of 5");
     let mut c = look(at(3), &server.url(), "");
-    let took = c.see(&[1, 2, 3]).await;
-    assert!(took < Duration::from_secs(4), "{took:?}");
+    c.see(&[1, 2, 3]).await;
     a.see(&[1, 2, 3]).await;
     b.see(&[1, 2, 3]).await;
 
@@ -151,6 +158,54 @@ async fn a_token_in_a_file_may_change_with_the_server() {
     .await;
     std::fs::write(&file, "second").unwrap();
     a.see(&[1]).await;
+}
+
+/// A token as NATS has them: what `issuer` says of `subject`.
+fn jwt(issuer: &KeyPair, subject: &KeyPair, nats: serde_json::Value) -> String {
+    let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let claims = json!({
+        "jti": subject.public_key(), "iat": 1_700_000_000, "iss": issuer.public_key(), "sub": subject.public_key(),
+        "name": "test", "nats": nats,
+    });
+    let signed = format!("{}.{}", part(json!({ "typ": "JWT", "alg": "ed25519-nkey" })), part(claims));
+    let signature = issuer.sign(signed.as_bytes()).unwrap();
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+#[tokio::test]
+async fn a_credentials_file_logs_in_and_one_of_a_stranger_does_not() {
+    let folder = TempDir::new().unwrap();
+    let (operator, account) = (KeyPair::new_operator(), KeyPair::new_account());
+    let of_operator = jwt(&operator, &operator, json!({ "type": "operator", "version": 2 }));
+    let any = |kind: &str| {
+        let limits = json!({
+            "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
+        });
+        json!({ "type": kind, "version": 2, "limits": limits, "subs": -1, "data": -1, "payload": -1 })
+    };
+    let of_account = jwt(&operator, &account, any("account"));
+    let conf = folder.path().join("nats.conf");
+    let id = account.public_key();
+    let text = format!("operator: {of_operator}\nresolver: MEMORY\nresolver_preload: {{ {id}: {of_account} }}\n");
+    std::fs::write(&conf, text).unwrap();
+    let server = NatsServer::started(&["-c", conf.to_str().unwrap()]);
+    let credentials = |name: &str, account: &KeyPair| {
+        let user = KeyPair::new_user();
+        let path = folder.path().join(name);
+        let text = format!(
+            "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n\n\
+             -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
+            jwt(account, &user, any("user")),
+            user.seed().unwrap(),
+        );
+        std::fs::write(&path, text).unwrap();
+        format!(", credentialsFile: '{}'", path.display())
+    };
+    look(at(1), &server.url(), &credentials("ours", &account)).see(&[1]).await;
+    let error = look(at(2), &server.url(), &credentials("strange", &KeyPair::new_account())).fail().await;
+    assert!(error.contains("authorization violation"), "{error}");
+    let error = look(at(2), &server.url(), ", credentialsFile: /nowhere/creds").fail().await;
+    assert!(error.contains("discovery.nats.credentialsFile: cannot use /nowhere/creds"), "{error}");
 }
 
 #[tokio::test]
