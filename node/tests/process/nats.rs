@@ -90,7 +90,10 @@ async fn nodes_on_one_subject_find_each_other_and_those_on_another_do_not() {
 #[tokio::test]
 async fn the_server_may_come_later_and_restart() {
     let mut server = NatsServer::new(&[]);
-    let (mut a, mut b) = (look(at(1), &server.url(), ""), look(at(2), &server.url(), ""));
+    let mut a = look(at(1), &server.url(), ", maxJoinAttempts: 2");
+    let mut b = look(at(2), &server.url(), "");
+    // Longer than the attempts that come at an even pace.
+    a.until("four failures", |view| view.providers[0].failures >= 4).await;
     let error = a.fail().await;
     assert!(error.contains(&server.url()) && error.contains("refused"), "{error}");
     assert!(!a.0.borrow().answered());
