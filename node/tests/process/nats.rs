@@ -164,7 +164,7 @@ async fn a_token_in_a_file_may_change_with_the_server() {
 }
 
 /// A token as NATS has them: what `issuer` says of `subject`.
-fn jwt(issuer: &KeyPair, subject: &KeyPair, nats: serde_json::Value) -> String {
+fn jwt(issuer: &KeyPair, subject: &KeyPair, nats: &serde_json::Value) -> String {
     let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let claims = json!({
         "jti": subject.public_key(), "iat": 1_700_000_000, "iss": issuer.public_key(), "sub": subject.public_key(),
@@ -179,14 +179,14 @@ fn jwt(issuer: &KeyPair, subject: &KeyPair, nats: serde_json::Value) -> String {
 async fn a_credentials_file_logs_in_and_one_of_a_stranger_does_not() {
     let folder = TempDir::new().unwrap();
     let (operator, account) = (KeyPair::new_operator(), KeyPair::new_account());
-    let of_operator = jwt(&operator, &operator, json!({ "type": "operator", "version": 2 }));
+    let of_operator = jwt(&operator, &operator, &json!({ "type": "operator", "version": 2 }));
     let any = |kind: &str| {
         let limits = json!({
             "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
         });
         json!({ "type": kind, "version": 2, "limits": limits, "subs": -1, "data": -1, "payload": -1 })
     };
-    let of_account = jwt(&operator, &account, any("account"));
+    let of_account = jwt(&operator, &account, &any("account"));
     let conf = folder.path().join("nats.conf");
     let id = account.public_key();
     let text = format!("operator: {of_operator}\nresolver: MEMORY\nresolver_preload: {{ {id}: {of_account} }}\n");
@@ -198,7 +198,7 @@ async fn a_credentials_file_logs_in_and_one_of_a_stranger_does_not() {
         let text = format!(
             "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n\n\
              -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
-            jwt(account, &user, any("user")),
+            jwt(account, &user, &any("user")),
             user.seed().unwrap(),
         );
         std::fs::write(&path, text).unwrap();
