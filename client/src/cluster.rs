@@ -114,12 +114,16 @@ pub struct Status {
 /// One way of looking for peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiscoveryStatus {
-    /// `kubernetes`, `nats`, `dns` or `static`.
+    /// `kubernetes`, `nats`, `dns`, `static`, or the name of a provider of the user's own.
     pub provider: String,
     /// How many addresses it last found.
     pub found: u32,
     /// Why its last round failed, if it did.
     pub error: Option<String>,
+    /// How often it has failed since the node started.
+    pub failures: u64,
+    /// The names of the members that it found, the node itself included.
+    pub members: Vec<String>,
 }
 
 macro_rules! words {
@@ -193,10 +197,12 @@ pub(crate) fn status(wire: v1::StatusResponse) -> Result<Status, Error> {
         discovery: wire
             .discovery
             .into_iter()
-            .map(|v1::DiscoveryStatus { provider, found, error }| DiscoveryStatus {
+            .map(|v1::DiscoveryStatus { provider, found, error, failures, members }| DiscoveryStatus {
                 provider,
                 found,
                 error: some_text(error),
+                failures,
+                members,
             })
             .collect(),
     })

@@ -3,14 +3,13 @@
 //! Everything here is plain data. [`yaml`] renders the `CustomResourceDefinition` that the Helm chart carries; this
 //! crate knows nothing of clients, controllers or the data plane.
 
+mod discovery;
 pub mod duration;
 pub mod spec;
 mod status;
 
-pub use spec::{
-    Discovery, DnsDiscovery, KubernetesDiscovery, KvCluster, KvClusterSpec, MAX_NAME, MAX_REPLICAS, NatsDiscovery,
-    Resources, StaticDiscovery,
-};
+pub use discovery::{Discovery, DnsDiscovery, KubernetesDiscovery, NatsDiscovery, SecretKey, StaticDiscovery};
+pub use spec::{KvCluster, KvClusterSpec, MAX_NAME, MAX_REPLICAS, Resources};
 pub use status::{KvClusterStatus, MemberStatus, SidecarStatus, condition};
 
 use kube::CustomResourceExt;

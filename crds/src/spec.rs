@@ -13,7 +13,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::status::KvClusterStatus;
+use crate::{discovery::Discovery, status::KvClusterStatus};
 
 /// Longest name of a `KvCluster`: `NAME-xxxxxxxxxx` has to fit into a label of the member pods.
 pub const MAX_NAME: usize = 52;
@@ -80,9 +80,18 @@ pub struct KvClusterSpec {
     #[x_kube(validation = Rule::new("!isQuantity(self) || quantity(self).compareTo(quantity('1Mi')) >= 0")
         .message("set maxMemory to at least 1Mi, or leave it out for no limit"))]
     pub max_memory: Option<String>,
-    /// How members find each other: exactly one way. Unset: kubernetes.
+    /// How members find each other: one way, or several together. Unset: kubernetes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discovery: Option<Discovery>,
+    /// How long a starting member waits for others, from 0s to 90s. Unset: 10s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(ms|s|m|h))+$') && duration(self) <= duration('90s')")
+        .message("set joinTimeout to at most 90s, such as 500ms or 10s"))]
+    pub join_timeout: Option<String>,
+    /// Whether a member that found no other within `joinTimeout` becomes ready; it goes on looking in any case. Unset: yes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serve_alone: Option<bool>,
 }
 
 impl Default for KvClusterSpec {
@@ -94,6 +103,8 @@ impl Default for KvClusterSpec {
             sync_interval: default_sync_interval(),
             max_memory: None,
             discovery: None,
+            join_timeout: None,
+            serve_alone: None,
         }
     }
 }
@@ -132,56 +143,4 @@ fn quantities(_: &mut SchemaGenerator) -> Schema {
         "maxProperties": 16,
         "additionalProperties": { "x-kubernetes-int-or-string": true, "maxLength": 32 },
     })
-}
-
-/// How members find each other.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.kubernetes), has(self.nats), has(self.dns), has(self.static)].filter(given, given).size() == 1")
-    .message("give exactly one of kubernetes, nats, dns and static under discovery, or leave discovery out for kubernetes"))]
-pub struct Discovery {
-    /// Members watch the pods of their cluster.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kubernetes: Option<KubernetesDiscovery>,
-    /// Members meet on a NATS subject. Not supported yet: the operator refuses it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nats: Option<NatsDiscovery>,
-    /// Members look up a DNS name. Not supported yet for members: the operator refuses it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dns: Option<DnsDiscovery>,
-    /// Members are listed. Not supported yet: the operator refuses it.
-    #[serde(default, rename = "static", skip_serializing_if = "Option::is_none")]
-    pub fixed: Option<StaticDiscovery>,
-}
-
-/// Discovery by watching pods. There is nothing to set: the operator knows its members' namespace, labels and ports.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct KubernetesDiscovery {}
-
-/// Discovery over NATS.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct NatsDiscovery {
-    /// Address of the NATS server, such as `nats://nats.default.svc:4222`.
-    #[schemars(length(min = 1, max = 512))]
-    pub url: String,
-}
-
-/// Discovery by DNS.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct DnsDiscovery {
-    /// Name whose addresses are the members.
-    #[schemars(length(min = 1, max = 253))]
-    pub domain_name: String,
-}
-
-/// Discovery by a fixed list.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct StaticDiscovery {
-    /// Addresses of the members' peer ports, such as 10.0.0.7:7071.
-    #[schemars(length(min = 1, max = 64))]
-    pub hosts: Vec<String>,
 }

@@ -85,6 +85,9 @@ pub struct MemberStatus {
     /// Identity of the member's process; a new one at each start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
+    /// Ways of discovery by which the other members found it, with commas. Unset: none of them did, or none says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found_by: Option<String>,
 }
 
 /// Application pods labelled for this cluster.

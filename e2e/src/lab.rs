@@ -34,10 +34,12 @@ pub struct Lab {
     pub image: String,
     /// The image with a shell and kvctl, for application pods.
     pub shell_image: String,
+    /// The image of a NATS server.
+    pub nats_image: String,
 }
 
 impl Lab {
-    /// The cluster of `KUBECONFIG`. `KVASIR_IMAGE` and `KVASIR_SHELL_IMAGE` name images that it can pull.
+    /// The cluster of `KUBECONFIG`. `KVASIR_IMAGE`, `KVASIR_SHELL_IMAGE` and `KVASIR_NATS_IMAGE` name images that it can pull.
     pub async fn find() -> Result<Self> {
         if std::env::var_os("KUBECONFIG").is_none() {
             bail!("KUBECONFIG is not set: run these tests with `make test-e2e`, which brings a Kubernetes for them");
@@ -58,7 +60,8 @@ impl Lab {
         let version = env!("CARGO_PKG_VERSION");
         let image = std::env::var("KVASIR_IMAGE").unwrap_or_else(|_| format!("kvasir.dev/kvasir:{version}"));
         let shell_image = std::env::var("KVASIR_SHELL_IMAGE").unwrap_or_else(|_| format!("kvasir.dev/shell:{version}"));
-        Ok(Self { client, nodes, image, shell_image })
+        let nats_image = std::env::var("KVASIR_NATS_IMAGE").unwrap_or_else(|_| "kv.local/nats:1".to_owned());
+        Ok(Self { client, nodes, image, shell_image, nats_image })
     }
 
     /// Installs the operator, unless this process already has; a failure is not tried again either.

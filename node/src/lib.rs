@@ -9,6 +9,7 @@ pub mod admin;
 pub mod api;
 pub mod clock;
 pub mod config;
+pub mod dev;
 pub mod discovery;
 pub mod engine;
 pub mod membership;

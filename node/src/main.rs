@@ -1,11 +1,15 @@
 //! `kvasir-node`: reads the settings, runs a node until it is told to stop.
+//! `kvasir-node dev` runs a whole cluster for trying.
 //!
 //! Exit codes: 0 after a drain, 1 when the node could not run, 2 when the
 //! settings are wrong.
 
 use std::process::ExitCode;
+use std::time::Instant;
 
-use kvasir_node::config::{Config, LogConfig, LogFormat};
+use clap::Parser as _;
+use kvasir_node::config::{Cli, Command, Config, DevSettings, LogConfig, LogFormat};
+use kvasir_node::dev::DevCluster;
 use kvasir_node::node::Node;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
@@ -15,11 +19,26 @@ use tracing_subscriber::EnvFilter;
 const BAD_CONFIG: u8 = 2;
 
 fn main() -> ExitCode {
-    let config = match Config::load() {
+    // Answers `--help` and wrong flags itself, as command line tools do (exit code 0 and 2).
+    let mut cli = Cli::parse();
+    if let Some(Command::Dev(settings)) = cli.command.take() {
+        return finish(&LogConfig { level: settings.log_level.clone(), format: LogFormat::Text }, dev(settings));
+    }
+    let print = cli.print_config;
+    let config = match Config::from_cli(cli) {
         Ok(config) => config,
         Err(error) => return bad_config(&error),
     };
-    if let Err(error) = log(&config.log) {
+    if print {
+        print!("{}", config.to_yaml());
+        return ExitCode::SUCCESS;
+    }
+    finish(&config.log.clone(), run(config))
+}
+
+/// Runs to the end, with the log that is asked for.
+fn finish(log: &LogConfig, work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    if let Err(error) = start_log(log) {
         return bad_config(&error);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -29,7 +48,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(config)) {
+    match runtime.block_on(work) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");
@@ -44,9 +63,12 @@ fn bad_config(error: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::from(BAD_CONFIG)
 }
 
-fn log(config: &LogConfig) -> Result<(), String> {
+fn start_log(config: &LogConfig) -> Result<(), String> {
     let filter = EnvFilter::try_new(&config.level)
         .map_err(|error| format!("logLevel: {error}; give error, warn, info, debug or trace, or target=level pairs"))?;
+    // The NATS client tells of every attempt that fails; discovery tells of it once.
+    let quiet = "async_nats=off".parse().map_err(|error| format!("logLevel: {error}"))?;
+    let filter = if config.level.contains("async_nats") { filter } else { filter.add_directive(quiet) };
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.format {
         LogFormat::Text => lines.init(),
@@ -70,6 +92,32 @@ async fn run(config: Config) -> anyhow::Result<()> {
             anyhow::bail!("the drain was cut short")
         }
     }
+}
+
+async fn dev(settings: DevSettings) -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let began = Instant::now();
+    let mut cluster = DevCluster::start(&settings).await?;
+    tokio::select! {
+        () = cluster.ready() => {}
+        _ = told(&mut terminate, &mut interrupt) => return Ok(()),
+    }
+    let addresses = cluster.addresses();
+    println!("{} nodes are ready after {} ms\n", addresses.len(), began.elapsed().as_millis());
+    println!("NAME     CLIENT (gRPC)     PEER              ADMIN (HTTP)");
+    for (name, at) in &addresses {
+        println!("{name:<8} {:<17} {:<17} {}", at.client.to_string(), at.peer.to_string(), at.admin);
+    }
+    if let [(_, first), ..] = &addresses[..] {
+        println!("\nTry: kvctl --address {} put greeting hello", first.client);
+    }
+    println!("Ctrl-C ends them, and what they hold.");
+    tokio::select! {
+        failure = cluster.failed() => return Err(failure.into()),
+        _ = told(&mut terminate, &mut interrupt) => {}
+    }
+    cluster.stop().await;
+    Ok(())
 }
 
 async fn told(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {

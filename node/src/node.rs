@@ -19,7 +19,7 @@ use crate::admin::{Admin, Scrape};
 use crate::api::overview::Overview;
 use crate::api::{Api, ApiError};
 use crate::config::{Config, Role};
-use crate::discovery;
+use crate::discovery::{self, Provider};
 use crate::engine::{self, Engine, wall_ms};
 use crate::membership::{self, Membership, NodeId};
 use crate::metrics::Metrics;
@@ -108,6 +108,11 @@ impl Sockets {
 impl Node {
     /// Binds the ports and begins to join. Returns before the node is ready.
     pub async fn start(config: Config) -> Result<Self, NodeError> {
+        Self::start_with(config, Vec::new()).await
+    }
+
+    /// The same, looking for peers also in ways that the settings do not know.
+    pub async fn start_with(config: Config, more: Vec<Box<dyn Provider>>) -> Result<Self, NodeError> {
         let Sockets { client, peer_tcp, peer_udp, admin, addresses } = Sockets::bind(&config).await?;
         let stop = CancellationToken::new();
         let stop_api = CancellationToken::new();
@@ -140,7 +145,9 @@ impl Node {
             serve_alone: config.serve_alone,
             join_timeout: config.join_timeout,
         });
-        let discovery = discovery::start(&config.discovery);
+        let mut providers = discovery::configured(&config.discovery, me.peer_address);
+        providers.extend(more);
+        let discovery = discovery::start(providers);
         let membership = membership::start(me.clone(), peer_udp, discovery.clone(), &config.cluster, stop.clone());
         let transport = Transport::start(
             engine.clone(),

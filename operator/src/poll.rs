@@ -48,6 +48,18 @@ pub struct NodeStatus {
     pub lag_ms: Option<u64>,
     /// How the finding of peers goes.
     pub discovery: Vec<DiscoveryStatus>,
+    /// The others, as it sees them.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// Another node, as a member sees it.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PeerStatus {
+    /// Identity of its process.
+    pub origin: String,
+    /// Which way of finding peers named it, if any.
+    pub found_by: Option<String>,
 }
 
 /// How one way of finding peers goes.

@@ -88,7 +88,7 @@ pub fn status(sight: &Sight) -> KvClusterStatus {
     let wanted = sight.cluster.spec.replicas;
     let mut pods: Vec<&Pod> = sight.pods.iter().collect();
     pods.sort_by_key(|pod| (ordinal(&pod.name_any()), pod.name_any()));
-    let members: Vec<MemberStatus> = pods.iter().map(|pod| member(pod, answer(sight, pod))).collect();
+    let members: Vec<MemberStatus> = pods.iter().map(|pod| member(sight, pod)).collect();
     let ready = members.iter().filter(|member| member.ready).count();
     let ready_replicas = i32::try_from(ready).unwrap_or(i32::MAX);
     let replicas = i32::try_from(members.len()).unwrap_or(i32::MAX);
@@ -323,7 +323,8 @@ fn answer<'a>(sight: &'a Sight, pod: &Pod) -> Option<&'a NodeStatus> {
     sight.answers.get(&pod.name_any()).and_then(|answer| answer.as_ref().ok())
 }
 
-fn member(pod: &Pod, answer: Option<&NodeStatus>) -> MemberStatus {
+fn member(sight: &Sight, pod: &Pod) -> MemberStatus {
+    let answer = answer(sight, pod);
     let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     MemberStatus {
         name: pod.name_any(),
@@ -335,7 +336,15 @@ fn member(pod: &Pod, answer: Option<&NodeStatus>) -> MemberStatus {
         version: answer.map(|status| status.version.clone()),
         node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         origin: answer.map(|status| status.origin.clone()),
+        found_by: answer.and_then(|status| found_by(sight, &status.origin)),
     }
+}
+
+/// The ways by which the others found this process.
+fn found_by(sight: &Sight, origin: &str) -> Option<String> {
+    let others = sight.pods.iter().filter_map(|pod| answer(sight, pod)).flat_map(|status| &status.peers);
+    let ways: BTreeSet<_> = others.filter(|peer| peer.origin == origin).filter_map(|p| p.found_by.as_deref()).collect();
+    (!ways.is_empty()).then(|| ways.into_iter().collect::<Vec<_>>().join(","))
 }
 
 fn converged(sight: &Sight) -> bool {

@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    poll::{DiscoveryStatus, PollError},
+    poll::{DiscoveryStatus, PeerStatus, PollError},
     validate::tests::cluster,
     webhook::count::Missing,
 };
@@ -310,20 +310,20 @@ fn a_container_that_crashes_again_and_again_does_not_recover_in_between() {
 
 #[test]
 fn a_spec_that_cannot_be_carried_out_says_so() {
-    let obstacle = Obstacle { reason: "DiscoveryNotSupported", message: "set kubernetes".to_owned() };
+    let obstacle = Obstacle { reason: "InvalidSpec", message: "set kubernetes".to_owned() };
     let mut world = World::new("{}");
     world.obstacle = Some(obstacle.clone());
     world.look();
-    world.is(condition::AVAILABLE, "False", "DiscoveryNotSupported");
+    world.is(condition::AVAILABLE, "False", "InvalidSpec");
     world.is(condition::PROGRESSING, "False", "Stopped");
-    world.is(condition::DEGRADED, "True", "DiscoveryNotSupported");
+    world.is(condition::DEGRADED, "True", "InvalidSpec");
     assert_eq!(world.message(condition::DEGRADED), "set kubernetes");
     // What serves goes on serving.
     let mut world = World::serving("{}");
     world.obstacle = Some(obstacle);
     world.look();
     world.is(condition::AVAILABLE, "True", "MembersReady");
-    world.is(condition::DEGRADED, "True", "DiscoveryNotSupported");
+    world.is(condition::DEGRADED, "True", "InvalidSpec");
 }
 
 #[test]
@@ -341,6 +341,20 @@ fn members_complain_by_name() {
     world.look();
     world.is(condition::DEGRADED, "True", "DiscoveryFailing");
     assert_eq!(world.message(condition::DEGRADED), "demo-2 cannot find peers by kubernetes: forbidden");
+}
+
+#[test]
+fn a_member_says_by_which_ways_the_others_found_it() {
+    let mut world = World::serving("{}");
+    for number in 0..3 {
+        world.tell(number, |status| status.origin = format!("o{number}"));
+    }
+    let saw =
+        |origin: &str, way: Option<&str>| PeerStatus { origin: origin.to_owned(), found_by: way.map(str::to_owned) };
+    world.tell(0, |status| status.peers = vec![saw("o1", Some("nats")), saw("o2", None), saw("gone", Some("dns"))]);
+    world.tell(2, |status| status.peers = vec![saw("o1", Some("dns")), saw("o0", Some("nats"))]);
+    let found_by = |world: &mut World| world.look().members.into_iter().map(|m| m.found_by).collect::<Vec<_>>();
+    assert_eq!(found_by(&mut world), [Some("nats".to_owned()), Some("dns,nats".to_owned()), None]);
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! From a `KvCluster` as the API server stores it to one that can be built.
 //!
-//! The API server checks most of this before it stores an object, but an object may be older than a rule, and some of
-//! what the schema takes cannot be had yet. Knows nothing of the objects built from a [`ValidatedCluster`].
+//! The API server checks most of this before it stores an object, but an object may be older than a rule. Knows nothing of the objects built from a [`ValidatedCluster`].
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,12 +9,14 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
 };
 use kube::{Resource, ResourceExt};
-use kvasir_crds::{KvCluster, MAX_NAME, MAX_REPLICAS, Resources, duration};
+use kvasir_crds::{Discovery, KubernetesDiscovery, KvCluster, MAX_NAME, MAX_REPLICAS, Resources, duration};
 
 use crate::quantity;
 
 const SYNC_INTERVAL: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(1);
 const LEAST_MEMORY: u64 = 1 << 20;
+/// Less than the kubelet gives a member to become ready.
+const LONGEST_JOIN: Duration = Duration::from_secs(90);
 
 /// A cluster of which everything is known that building needs.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,16 +37,17 @@ pub struct ValidatedCluster {
     pub sync_interval: Duration,
     /// Bytes that the entries of a node may take; 0 is no limit, as it is in the node's own configuration.
     pub max_memory: u64,
+    /// How members find each other: at least one way is there.
+    pub discovery: Discovery,
+    /// How long a starting member waits for others, unless for as long as the node itself sees fit.
+    pub join_timeout: Option<Duration>,
+    /// Whether a member that found no other serves, unless as the node itself sees fit.
+    pub serve_alone: Option<bool>,
 }
 
 /// Why a `KvCluster` cannot be built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
-    /// The way of discovery does not work yet.
-    #[error(
-        "spec.discovery.{0} is not supported for members yet: set spec.discovery.kubernetes to {{}}, or leave spec.discovery out"
-    )]
-    DiscoveryNotSupported(&'static str),
     /// A field has a value that it must not have.
     #[error("{field}: {message}")]
     Field {
@@ -60,7 +62,6 @@ impl Invalid {
     /// One word for conditions and events.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::DiscoveryNotSupported(_) => "DiscoveryNotSupported",
             Self::Field { .. } => "InvalidSpec",
         }
     }
@@ -89,7 +90,11 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidatedClu
     if !(1..=MAX_REPLICAS).contains(&spec.replicas) {
         return Err(invalid("spec.replicas", format!("set a number from 1 to {MAX_REPLICAS}")));
     }
-    discovery(cluster)?;
+    let discovery = discovery(cluster)?;
+    let join_timeout = spec.join_timeout.as_deref().map(|text| {
+        let within = duration::parse(text).ok().filter(|timeout| *timeout <= LONGEST_JOIN);
+        within.ok_or_else(|| invalid("spec.joinTimeout", "set at most 90s, such as 500ms or 10s"))
+    });
     let sync_interval =
         duration::parse(&spec.sync_interval).map_err(|error| invalid("spec.syncInterval", error.to_string()))?;
     if !SYNC_INTERVAL.contains(&sync_interval) {
@@ -119,25 +124,22 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidatedClu
         resources,
         sync_interval,
         max_memory,
+        discovery,
+        join_timeout: join_timeout.transpose()?,
+        serve_alone: spec.serve_alone,
     })
 }
 
-fn discovery(cluster: &KvCluster) -> Result<(), Invalid> {
-    let Some(discovery) = &cluster.spec.discovery else { return Ok(()) };
-    let given: Vec<&'static str> = [
-        (discovery.kubernetes.is_some(), "kubernetes"),
-        (discovery.nats.is_some(), "nats"),
-        (discovery.dns.is_some(), "dns"),
-        (discovery.fixed.is_some(), "static"),
-    ]
-    .into_iter()
-    .filter_map(|(given, name)| given.then_some(name))
-    .collect();
-    match given[..] {
-        ["kubernetes"] => Ok(()),
-        [other] => Err(Invalid::DiscoveryNotSupported(other)),
-        _ => Err(invalid("spec.discovery", "give exactly one of kubernetes, nats, dns and static, or leave it out")),
+fn discovery(cluster: &KvCluster) -> Result<Discovery, Invalid> {
+    let by_default = || Discovery { kubernetes: Some(KubernetesDiscovery::default()), ..Discovery::default() };
+    let discovery = cluster.spec.discovery.clone().unwrap_or_else(by_default);
+    if discovery == Discovery::default() {
+        return Err(invalid(
+            "spec.discovery",
+            "give at least one of kubernetes, nats, dns and static, or leave it out",
+        ));
     }
+    Ok(discovery)
 }
 
 fn resources(given: Option<&Resources>) -> Result<ResourceRequirements, Invalid> {
@@ -204,14 +206,13 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_cannot_be_had_yet_says_so() {
-        for (discovery, name) in
-            [("nats: {url: a}", "nats"), ("dns: {domainName: a}", "dns"), ("static: {hosts: ['a:1']}", "static")]
-        {
-            let refusal = validate(&cluster(&format!("{{discovery: {{{discovery}}}}}")), IMAGE).unwrap_err();
-            assert_eq!(refusal, Invalid::DiscoveryNotSupported(name));
-            assert_eq!(refusal.reason(), "DiscoveryNotSupported");
-        }
+    fn several_ways_of_discovery_go_together_and_one_is_the_default() {
+        let given = |spec| valid(spec).discovery;
+        let all = given("{discovery: {kubernetes: {}, nats: {server: [a]}, dns: {}, static: {hosts: ['a:1']}}}");
+        assert!(all.kubernetes.is_some() && all.nats.is_some() && all.dns.is_some() && all.fixed.is_some());
+        let one = given("{discovery: {dns: {}}}");
+        assert!(one.kubernetes.is_none() && one.dns.is_some());
+        assert_eq!(given("{}"), given("{discovery: {kubernetes: {}}}"));
     }
 
     #[test]
@@ -227,7 +228,8 @@ pub(crate) mod tests {
             ("{maxMemory: 64Mi, resources: {limits: {memory: 64Mi}}}", "spec.maxMemory"),
             ("{image: 'a b'}", "spec.image"),
             ("{discovery: {}}", "spec.discovery"),
-            ("{discovery: {kubernetes: {}, dns: {domainName: a}}}", "spec.discovery"),
+            ("{joinTimeout: soon}", "spec.joinTimeout"),
+            ("{joinTimeout: 91s}", "spec.joinTimeout"),
             ("{resources: {requests: {cpu: much}}}", "spec.resources.requests"),
         ] {
             let message = refused(spec);

@@ -190,7 +190,7 @@ async fn the_cluster_verbs_print_tables_and_json() {
     let who = kvctl(&node, &["whoami"]).await;
     assert!(who.text().starts_with("name:     demo-0\nrole:     member\ncluster:  apps/demo\n"), "{}", who.text());
     let status = kvctl(&node, &["status"]).await;
-    assert!(status.text().contains("\ndiscovery dns:  3 found, failing: no such name\n"), "{}", status.text());
+    assert!(status.text().contains("\ndiscovery dns:  3 found (demo-0), failing: no such name\n"), "{}", status.text());
     let status = kvctl(&node, &["-o", "json", "status"]).await.json();
     assert_eq!((&status["phase"], &status["lagMs"]), (&json!("syncing"), &json!(12)));
     assert_eq!((&status["maxMemoryBytes"], &status["member"]), (&Json::Null, &first));

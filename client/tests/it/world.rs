@@ -273,6 +273,8 @@ impl Cluster for Node {
                 provider: "dns".to_owned(),
                 found: 3,
                 error: "no such name".to_owned(),
+                failures: 2,
+                members: vec!["demo-0".to_owned()],
             }],
         }))
     }

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod data;
+mod discovery;
 mod failures;
 mod operator;
 mod sidecar;

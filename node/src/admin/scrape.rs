@@ -103,10 +103,12 @@ impl Scrape {
 
     fn discovery(&self, page: &mut Page) -> fmt::Result {
         let view = self.overview.discovery();
-        let found = view.providers.iter().map(|p| (p.provider, f64::from(p.found)));
+        let found = view.providers.iter().map(|p| (p.provider, f64::from(p.found())));
         page.gauges("discovery_found", "Addresses last found, by provider", "provider", found)?;
         let failing = view.providers.iter().map(|p| (p.provider, flag(p.error.is_some())));
-        page.gauges("discovery_failing", "Whether a provider's last round failed", "provider", failing)
+        page.gauges("discovery_failing", "Whether a provider's last round failed", "provider", failing)?;
+        let failures = view.providers.iter().map(|p| (p.provider, p.failures));
+        page.counters("discovery_failures", "Rounds of a provider that failed, wholly or in part", "provider", failures)
     }
 }
 

@@ -75,6 +75,10 @@ pub struct ProviderStatus {
     pub found: u32,
     /// Why its last round failed.
     pub error: Option<String>,
+    /// How often it has failed.
+    pub failures: u64,
+    /// The names of the members that it found, this node included.
+    pub members: Vec<String>,
 }
 
 impl Status {
@@ -103,7 +107,13 @@ impl Status {
                 .discovery()
                 .providers
                 .iter()
-                .map(|p| ProviderStatus { provider: p.provider, found: p.found, error: p.error.clone() })
+                .map(|p| ProviderStatus {
+                    provider: p.provider,
+                    found: p.found(),
+                    error: p.error.clone(),
+                    failures: p.failures,
+                    members: overview.found_by(p),
+                })
                 .collect(),
         }
     }

@@ -46,8 +46,10 @@ impl cluster_server::Cluster for Cluster {
             .iter()
             .map(|p| DiscoveryStatus {
                 provider: p.provider.to_owned(),
-                found: p.found,
+                found: p.found(),
                 error: p.error.clone().unwrap_or_default(),
+                failures: p.failures,
+                members: self.0.found_by(p),
             })
             .collect();
         Ok(Response::new(StatusResponse {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::discovery::View;
+use crate::discovery::{ProviderStatus, View};
 use crate::engine::{Engine, Phase, Stats};
 use crate::membership::{self, MemberInfo, MemberState, NodeId};
 
@@ -106,6 +106,13 @@ impl Overview {
     /// The discovery providers as they last answered.
     pub fn discovery(&self) -> Arc<View> {
         self.discovery.borrow().clone()
+    }
+
+    /// The names of the nodes whose addresses this provider found, this one
+    /// included, eldest first.
+    pub fn found_by(&self, provider: &ProviderStatus) -> Vec<String> {
+        let found = |peer: &Peer| provider.addresses.contains(&peer.id.peer_address);
+        self.everyone().into_iter().filter(found).map(|peer| peer.id.name).collect()
     }
 
     /// This node.

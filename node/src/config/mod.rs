@@ -2,6 +2,8 @@
 //! [`Config`] that is complete and valid. Knows nothing of what the settings
 //! are used for, and touches nothing but the file it is pointed at.
 
+mod nats;
+mod print;
 mod settings;
 mod text;
 mod validate;
@@ -13,11 +15,14 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser;
 use serde::{Deserialize, Serialize};
 
-pub use settings::{Cli, DiscoverySettings, DnsSettings, KubernetesSettings, Settings, StaticSettings};
-pub use text::{DurationText, HostPort, Labels, Quantity};
+pub use nats::{NatsConfig, NatsLogin, SecretSource};
+pub use settings::{
+    Cli, Command, DevSettings, DiscoverySettings, DnsSettings, KubernetesSettings, NatsSettings, Settings,
+    StaticSettings,
+};
+pub use text::{DurationText, HostPort, Labels, Quantity, Secret, Servers};
 
 /// The longest node name: what fits a DNS label, and so a pod's name as Kubernetes makes them.
 pub const MAX_NAME_BYTES: usize = 63;
@@ -137,8 +142,10 @@ pub struct DnsConfig {
     pub domain_name: String,
     /// Whether IPv6 addresses are asked for, beside IPv4.
     pub ipv6: bool,
-    /// The peer port at every address.
-    pub port: u16,
+    /// The peer port at every address; `None` where SRV records bring it.
+    pub port: Option<u16>,
+    /// The servers to ask; none: those of `/etc/resolv.conf`.
+    pub server: Vec<SocketAddr>,
 }
 
 /// Finding peers in a fixed list.
@@ -154,6 +161,8 @@ pub struct StaticConfig {
 pub struct DiscoveryConfig {
     /// Among pods.
     pub kubernetes: Option<KubernetesConfig>,
+    /// Over NATS.
+    pub nats: Option<NatsConfig>,
     /// By name.
     pub dns: Option<DnsConfig>,
     /// In a list.
@@ -198,13 +207,6 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the settings of this process: its arguments, its environment, and
-    /// the file that they name. Answers `--help` and wrong flags itself, as
-    /// command line tools do (exit code 0 and 2).
-    pub fn load() -> Result<Self, ConfigError> {
-        Self::from_cli(Cli::parse())
-    }
-
     /// The settings of a parsed command line, on top of the file it names.
     pub fn from_cli(cli: Cli) -> Result<Self, ConfigError> {
         let file = cli.config.as_deref().map(Settings::from_file).transpose()?.unwrap_or_default();

@@ -7,23 +7,52 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{ArgAction, Args, Parser};
-use serde::Deserialize;
+use clap::{ArgAction, Args, Parser, Subcommand};
+use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, DurationText, HostPort, Labels, LogFormat, Quantity, Role};
+use super::{ConfigError, DurationText, HostPort, Labels, LogFormat, Quantity, Role, Secret, Servers};
 
 /// A node of a Kvasir cluster: a full replica of the cluster's keys, served over gRPC.
 ///
 /// Settings are read from the file, then the environment, then the flags; the later one wins.
 #[derive(Debug, Default, Parser)]
-#[command(name = "kvasir-node", version)]
+#[command(name = "kvasir-node", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
     /// The configuration file (YAML; its keys are the flags' names in camelCase)
     #[arg(long, env = "KVASIR_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Print the settings that are in force, without secrets, in the form of the configuration file; then end
+    #[arg(long)]
+    pub print_config: bool,
     /// Everything else.
     #[command(flatten)]
     pub settings: Settings,
+    /// What to do instead of running one node.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What `kvasir-node` can do besides running one node.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a cluster in this one process, on loopback, for trying and for the tests of applications. It ends with
+    /// Ctrl-C, and keeps nothing
+    Dev(DevSettings),
+}
+
+/// The settings of a cluster for trying.
+#[derive(Clone, Debug, Args)]
+pub struct DevSettings {
+    /// How many nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub nodes: u16,
+    /// The first node's client port; its peer and admin ports are the next two, and each further node's are 10 higher.
+    /// 0: any that are free
+    #[arg(long, default_value_t = 7070, value_name = "PORT")]
+    pub port: u16,
+    /// What to log: error, warn, info, debug, trace, or a list such as `info,kvasir_node=debug`
+    #[arg(long, default_value = "error", value_name = "FILTER")]
+    pub log_level: String,
 }
 
 /// Defines a struct of optional settings, and how one is laid over another.
@@ -35,10 +64,10 @@ macro_rules! settings {
         $(and { $(#[$group_meta:meta])* $group:ident: $group_type:ty })?
     ) => {
         $(#[$struct_meta])*
-        #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize, Serialize)]
         #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
         pub struct $name {
-            $($(#[$meta])* pub $field: Option<$type>,)*
+            $($(#[$meta])* #[serde(skip_serializing_if = "Option::is_none")] pub $field: Option<$type>,)*
             $($(#[$group_meta])* pub $group: $group_type,)?
         }
 
@@ -67,7 +96,8 @@ macro_rules! whole {
         }
     )*};
 }
-whole!(String, bool, u16, usize, IpAddr, SocketAddr, Role, LogFormat, DurationText, Quantity, Labels, Vec<HostPort>);
+whole!(String, bool, u16, u32, usize, IpAddr, SocketAddr, PathBuf, Role, LogFormat);
+whole!(DurationText, Quantity, Labels, Secret, Servers, Vec<HostPort>, Vec<SocketAddr>);
 
 macro_rules! by_field {
     ($($type:ty),*) => {$(
@@ -81,7 +111,7 @@ macro_rules! by_field {
         }
     )*};
 }
-by_field!(KubernetesSettings, DnsSettings, StaticSettings);
+by_field!(KubernetesSettings, NatsSettings, DnsSettings, StaticSettings);
 
 settings! {
     /// The settings of a node, each where it was given.
@@ -95,7 +125,7 @@ settings! {
         /// The cluster that the node belongs to; nodes of different clusters never talk [default: default]
         #[arg(long, env = "KVASIR_CLUSTER")]
         cluster: String,
-        /// The IP address at which peers reach this node [default: that of --peer-address, or 127.0.0.1]
+        /// The IP address at which peers reach this node [default: that of --peer-address; where that is 0.0.0.0 or [::], the one from which this machine reaches others]
         #[arg(long, env = "KVASIR_ADVERTISE_ADDRESS", value_name = "IP")]
         advertise_address: IpAddr,
         /// Where to serve clients (gRPC) [default: 127.0.0.1:7070]
@@ -153,6 +183,9 @@ settings! {
         /// Among the pods of a namespace.
         #[command(flatten)]
         kubernetes: KubernetesSettings,
+        /// Over a NATS subject.
+        #[command(flatten)]
+        nats: NatsSettings,
         /// As the addresses of a name.
         #[command(flatten)]
         dns: DnsSettings,
@@ -182,17 +215,68 @@ settings! {
 }
 
 settings! {
+    /// Finding peers over NATS.
+    NatsSettings {
+        /// The NATS servers, such as `nats://10.0.0.1:4222` or `tls://nats.example:4222`; the first that answers is used
+        #[arg(id = "nats_server", long = "discovery-nats-server", env = "KVASIR_DISCOVERY_NATS_SERVER", value_name = "URL,...")]
+        server: Servers,
+        /// The subject on which the cluster's nodes meet, and no others [default: kvasir.CLUSTER]
+        #[arg(long = "discovery-nats-subject", env = "KVASIR_DISCOVERY_NATS_SUBJECT")]
+        subject: String,
+        /// How long to wait for a server's answer [default: 5s]
+        #[arg(long = "discovery-nats-timeout", env = "KVASIR_DISCOVERY_NATS_TIMEOUT", value_name = "DURATION")]
+        timeout: DurationText,
+        /// How often to try to connect at the pace of reconnectWait; after that the wait doubles each time, up to 30s [default: 5]
+        #[arg(long = "discovery-nats-max-join-attempts", env = "KVASIR_DISCOVERY_NATS_MAX_JOIN_ATTEMPTS", value_name = "COUNT")]
+        max_join_attempts: u32,
+        /// How long to wait between two attempts to connect [default: 2s]
+        #[arg(long = "discovery-nats-reconnect-wait", env = "KVASIR_DISCOVERY_NATS_RECONNECT_WAIT", value_name = "DURATION")]
+        reconnect_wait: DurationText,
+        /// The port to announce [default: that of --peer-address]
+        #[arg(long = "discovery-nats-discovery-port", env = "KVASIR_DISCOVERY_NATS_DISCOVERY_PORT", value_name = "PORT")]
+        discovery_port: u16,
+        /// The name or IP address to announce; a name is resolved before each announcement [default: --advertise-address]
+        #[arg(long = "discovery-nats-host", env = "KVASIR_DISCOVERY_NATS_HOST")]
+        host: String,
+        /// The user to log in as, such as kvasir; with --discovery-nats-password
+        #[arg(long = "discovery-nats-user", env = "KVASIR_DISCOVERY_NATS_USER")]
+        user: String,
+        /// The user's password; a file is safer, such as --discovery-nats-password-file
+        #[arg(long = "discovery-nats-password", env = "KVASIR_DISCOVERY_NATS_PASSWORD", hide_env_values = true)]
+        password: Secret,
+        /// A file with the user's password, such as /run/secrets/nats-password; read again for each connection
+        #[arg(long = "discovery-nats-password-file", env = "KVASIR_DISCOVERY_NATS_PASSWORD_FILE", value_name = "FILE")]
+        password_file: PathBuf,
+        /// The token to log in with; a file is safer, such as --discovery-nats-token-file
+        #[arg(long = "discovery-nats-token", env = "KVASIR_DISCOVERY_NATS_TOKEN", hide_env_values = true)]
+        token: Secret,
+        /// A file with the token, such as /run/secrets/nats-token; read again for each connection
+        #[arg(long = "discovery-nats-token-file", env = "KVASIR_DISCOVERY_NATS_TOKEN_FILE", value_name = "FILE")]
+        token_file: PathBuf,
+        /// A NATS credentials file (JWT and seed), such as /run/secrets/kvasir.creds; read again for each connection
+        #[arg(long = "discovery-nats-credentials-file", env = "KVASIR_DISCOVERY_NATS_CREDENTIALS_FILE", value_name = "FILE")]
+        credentials_file: PathBuf,
+        /// The authorities that a tls:// server's certificate may come from, such as /etc/kvasir/nats-ca.crt [default: the system's]
+        #[arg(long = "discovery-nats-ca-file", env = "KVASIR_DISCOVERY_NATS_CA_FILE", value_name = "FILE")]
+        ca_file: PathBuf,
+    }
+}
+
+settings! {
     /// Finding peers by name.
     DnsSettings {
-        /// The name whose addresses are the peers'; without a final dot the search list applies
+        /// The name whose addresses are the peers', or of SRV records that name them, such as _peer._tcp.demo-peers.default.svc; without a final dot the search list applies
         #[arg(long = "discovery-dns-domain-name", env = "KVASIR_DISCOVERY_DNS_DOMAIN_NAME", value_name = "NAME")]
         domain_name: String,
         /// Whether to ask for IPv6 addresses too [default: false]
         #[arg(long = "discovery-dns-ipv6", env = "KVASIR_DISCOVERY_DNS_IPV6", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
         ipv6: bool,
-        /// The peer port at every address [default: 7071]
+        /// The peer port at every address; SRV records bring their own [default: 7071]
         #[arg(long = "discovery-dns-port", env = "KVASIR_DISCOVERY_DNS_PORT")]
         port: u16,
+        /// The DNS servers to ask, such as 10.0.0.53:53 [default: those of /etc/resolv.conf]
+        #[arg(id = "dns_server", long = "discovery-dns-server", env = "KVASIR_DISCOVERY_DNS_SERVER", value_delimiter = ',', value_name = "IP:PORT,...")]
+        server: Vec<SocketAddr>,
     }
 }
 

@@ -72,6 +72,10 @@ logFormat: json
 discovery:
   kubernetes:
     podLabels: {kvasir.dev/member-of: demo}
+  nats:
+    server: nats://10.0.0.9:4222
+    user: kvasir
+    password: hush
   dns:
     domainName: demo-peers.ns.svc
     ipv6: true
@@ -91,8 +95,14 @@ discovery:
     assert_eq!(kubernetes.pod_labels["kvasir.dev/member-of"], "demo");
     assert_eq!(
         config.discovery.dns.unwrap(),
-        DnsConfig { domain_name: "demo-peers.ns.svc".to_owned(), ipv6: true, port: 7071 }
+        DnsConfig { domain_name: "demo-peers.ns.svc".to_owned(), ipv6: true, port: Some(7071), server: Vec::new() }
     );
+    let nats = config.discovery.nats.unwrap();
+    assert_eq!((nats.server, nats.subject.as_str()), (vec!["nats://10.0.0.9:4222".to_owned()], "kvasir.ns/demo"));
+    assert_eq!((nats.timeout, nats.max_join_attempts), (Duration::from_secs(5), 5));
+    assert_eq!((nats.reconnect_wait, nats.host, nats.discovery_port), (Duration::from_secs(2), None, None));
+    let password = SecretSource::Text("hush".parse().unwrap());
+    assert_eq!(nats.login, Some(NatsLogin::User { user: "kvasir".to_owned(), password }));
     let hosts = config.discovery.static_hosts.unwrap().hosts;
     assert_eq!(hosts.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a:1", "[fd00::1]:2"]);
 }
@@ -104,7 +114,19 @@ fn a_flag_wins_over_the_file_setting_by_setting() {
     let config = merged.validate().unwrap();
     assert_eq!(config.cluster, "flag");
     assert_eq!(config.sync_interval, Duration::from_secs(2));
-    assert_eq!(config.discovery.dns.unwrap(), DnsConfig { domain_name: "flag".to_owned(), ipv6: false, port: 9 });
+    let dns = config.discovery.dns.unwrap();
+    assert_eq!((dns.domain_name.as_str(), dns.port), ("flag", Some(9)));
+}
+
+#[test]
+fn a_node_that_listens_everywhere_gives_an_address_that_reaches_it() {
+    for everywhere in ["0.0.0.0:7071", "'[::]:7071'"] {
+        let config = config(&format!("peerAddress: {everywhere}")).unwrap();
+        // Which one depends on the machine; that a socket can have it says that it is this machine's.
+        assert!(!config.advertise.is_unspecified());
+        std::net::UdpSocket::bind((config.advertise, 0)).unwrap();
+    }
+    assert_eq!(config("peerAddress: 127.0.0.9:7071").unwrap().advertise, IpAddr::from([127, 0, 0, 9]));
 }
 
 #[test]
@@ -117,6 +139,15 @@ fn flags_alone_say_everything() {
         "--discovery-kubernetes-pod-labels=a=b,c=d",
         "--discovery-kubernetes-namespace=ns",
         "--discovery-static-hosts=a:1,b:2",
+        "--discovery-nats-server=nats://a:1,tls://b:2",
+        "--discovery-nats-subject=demo.peers",
+        "--discovery-nats-timeout=1s",
+        "--discovery-nats-max-join-attempts=2",
+        "--discovery-nats-reconnect-wait=3s",
+        "--discovery-nats-host=me",
+        "--discovery-nats-discovery-port=4",
+        "--discovery-nats-token-file=/t",
+        "--discovery-nats-ca-file=/ca",
     ])
     .validate()
     .unwrap();
@@ -127,6 +158,20 @@ fn flags_alone_say_everything() {
     assert_eq!(kubernetes.pod_labels.len(), 2);
     assert_eq!(config.discovery.static_hosts.unwrap().hosts.len(), 2);
     assert_eq!(config.discovery.dns, None);
+    assert_eq!(
+        config.discovery.nats.unwrap(),
+        NatsConfig {
+            server: vec!["nats://a:1".to_owned(), "tls://b:2".to_owned()],
+            subject: "demo.peers".to_owned(),
+            timeout: Duration::from_secs(1),
+            max_join_attempts: 2,
+            reconnect_wait: Duration::from_secs(3),
+            discovery_port: Some(4),
+            host: Some("me".to_owned()),
+            login: Some(NatsLogin::Token(SecretSource::File("/t".into()))),
+            ca_file: Some("/ca".into()),
+        }
+    );
 }
 
 /// Environment variables belong to a process, so each of these runs this
@@ -193,10 +238,139 @@ fn what_cannot_work_is_named_and_the_range_is_told() {
     refused("discovery: {kubernetes: {}}", &["discovery.kubernetes.podLabels"]);
     refused("discovery: {dns: {}}", &["discovery.dns.domainName"]);
     refused("discovery: {dns: {domainName: x, port: 0}}", &["discovery.dns.port"]);
+    refused("discovery: {dns: {domainName: _peer._tcp.x, port: 7071}}", &["discovery.dns.port", "SRV", "leave it out"]);
     refused("discovery: {static: {hosts: []}}", &["discovery.static.hosts"]);
+    let many: Vec<_> = (0..300).map(|n| format!("h{n}:1")).collect();
+    refused(&format!("discovery: {{static: {{hosts: [{}]}}}}", many.join(",")), &["discovery.static.hosts", "256"]);
     let long = "x".repeat(MAX_NAME_BYTES + 1);
     let message = flags(&["--name", &long]).validate().unwrap_err().to_string();
     assert!(message.starts_with("name: has 64 bytes"), "{message}");
+}
+
+#[test]
+fn wrong_nats_settings_are_named_and_no_password_is_told() {
+    let refused = |nats: &str, parts: &[&str]| refused(&format!("discovery: {{nats: {{{nats}}}}}"), parts);
+    refused("", &["discovery.nats.server", "nats://10.0.0.1:4222"]);
+    refused("server: []", &["discovery.nats.server"]);
+    refused("server: 5", &["discovery.nats.server", "one URL"]);
+    refused("server: 'http://a:1'", &["discovery.nats.server", "tls://HOST:4222"]);
+    refused("server: 'ws://a:1'", &["discovery.nats.server", "nats://HOST:4222"]);
+    refused("server: a, subject: 'a..b'", &["discovery.nats.subject", "kvasir.demo"]);
+    refused("server: a, subject: 'a.>'", &["discovery.nats.subject"]);
+    refused("server: a, timeout: 0s", &["discovery.nats.timeout", "10ms"]);
+    refused("server: a, reconnectWait: 1h", &["discovery.nats.reconnectWait"]);
+    refused("server: a, discoveryPort: 0", &["discovery.nats.discoveryPort"]);
+    refused("server: a, user: u", &["discovery.nats.password", "passwordFile"]);
+    refused("server: a, password: p", &["discovery.nats.user"]);
+    refused("server: a, token: t, tokenFile: /t", &["discovery.nats.tokenFile"]);
+    refused("server: a, token: t, credentialsFile: /c", &["discovery.nats", "one way to log in"]);
+    refused("server: a, reconectWait: 1s", &["discovery.nats.reconectWait", "did you mean `reconnectWait`?"]);
+    for url in ["nats://me:hush@a:1", "nats://hush@a:1", "//me:hush@a:x"] {
+        let message = config(&format!("discovery: {{nats: {{server: '{url}'}}}}")).unwrap_err().to_string();
+        assert!(message.contains("discovery.nats.server") && !message.contains("hush"), "{message}");
+    }
+    let message = flags(&["--name", "n", "--cluster", "a.*"]).over(file("discovery: {nats: {server: a}}").unwrap());
+    let message = message.validate().unwrap_err().to_string();
+    assert!(message.contains("discovery.nats.subject"), "{message}");
+}
+
+#[test]
+fn what_is_printed_is_what_is_in_force_without_secrets() {
+    let printed = |config: &Config| {
+        let text = config.to_yaml();
+        assert_eq!(file(&text).unwrap().validate().unwrap(), *config, "{text}");
+        text
+    };
+    assert!(!printed(&config("").unwrap()).contains("left out"));
+    printed(
+        &config(
+            "{role: sidecar, cluster: ns/demo, peerAddress: '[::]:2', adminAddress: '0.0.0.0:3', syncInterval: 1m30s, \
+             maxMemory: 256Mi, maxTtl: 1500ms, logFormat: json, discovery: {kubernetes: {podLabels: {a: b}}, \
+             dns: {domainName: d, ipv6: true, server: ['10.0.0.53:53']}, static: {hosts: ['a:1', '[fd00::1]:2']}, \
+             nats: {server: [a, b], host: h, user: u, passwordFile: /p, caFile: /ca}}}",
+        )
+        .unwrap(),
+    );
+    for (nats, path) in
+        [("user: u, password: hush", "discovery.nats.password"), ("token: hush", "discovery.nats.token")]
+    {
+        let config = config(&format!("discovery: {{nats: {{server: a, {nats}}}}}")).unwrap();
+        let text = config.to_yaml();
+        assert!(text.contains(&format!("# {path} is set, and left out here\n")) && !text.contains("hush"), "{text}");
+        assert!(!format!("{config:?}").contains("hush"), "{config:?}");
+    }
+}
+
+/// The documented file, and the same with the settings that it only shows.
+fn documented() -> (String, String) {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/node.yaml")).unwrap();
+    // A setting that is only shown has its # right before it; a remark has a space in between.
+    let shown = |line: &str| {
+        let text = line.trim_start();
+        match text.strip_prefix('#') {
+            Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => {
+                format!("{}{setting}", &line[..line.len() - text.len()])
+            }
+            _ => line.to_owned(),
+        }
+    };
+    let all = text.lines().map(shown).collect::<Vec<_>>().join("\n");
+    (text, all)
+}
+
+#[test]
+fn the_documented_file_gives_the_defaults() {
+    let (text, all) = documented();
+    assert_eq!(config(&text).unwrap(), config("").unwrap());
+    let shown = config(&all).unwrap();
+    assert_eq!(Config { discovery: DiscoveryConfig::default(), ..shown.clone() }, config("").unwrap());
+    let DiscoveryConfig { kubernetes, nats, dns, static_hosts } = shown.discovery;
+    let (kubernetes, nats, dns) = (kubernetes.unwrap(), nats.unwrap(), dns.unwrap());
+    assert!(!static_hosts.unwrap().hosts.is_empty());
+    // What each would be with nothing but what it cannot do without.
+    let least = config(&format!(
+        "discovery: {{kubernetes: {{podLabels: {{a: b}}}}, nats: {{server: a}}, dns: {{domainName: {}}}}}",
+        dns.domain_name
+    ));
+    let least = least.unwrap().discovery;
+    assert_eq!(dns, DnsConfig { server: dns.server.clone(), ..least.dns.unwrap() });
+    let (pod_labels, namespace) = (kubernetes.pod_labels.clone(), kubernetes.namespace.clone());
+    assert_eq!(kubernetes, KubernetesConfig { namespace, pod_labels, ..least.kubernetes.unwrap() });
+    let NatsConfig { server, discovery_port, host, login, ca_file, .. } = nats.clone();
+    assert_eq!(nats, NatsConfig { server, discovery_port, host, login, ca_file, ..least.nats.unwrap() });
+}
+
+#[test]
+fn the_documented_file_has_every_setting() {
+    use clap::CommandFactory;
+    let (_, all) = documented();
+    // Each key with the keys that it is under, as a flag would be named.
+    let mut path: Vec<(usize, String)> = Vec::new();
+    let mut named = std::collections::BTreeSet::new();
+    for line in all.lines() {
+        let text = line.trim_start().trim_start_matches("# or: ");
+        let Some((key, _)) = text.split_once(':').filter(|(key, _)| key.chars().all(char::is_alphanumeric)) else {
+            continue;
+        };
+        let indent = line.len() - line.trim_start().len();
+        path.retain(|(above, _)| *above < indent);
+        path.push((indent, key.to_owned()));
+        let words: Vec<_> = path.iter().map(|(_, key)| key.as_str()).collect();
+        let dashed = words.join("-").chars().fold(String::new(), |mut flag, c| {
+            if c.is_uppercase() {
+                flag.push('-');
+            }
+            flag.extend(c.to_lowercase());
+            flag
+        });
+        named.insert(dashed);
+    }
+    for arg in Cli::command().get_arguments() {
+        let flag = arg.get_long().unwrap();
+        if !["config", "print-config", "help", "version"].contains(&flag) {
+            assert!(named.contains(flag), "examples/node.yaml lacks --{flag}; it has {named:?}");
+        }
+    }
 }
 
 #[test]
@@ -218,6 +392,12 @@ fn a_wrong_flag_is_named() {
 
 #[test]
 fn durations_and_sizes_mean_what_they_say() {
+    for text in ["0s", "1ms", "1500ms", "1s", "90s", "1m", "87600h"] {
+        assert_eq!(text.parse::<DurationText>().unwrap().to_string(), text);
+    }
+    for text in ["0", "1", "1023", "1Ki", "256Mi", "3Gi", "1000000"] {
+        assert_eq!(text.parse::<Quantity>().unwrap().to_string(), text);
+    }
     let duration = |text: &str| text.parse::<DurationText>().map(|it| it.0.as_millis());
     assert_eq!(duration("500ms"), Ok(500));
     assert_eq!(duration("1m30s"), Ok(90_000));
@@ -239,7 +419,8 @@ fn durations_and_sizes_mean_what_they_say() {
 fn help_gives_a_default_or_an_example_and_every_flag_has_an_environment_variable() {
     use clap::CommandFactory;
     let command = Cli::command();
-    for arg in command.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str())) {
+    let others = ["help", "version", "print_config"];
+    for arg in command.get_arguments().filter(|arg| !others.contains(&arg.get_id().as_str())) {
         let long = arg.get_long().unwrap();
         let env = format!("KVASIR_{}", long.to_uppercase().replace('-', "_"));
         assert_eq!(arg.get_env(), Some(std::ffi::OsStr::new(&env)), "--{long}");

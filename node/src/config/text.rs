@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A duration such as `500ms`, `1s` or `1m30s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,19 @@ impl FromStr for DurationText {
             rest = tail;
         }
         if text.is_empty() { Err(wrong()) } else { Ok(Self(Duration::from_millis(total))) }
+    }
+}
+
+impl fmt::Display for DurationText {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = self.0.as_millis();
+        match ms {
+            0 => formatter.write_str("0s"),
+            ms if ms % 3_600_000 == 0 => write!(formatter, "{}h", ms / 3_600_000),
+            ms if ms % 60_000 == 0 => write!(formatter, "{}m", ms / 60_000),
+            ms if ms % 1_000 == 0 => write!(formatter, "{}s", ms / 1_000),
+            ms => write!(formatter, "{ms}ms"),
+        }
     }
 }
 
@@ -81,6 +94,16 @@ impl<'de> Deserialize<'de> for Quantity {
     }
 }
 
+impl fmt::Display for Quantity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)];
+        match units.into_iter().find(|(_, bits)| self.0 > 0 && self.0.trailing_zeros() >= *bits) {
+            Some((unit, bits)) => write!(formatter, "{}{unit}", self.0 >> bits),
+            None => write!(formatter, "{}", self.0),
+        }
+    }
+}
+
 /// Takes a string through [`FromStr`], and a bare number where that is a form too.
 struct TextVisitor<T> {
     form: &'static str,
@@ -104,7 +127,7 @@ impl<T: FromStr<Err = String>> de::Visitor<'_> for TextVisitor<T> {
 }
 
 /// A host and a port: `name:7071`, `10.0.0.1:7071` or `[fd00::1]:7071`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub struct HostPort {
     /// A name or an IP address, without brackets.
@@ -147,8 +170,79 @@ impl fmt::Display for HostPort {
     }
 }
 
+macro_rules! written_as_text {
+    ($($type:ty),*) => {$(
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    )*};
+}
+written_as_text!(DurationText, Quantity, HostPort);
+
+/// Text that no log, status or message may show.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text, for the one who has to send it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("(secret)")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("(secret)")
+    }
+}
+
+impl FromStr for Secret {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// The URLs of servers: in the file one or a list, elsewhere with commas.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Servers(pub Vec<String>);
+
+impl FromStr for Servers {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.split(',').map(|url| url.trim().to_owned()).collect()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Servers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "write one URL such as nats://10.0.0.1:4222, or a list of them")]
+        enum OneOrMany {
+            One(String),
+            Many(Vec<String>),
+        }
+        Ok(Self(match OneOrMany::deserialize(deserializer)? {
+            OneOrMany::One(url) => vec![url],
+            OneOrMany::Many(urls) => urls,
+        }))
+    }
+}
+
 /// Labels: a map in the file, `key=value,key=value` elsewhere.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct Labels(pub BTreeMap<String, String>);
 

@@ -2,7 +2,7 @@
 //! can't work, naming the setting. Each limit has its name here.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     ops::RangeInclusive,
     time::Duration,
 };
@@ -35,7 +35,11 @@ const MAX_KEY_BYTES: RangeInclusive<usize> = 1..=64 << 10;
 /// A value must fit one message of the API and one frame between peers.
 const MAX_VALUE_BYTES: RangeInclusive<usize> = 1..=64 << 20;
 
-fn invalid(field: &'static str, message: impl Into<String>) -> ConfigError {
+/// Names are looked up all at the same time.
+const MAX_HOSTS: usize = 256;
+const MAX_DNS_SERVERS: usize = 8;
+
+pub(super) fn invalid(field: &'static str, message: impl Into<String>) -> ConfigError {
     ConfigError::Invalid { field, message: message.into() }
 }
 
@@ -70,10 +74,10 @@ impl Settings {
         distinct("clientAddress", client_address, "peerAddress", peer_address)?;
         distinct("adminAddress", admin_address, "peerAddress", peer_address)?;
         distinct("adminAddress", admin_address, "clientAddress", client_address)?;
+        let cluster = checked_text("cluster", cluster.unwrap_or_else(|| "default".to_owned()), MAX_CLUSTER_BYTES)?;
         Ok(Config {
             name: checked_text("name", name.or_else(host_name).unwrap_or_default(), MAX_NAME_BYTES)?,
             role,
-            cluster: checked_text("cluster", cluster.unwrap_or_else(|| "default".to_owned()), MAX_CLUSTER_BYTES)?,
             advertise: advertise(advertise_address, peer_address)?,
             client_address,
             peer_address,
@@ -95,15 +99,16 @@ impl Settings {
                 max_ttl: within("maxTtl", max_ttl, DEFAULT_MAX_TTL, &MAX_TTL)?,
             },
             max_clock_skew: within("maxClockSkew", max_clock_skew, DEFAULT_MAX_CLOCK_SKEW, &MAX_CLOCK_SKEW)?,
-            discovery: discovery.validate()?,
+            discovery: discovery.validate(&cluster)?,
+            cluster,
             log: LogConfig { level: log_filter(log_level)?, format: log_format.unwrap_or_default() },
         })
     }
 }
 
 impl DiscoverySettings {
-    fn validate(self) -> Result<DiscoveryConfig, ConfigError> {
-        let Self { kubernetes, dns, static_hosts } = self;
+    fn validate(self, cluster: &str) -> Result<DiscoveryConfig, ConfigError> {
+        let Self { kubernetes, nats, dns, static_hosts } = self;
         let kubernetes = kubernetes.map(|given| {
             let pod_labels = given.pod_labels.unwrap_or_default().0;
             if pod_labels.is_empty() {
@@ -135,26 +140,44 @@ impl DiscoverySettings {
                     "give the name whose addresses are the peers', such as demo-peers.default.svc",
                 ));
             }
-            match given.port.unwrap_or(DEFAULT_PEER.port()) {
-                0 => Err(invalid("discovery.dns.port", "0 is no port: give the peers' port, such as 7071")),
-                port => Ok(DnsConfig { domain_name, ipv6: given.ipv6.unwrap_or(false), port }),
+            let srv = domain_name.starts_with('_');
+            let port = match given.port {
+                Some(0) => {
+                    return Err(invalid("discovery.dns.port", "0 is no port: give the peers' port, such as 7071"));
+                }
+                Some(_) if srv => {
+                    return Err(invalid(
+                        "discovery.dns.port",
+                        format!("{domain_name} names SRV records, which bring the port: leave it out"),
+                    ));
+                }
+                port => (!srv).then_some(port.unwrap_or(DEFAULT_PEER.port())),
+            };
+            let server = given.server.unwrap_or_default();
+            if server.len() > MAX_DNS_SERVERS {
+                return Err(invalid("discovery.dns.server", format!("give at most {MAX_DNS_SERVERS}")));
             }
+            Ok(DnsConfig { domain_name, ipv6: given.ipv6.unwrap_or(false), port, server })
         });
         let static_hosts = static_hosts.map(|given| match given.hosts.unwrap_or_default() {
             hosts if hosts.is_empty() => {
                 Err(invalid("discovery.static.hosts", "give at least one peer, such as 10.0.0.1:7071"))
             }
+            hosts if hosts.len() > MAX_HOSTS => {
+                Err(invalid("discovery.static.hosts", format!("{} hosts: give at most {MAX_HOSTS}", hosts.len())))
+            }
             hosts => Ok(StaticConfig { hosts }),
         });
         Ok(DiscoveryConfig {
             kubernetes: kubernetes.transpose()?,
+            nats: nats.map(|nats| nats.validate(cluster)).transpose()?,
             dns: dns.transpose()?,
             static_hosts: static_hosts.transpose()?,
         })
     }
 }
 
-fn within(
+pub(super) fn within(
     field: &'static str,
     given: Option<DurationText>,
     default: Duration,
@@ -195,14 +218,30 @@ fn checked_text(field: &'static str, text: String, max_bytes: usize) -> Result<S
 
 fn advertise(given: Option<IpAddr>, peer_address: SocketAddr) -> Result<IpAddr, ConfigError> {
     let address = given.unwrap_or_else(|| match peer_address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V4(ip) if ip.is_unspecified() => reaches_others_from(ip.into()).unwrap_or(Ipv4Addr::LOCALHOST.into()),
+        // Both families are listened to; IPv6 is what was asked for.
+        IpAddr::V6(ip) if ip.is_unspecified() => reaches_others_from(ip.into())
+            .or_else(|| reaches_others_from(Ipv4Addr::UNSPECIFIED.into()))
+            .unwrap_or(Ipv6Addr::LOCALHOST.into()),
         bound => bound,
     });
     if address.is_unspecified() {
         return Err(invalid("advertiseAddress", format!("{address} reaches nobody: give this node's own IP address")));
     }
     Ok(address)
+}
+
+/// The address from which this machine would send to the world, in the family of `any`; none without a route there.
+/// Nothing is sent: connecting a datagram socket only asks the system for the route.
+fn reaches_others_from(any: IpAddr) -> Option<IpAddr> {
+    // Addresses that are set aside for documentation, and so are nobody's.
+    let far: SocketAddr = match any {
+        IpAddr::V4(_) => (Ipv4Addr::new(192, 0, 2, 1), 9).into(),
+        IpAddr::V6(_) => (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(far).ok()?;
+    socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified())
 }
 
 fn distinct(

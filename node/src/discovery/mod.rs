@@ -1,9 +1,13 @@
 //! Where peers may be. One file for each way of finding out, behind one trait;
 //! all of them together make a [`View`]. Knows nothing of who answers at the
 //! addresses it finds, and never ends.
+//!
+//! A way of your own is a [`Provider`], given to
+//! [`Node::start_with`](crate::node::Node::start_with).
 
 mod dns;
 mod kubernetes;
+mod nats;
 mod static_hosts;
 
 use std::{
@@ -40,25 +44,105 @@ impl View {
 }
 
 /// How one provider fares.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProviderStatus {
     /// Its name, as in the settings.
     pub provider: &'static str,
-    /// How many addresses it found when it last answered.
-    pub found: u32,
+    /// The addresses that it found when it last answered.
+    pub addresses: BTreeSet<SocketAddr>,
     /// Why it doesn't answer now.
     pub error: Option<String>,
     /// Whether it has ever answered.
     pub answered: bool,
+    /// How often it has failed, wholly or in part.
+    pub failures: u64,
+}
+
+impl ProviderStatus {
+    /// How many addresses it found when it last answered.
+    pub fn found(&self) -> u32 {
+        self.addresses.len() as u32
+    }
 }
 
 /// One way of finding peers.
+///
+/// A provider only gives addresses of peer ports; who is behind them, and
+/// whether they belong to the cluster, is for membership to find out. So it may
+/// name addresses where nobody is, and the node's own.
+///
+/// ```
+/// use std::{collections::BTreeSet, convert::Infallible, net::SocketAddr, path::PathBuf, time::Duration};
+///
+/// use futures::{FutureExt, future::BoxFuture};
+/// use kvasir_node::config::Settings;
+/// use kvasir_node::discovery::{Provider, Reporter};
+/// use kvasir_node::node::Node;
+///
+/// /// Peers as the lines of a file that some other program keeps.
+/// struct FileOfPeers(PathBuf);
+///
+/// impl FileOfPeers {
+///     async fn read(&self) -> Result<BTreeSet<SocketAddr>, String> {
+///         let failed = |error| format!("cannot read {}: {error}", self.0.display());
+///         let text = tokio::fs::read_to_string(&self.0).await.map_err(failed)?;
+///         let address = |line: &str| line.parse().map_err(|_| format!("{line:?} is no address: write 10.0.0.1:7071"));
+///         text.lines().map(address).collect()
+///     }
+/// }
+///
+/// impl Provider for FileOfPeers {
+///     fn name(&self) -> &'static str {
+///         "file"
+///     }
+///
+///     fn run(self: Box<Self>, reporter: Reporter) -> BoxFuture<'static, Infallible> {
+///         async move {
+///             loop {
+///                 match self.read().await {
+///                     Ok(addresses) => reporter.found(addresses),
+///                     Err(error) => reporter.failed(error),
+///                 }
+///                 tokio::time::sleep(Duration::from_millis(200)).await;
+///             }
+///         }
+///         .boxed()
+///     }
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let file = folder.path().join("peers");
+/// // Two nodes, on whatever ports are free.
+/// let settings = "{clientAddress: '127.0.0.1:0', peerAddress: '127.0.0.1:0', adminAddress: '127.0.0.1:0', drainTimeout: 1s}";
+/// let mut nodes = Vec::new();
+/// for name in ["a", "b"] {
+///     let mut settings = Settings::from_yaml("example".as_ref(), settings)?;
+///     settings.name = Some(name.to_owned());
+///     nodes.push(Node::start_with(settings.validate()?, vec![Box::new(FileOfPeers(file.clone()))]).await?);
+/// }
+/// let peers: Vec<_> = nodes.iter().map(|node| node.addresses().peer.to_string()).collect();
+/// std::fs::write(&file, peers.join("\n"))?;
+///
+/// // They find each other by the file.
+/// for node in nodes.iter().map(Node::overview) {
+///     while node.phase().as_str() != "ready" || node.peers().iter().all(|peer| peer.found_by != Some("file")) {
+///         tokio::time::sleep(Duration::from_millis(20)).await;
+///     }
+/// }
+/// # for node in nodes {
+/// #     node.shutdown().await;
+/// # }
+/// # Ok(())
+/// # }
+/// ```
 pub trait Provider: Send {
     /// Its name, as in the settings.
     fn name(&self) -> &'static str;
 
     /// Looks for peers again and again, and tells what it finds. Never ends:
-    /// what fails now may work later.
+    /// what fails now may work later. It is dropped when the node ends.
     fn run(self: Box<Self>, reporter: Reporter) -> BoxFuture<'static, Infallible>;
 }
 
@@ -81,6 +165,14 @@ impl Reporter {
         self.report(Some(addresses), Some(error));
     }
 
+    /// Peers may be here, and the answer is not complete: a node that starts
+    /// does not yet take it that there is nobody else.
+    pub fn found_so_far(&self, addresses: BTreeSet<SocketAddr>) {
+        let mut slots = self.shared.slots.lock();
+        slots[self.place].addresses = bounded(addresses);
+        self.publish(&slots);
+    }
+
     /// The provider doesn't answer. What it found before still stands.
     pub fn failed(&self, error: String) {
         self.report(None, Some(error));
@@ -89,26 +181,27 @@ impl Reporter {
     fn report(&self, addresses: Option<BTreeSet<SocketAddr>>, error: Option<String>) {
         let mut slots = self.shared.slots.lock();
         let slot = &mut slots[self.place];
-        let state_before = slot.state();
-        if let Some(mut addresses) = addresses {
-            if addresses.len() > MAX_ADDRESSES {
-                addresses = addresses.into_iter().take(MAX_ADDRESSES).collect();
-            }
-            slot.addresses = addresses;
-            slot.status.answered = true;
-            slot.status.found = slot.addresses.len() as u32;
+        let state_before = State::of(slot);
+        if let Some(addresses) = addresses {
+            slot.addresses = bounded(addresses);
+            slot.answered = true;
         }
-        slot.status.error = error;
-        let (state, provider) = (slot.state(), slot.status.provider);
-        debug!(provider, addresses = ?slot.addresses, error = slot.status.error, "discovery round");
+        slot.failures += u64::from(error.is_some());
+        slot.error = error;
+        let (state, provider) = (State::of(slot), slot.provider);
+        debug!(provider, addresses = ?slot.addresses, error = slot.error, "discovery round");
         if state != state_before {
-            match &slot.status.error {
+            match &slot.error {
                 Some(error) => warn!(provider, error, known = slot.addresses.len(), "discovery fails"),
                 None if slot.addresses.is_empty() => info!(provider, "discovery works, and finds nobody yet"),
                 None => info!(provider, found = slot.addresses.len(), "discovery finds addresses of peers"),
             }
         }
-        let view = merge(&slots);
+        self.publish(&slots);
+    }
+
+    fn publish(&self, slots: &[ProviderStatus]) {
+        let view = merge(slots);
         self.shared.view.send_if_modified(|now| {
             let changed = **now != view;
             if changed {
@@ -119,16 +212,14 @@ impl Reporter {
     }
 }
 
-#[derive(Debug)]
-struct Shared {
-    slots: Mutex<Vec<Slot>>,
-    view: watch::Sender<Arc<View>>,
+fn bounded(addresses: BTreeSet<SocketAddr>) -> BTreeSet<SocketAddr> {
+    if addresses.len() <= MAX_ADDRESSES { addresses } else { addresses.into_iter().take(MAX_ADDRESSES).collect() }
 }
 
 #[derive(Debug)]
-struct Slot {
-    status: ProviderStatus,
-    addresses: BTreeSet<SocketAddr>,
+struct Shared {
+    slots: Mutex<Vec<ProviderStatus>>,
+    view: watch::Sender<Arc<View>>,
 }
 
 /// What is worth a log line when it changes.
@@ -140,36 +231,38 @@ enum State {
     Finding,
 }
 
-impl Slot {
-    fn state(&self) -> State {
-        match (&self.status.error, self.status.answered, self.addresses.is_empty()) {
-            (Some(_), _, _) => State::Failing,
-            (None, false, _) => State::Waiting,
-            (None, true, true) => State::Empty,
-            (None, true, false) => State::Finding,
+impl State {
+    fn of(status: &ProviderStatus) -> Self {
+        match (&status.error, status.answered, status.addresses.is_empty()) {
+            (Some(_), _, _) => Self::Failing,
+            (None, false, _) => Self::Waiting,
+            (None, true, true) => Self::Empty,
+            (None, true, false) => Self::Finding,
         }
     }
 }
 
 /// All providers' addresses; one that several name counts for the first.
-fn merge(slots: &[Slot]) -> View {
-    let mut view = View::default();
+fn merge(slots: &[ProviderStatus]) -> View {
+    let mut view = View { addresses: BTreeMap::new(), providers: slots.to_vec() };
     for slot in slots {
         for address in &slot.addresses {
-            view.addresses.entry(*address).or_insert(slot.status.provider);
+            view.addresses.entry(*address).or_insert(slot.provider);
         }
-        view.providers.push(slot.status.clone());
     }
     view
 }
 
-/// Starts to look for peers in every way that is configured. Ends when nobody
-/// holds the view any more.
-pub fn start(config: &DiscoveryConfig) -> watch::Receiver<Arc<View>> {
-    let DiscoveryConfig { kubernetes, dns, static_hosts } = config;
+/// The ways that are configured. `me` is where this node's peers reach it, for
+/// those ways that have to tell others.
+pub fn configured(config: &DiscoveryConfig, me: SocketAddr) -> Vec<Box<dyn Provider>> {
+    let DiscoveryConfig { kubernetes, nats, dns, static_hosts } = config;
     let mut providers: Vec<Box<dyn Provider>> = Vec::new();
     if let Some(config) = kubernetes {
         providers.push(Box::new(kubernetes::Kubernetes::new(config.clone())));
+    }
+    if let Some(config) = nats {
+        providers.push(Box::new(nats::Nats::new(config.clone(), me)));
     }
     if let Some(config) = dns {
         providers.push(Box::new(dns::Dns::new(config.clone())));
@@ -177,17 +270,15 @@ pub fn start(config: &DiscoveryConfig) -> watch::Receiver<Arc<View>> {
     if let Some(config) = static_hosts {
         providers.push(Box::new(static_hosts::StaticHosts::new(config.clone())));
     }
-    start_providers(providers)
+    providers
 }
 
-/// Starts to look for peers with these providers.
-pub fn start_providers(providers: Vec<Box<dyn Provider>>) -> watch::Receiver<Arc<View>> {
+/// Starts to look for peers with these providers. Ends when nobody holds the
+/// view any more.
+pub fn start(providers: Vec<Box<dyn Provider>>) -> watch::Receiver<Arc<View>> {
     let slots: Vec<_> = providers
         .iter()
-        .map(|provider| Slot {
-            status: ProviderStatus { provider: provider.name(), found: 0, error: None, answered: false },
-            addresses: BTreeSet::new(),
-        })
+        .map(|provider| ProviderStatus { provider: provider.name(), ..ProviderStatus::default() })
         .collect();
     let (view, receiver) = watch::channel(Arc::new(merge(&slots)));
     let shared = Arc::new(Shared { slots: Mutex::new(slots), view });

@@ -2,13 +2,14 @@
 //! system's own resolver; listing the node itself is fine.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     convert::Infallible,
-    net::SocketAddr,
+    io,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
-use futures::{FutureExt, future::BoxFuture};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{net::lookup_host, time::sleep};
 
 use super::{Provider, Reporter};
@@ -17,42 +18,74 @@ use crate::config::{HostPort, StaticConfig};
 /// How often names are resolved.
 const ROUND: Duration = Duration::from_secs(5);
 
+type Lookup = BoxFuture<'static, io::Result<BTreeSet<SocketAddr>>>;
+
 pub(super) struct StaticHosts {
-    hosts: Vec<HostPort>,
-    /// What each name resolved to when it last did.
-    last: HashMap<String, BTreeSet<SocketAddr>>,
+    /// Addresses, which need no resolving and wait for none.
+    addresses: BTreeSet<SocketAddr>,
+    /// Names, and what each resolved to when it last did.
+    names: BTreeMap<HostPort, BTreeSet<SocketAddr>>,
+    resolve: Box<dyn Fn(HostPort) -> Lookup + Send>,
     round: Duration,
 }
 
 impl StaticHosts {
     pub(super) fn new(config: StaticConfig) -> Self {
-        Self { hosts: config.hosts, last: HashMap::new(), round: ROUND }
+        let (addresses, names) = (BTreeSet::new(), BTreeMap::new());
+        let mut this = Self { addresses, names, resolve: Box::new(|host| resolve(host).boxed()), round: ROUND };
+        for host in config.hosts {
+            match host.host.parse::<IpAddr>() {
+                Ok(ip) => _ = this.addresses.insert(SocketAddr::new(ip, host.port)),
+                Err(_) => _ = this.names.insert(host, BTreeSet::new()),
+            }
+        }
+        this
+    }
+
+    /// Resolves names in another way than the system does, and more often.
+    #[cfg(test)]
+    pub(super) fn resolving(self, resolve: impl Fn(HostPort) -> Lookup + Send + 'static, round: Duration) -> Self {
+        Self { resolve: Box::new(resolve), round, ..self }
+    }
+
+    fn known(&self) -> BTreeSet<SocketAddr> {
+        self.names.values().flatten().chain(&self.addresses).copied().collect()
     }
 
     async fn round(&mut self, reporter: &Reporter) {
-        let lookups = self.hosts.iter().map(|host| lookup_host((host.host.as_str(), host.port)));
-        let results = futures::future::join_all(lookups).await;
-        let mut unresolved = Vec::new();
-        for (host, result) in self.hosts.iter().zip(results) {
+        let lookup = |host: &HostPort| {
+            let (host, found) = (host.clone(), (self.resolve)(host.clone()));
+            async move { (host, found.await) }
+        };
+        let mut lookups: FuturesUnordered<_> = self.names.keys().map(lookup).collect();
+        let mut unresolved = BTreeMap::new();
+        let mut waiting = lookups.len();
+        while let Some((host, result)) = lookups.next().await {
+            waiting -= 1;
             match result {
-                Ok(addresses) => {
-                    self.last.insert(host.to_string(), addresses.collect());
-                }
-                Err(error) => unresolved.push(format!("{host}: {error}")),
+                Ok(addresses) => _ = self.names.insert(host, addresses),
+                Err(error) => _ = unresolved.insert(host.to_string(), error),
+            }
+            // A name whose server is silent takes long to fail: nobody else waits for it.
+            if waiting > 0 {
+                reporter.found_so_far(self.known());
             }
         }
-        let addresses = self.last.values().flatten().copied().collect();
         if unresolved.is_empty() {
-            reporter.found(addresses);
+            return reporter.found(self.known());
+        }
+        let errors: Vec<_> = unresolved.iter().map(|(host, error)| format!("{host}: {error}")).collect();
+        let error = format!("cannot resolve {}", errors.join(", "));
+        if unresolved.len() == self.names.len() && self.addresses.is_empty() {
+            reporter.failed(error);
         } else {
-            let error = format!("cannot resolve {}", unresolved.join(", "));
-            if unresolved.len() == self.hosts.len() {
-                reporter.failed(error);
-            } else {
-                reporter.found_in_part(addresses, error);
-            }
+            reporter.found_in_part(self.known(), error);
         }
     }
+}
+
+async fn resolve(host: HostPort) -> io::Result<BTreeSet<SocketAddr>> {
+    lookup_host((host.host.as_str(), host.port)).await.map(Iterator::collect)
 }
 
 impl Provider for StaticHosts {
@@ -62,6 +95,9 @@ impl Provider for StaticHosts {
 
     fn run(mut self: Box<Self>, reporter: Reporter) -> BoxFuture<'static, Infallible> {
         async move {
+            if !self.addresses.is_empty() {
+                reporter.found_so_far(self.known());
+            }
             loop {
                 self.round(&reporter).await;
                 sleep(self.round).await;

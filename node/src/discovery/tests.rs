@@ -8,13 +8,13 @@ use hickory_resolver::{
     config::{NameServerConfig, ResolverConfig, ResolverOpts},
     proto::{
         op::{Message, ResponseCode},
-        rr::{Name, RData, Record, RecordType},
+        rr::{Name, RData, Record, RecordType, rdata::SRV},
     },
 };
 use tokio::{net::UdpSocket, sync::mpsc, time::timeout};
 
 use super::*;
-use crate::config::{DnsConfig, StaticConfig};
+use crate::config::{DiscoveryConfig, DnsConfig, HostPort, StaticConfig};
 
 fn at(addresses: &[&str]) -> BTreeSet<SocketAddr> {
     addresses.iter().map(|it| it.parse().unwrap()).collect()
@@ -27,6 +27,13 @@ async fn wait(view: &mut watch::Receiver<Arc<View>>, wanted: impl FnMut(&Arc<Vie
 
 fn addresses(view: &View) -> BTreeSet<SocketAddr> {
     view.addresses.keys().copied().collect()
+}
+
+/// The node's own address, which only NATS needs to know.
+const ME: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7071);
+
+fn start_configured(config: &DiscoveryConfig) -> watch::Receiver<Arc<View>> {
+    start(configured(config, ME))
 }
 
 /// A provider that says what the test tells it to.
@@ -55,13 +62,13 @@ impl Provider for Told {
 async fn providers_add_up_and_a_failing_one_keeps_what_it_found() {
     let (a, a_told) = mpsc::channel(1);
     let (b, b_told) = mpsc::channel(1);
-    let mut view = start_providers(vec![Box::new(Told("a", a_told)), Box::new(Told("b", b_told))]);
+    let mut view = start(vec![Box::new(Told("a", a_told)), Box::new(Told("b", b_told))]);
     assert!(!view.borrow().answered());
 
     a.send(Ok(at(&["10.0.0.1:1", "10.0.0.2:1"]))).await.unwrap();
     let seen = wait(&mut view, |view| view.addresses.len() == 2).await;
     assert!(!seen.answered(), "b has said nothing");
-    assert_eq!(seen.providers[0].found, 2);
+    assert_eq!(seen.providers[0].found(), 2);
 
     b.send(Err("no route".to_owned())).await.unwrap();
     let seen = wait(&mut view, |view| view.providers[1].error.is_some()).await;
@@ -78,7 +85,13 @@ async fn providers_add_up_and_a_failing_one_keeps_what_it_found() {
     assert_eq!(seen.addresses.len(), 3, "what was found stands");
     assert_eq!(
         seen.providers[0],
-        ProviderStatus { provider: "a", found: 2, error: Some("gone".to_owned()), answered: true }
+        ProviderStatus {
+            provider: "a",
+            addresses: at(&["10.0.0.1:1", "10.0.0.2:1"]),
+            error: Some("gone".to_owned()),
+            answered: true,
+            failures: 1,
+        }
     );
 
     a.send(Ok(at(&[]))).await.unwrap();
@@ -87,9 +100,38 @@ async fn providers_add_up_and_a_failing_one_keeps_what_it_found() {
 }
 
 #[tokio::test]
+async fn what_is_found_so_far_is_no_answer_and_no_end_of_a_failure() {
+    struct SoFar;
+    impl Provider for SoFar {
+        fn name(&self) -> &'static str {
+            "so far"
+        }
+
+        fn run(self: Box<Self>, reporter: Reporter) -> BoxFuture<'static, Infallible> {
+            reporter.failed("silent".to_owned());
+            reporter.found_so_far(at(&["10.0.0.1:1"]));
+            std::future::pending().boxed()
+        }
+    }
+    let view = start(vec![Box::new(SoFar)]);
+    let seen = view.borrow();
+    assert_eq!((addresses(&seen), seen.answered()), (at(&["10.0.0.1:1"]), false));
+    assert_eq!((seen.providers[0].error.as_deref(), seen.providers[0].failures), (Some("silent"), 1));
+}
+
+#[tokio::test]
+async fn more_addresses_than_any_cluster_has_are_cut_off() {
+    let (a, a_told) = mpsc::channel(1);
+    let mut view = start(vec![Box::new(Told("a", a_told))]);
+    a.send(Ok((1..=9_999).map(|port| ([10, 0, 0, 1], port).into()).collect())).await.unwrap();
+    let seen = wait(&mut view, |view| view.answered()).await;
+    assert_eq!((seen.addresses.len(), seen.providers[0].found()), (MAX_ADDRESSES, MAX_ADDRESSES as u32));
+}
+
+#[tokio::test]
 async fn the_same_answer_again_wakes_nobody() {
     let (a, a_told) = mpsc::channel(1);
-    let mut view = start_providers(vec![Box::new(Told("a", a_told))]);
+    let mut view = start(vec![Box::new(Told("a", a_told))]);
     a.send(Ok(at(&["10.0.0.1:1"]))).await.unwrap();
     wait(&mut view, |view| view.answered()).await;
     view.mark_unchanged();
@@ -102,7 +144,7 @@ async fn the_same_answer_again_wakes_nobody() {
 
 #[tokio::test]
 async fn without_providers_the_node_is_alone_by_choice() {
-    let view = start(&DiscoveryConfig::default());
+    let view = start_configured(&DiscoveryConfig::default());
     assert_eq!(**view.borrow(), View::default());
     assert!(view.borrow().answered());
 }
@@ -110,7 +152,7 @@ async fn without_providers_the_node_is_alone_by_choice() {
 #[tokio::test]
 async fn providers_end_when_nobody_looks() {
     let (a, a_told) = mpsc::channel(1);
-    drop(start_providers(vec![Box::new(Told("a", a_told))]));
+    drop(start(vec![Box::new(Told("a", a_told))]));
     timeout(Duration::from_secs(10), a.closed()).await.unwrap();
 }
 
@@ -120,17 +162,48 @@ async fn a_list_may_hold_names_and_both_families_and_one_that_fails_spares_the_o
         static_hosts: Some(StaticConfig { hosts: hosts.iter().map(|host| host.parse().unwrap()).collect() }),
         ..DiscoveryConfig::default()
     };
-    let mut view = start(&list(&["10.0.0.1:1", "[fd00::1]:2", "localhost:3"]));
+    let mut view = start_configured(&list(&["10.0.0.1:1", "[fd00::1]:2", "localhost:3"]));
     let seen = wait(&mut view, |view| view.answered()).await;
     assert!(addresses(&seen).is_superset(&at(&["10.0.0.1:1", "[fd00::1]:2"])));
     assert!(seen.addresses.keys().any(|it| it.ip().is_loopback() && it.port() == 3), "{seen:?}");
     assert!(seen.addresses.values().all(|provider| *provider == "static"));
     assert_eq!(seen.providers[0].error, None);
 
-    let mut view = start(&list(&["10.0.0.1:1", "no.such.host.invalid:2"]));
+    let mut view = start_configured(&list(&["10.0.0.1:1", "no.such.host.invalid:2"]));
+    // The address waits for no name.
+    wait(&mut view, |view| !view.addresses.is_empty()).await;
     let seen = wait(&mut view, |view| view.providers[0].error.is_some()).await;
     assert_eq!(addresses(&seen), at(&["10.0.0.1:1"]));
     assert!(seen.providers[0].error.as_ref().unwrap().contains("no.such.host.invalid:2"));
+}
+
+#[tokio::test]
+async fn names_are_resolved_again_in_each_round_and_a_silent_one_holds_nobody_up() {
+    let config = StaticConfig { hosts: ["moving:1", "silent:2", "10.0.0.9:3"].map(|it| it.parse().unwrap()).into() };
+    let moving = Arc::new(Mutex::new("10.0.0.1:1"));
+    let silent = Arc::new(tokio::sync::Notify::new());
+    let (told, heard) = (Arc::clone(&moving), Arc::clone(&silent));
+    let resolve = move |host: HostPort| {
+        let (told, heard) = (Arc::clone(&told), Arc::clone(&heard));
+        async move {
+            if host.host == "silent" {
+                heard.notified().await;
+                return Err(std::io::ErrorKind::TimedOut.into());
+            }
+            Ok(at(&[*told.lock()]))
+        }
+        .boxed()
+    };
+    let hosts = static_hosts::StaticHosts::new(config).resolving(resolve, Duration::from_millis(10));
+    let mut view = start(vec![Box::new(hosts)]);
+    let seen = wait(&mut view, |view| view.addresses.len() == 2).await;
+    assert_eq!((addresses(&seen), seen.answered()), (at(&["10.0.0.1:1", "10.0.0.9:3"]), false));
+
+    *moving.lock() = "10.0.0.2:1";
+    silent.notify_one();
+    let seen = wait(&mut view, |view| addresses(view) == at(&["10.0.0.2:1", "10.0.0.9:3"])).await;
+    assert!(seen.answered());
+    assert!(seen.providers[0].error.as_ref().unwrap().starts_with("cannot resolve silent:2: "), "{seen:?}");
 }
 
 /// The TTL of every record, in seconds.
@@ -140,7 +213,11 @@ const TTL: u32 = 4;
 #[derive(Default)]
 struct Zone {
     names: HashMap<String, Vec<&'static str>>,
+    /// Names of SRV records, and the targets of each.
+    services: HashMap<String, Vec<(&'static str, u16)>>,
     broken: bool,
+    /// The one kind of record that it cannot answer.
+    broken_for: Option<RecordType>,
     asked: Vec<String>,
 }
 
@@ -167,8 +244,16 @@ fn reply(question: &Message, zone: &mut Zone) -> Message {
     let query = question.queries[0].clone();
     let name: Name = query.name().clone();
     zone.asked.push(name.to_string());
+    let broken = zone.broken || zone.broken_for == Some(query.query_type());
+    let services = zone.services.get(&name.to_string());
     match zone.names.get(&name.to_string()) {
-        _ if zone.broken => answer.metadata.response_code = ResponseCode::ServFail,
+        _ if broken => answer.metadata.response_code = ResponseCode::ServFail,
+        None if let Some(services) = services => {
+            for (target, port) in services.iter().filter(|_| query.query_type() == RecordType::SRV) {
+                let srv = RData::SRV(SRV::new(0, 0, *port, target.parse().unwrap()));
+                answer.add_answer(Record::from_rdata(name.clone(), TTL, srv));
+            }
+        }
         None => answer.metadata.response_code = ResponseCode::NXDomain,
         Some(ips) => {
             for ip in ips {
@@ -193,8 +278,13 @@ fn dns(server: SocketAddr, domain_name: &str, ipv6: bool) -> watch::Receiver<Arc
     options.ndots = 5;
     options.timeout = Duration::from_millis(500);
     let resolver = ResolverConfig::from_parts(None, search.to_vec(), vec![name_server]);
-    let config = DnsConfig { domain_name: domain_name.to_owned(), ipv6, port: 7071 };
-    start_providers(vec![Box::new(dns::Dns::asking(config, (resolver, options)))])
+    let config = DnsConfig {
+        domain_name: domain_name.to_owned(),
+        ipv6,
+        port: (!domain_name.starts_with('_')).then_some(7071),
+        server: Vec::new(),
+    };
+    start(vec![Box::new(dns::Dns::asking(config, (resolver, options)))])
 }
 
 #[tokio::test]
@@ -213,7 +303,7 @@ async fn a_name_that_comes_changes_and_goes_is_followed() {
     set(Some(vec!["10.0.0.1", "10.0.0.2"]));
     let seen = wait(&mut view, |view| !view.addresses.is_empty()).await;
     assert_eq!(addresses(&seen), at(&["10.0.0.1:7071", "10.0.0.2:7071"]));
-    assert_eq!(seen.providers[0].found, 2);
+    assert_eq!(seen.providers[0].found(), 2);
 
     let changed = tokio::time::Instant::now();
     set(Some(vec!["10.0.0.2", "10.0.0.3"]));
@@ -247,6 +337,62 @@ async fn both_families_are_asked_for_when_ipv6_is_on() {
     assert_eq!(addresses(&*wait(&mut view, |view| view.answered()).await), at(&["10.0.0.1:7071", "[fd00::1]:7071"]));
     let mut view = dns(server, "six.example.", true);
     assert_eq!(addresses(&*wait(&mut view, |view| view.answered()).await), at(&["[fd00::6]:7071"]));
+}
+
+#[tokio::test]
+async fn srv_records_bring_names_and_ports() {
+    let (server, zone) = dns_server().await;
+    zone.lock()
+        .services
+        .insert("_peer._tcp.demo.".to_owned(), vec![("a.demo.", 1), ("b.demo.", 2), ("later.demo.", 3)]);
+    zone.lock().names.insert("a.demo.".to_owned(), vec!["10.0.0.1", "fd00::1"]);
+    zone.lock().names.insert("b.demo.".to_owned(), vec!["10.0.0.2"]);
+    let mut view = dns(server, "_peer._tcp.demo.", true);
+    let seen = wait(&mut view, |view| view.answered()).await;
+    assert_eq!(addresses(&seen), at(&["10.0.0.1:1", "[fd00::1]:1", "10.0.0.2:2"]));
+    assert_eq!(seen.providers[0].error, None, "a target that does not exist yet is no error");
+
+    zone.lock().services.insert("_peer._tcp.demo.".to_owned(), vec![("b.demo.", 9), (".", 0)]);
+    wait(&mut view, |view| addresses(view) == at(&["10.0.0.2:9"])).await;
+    zone.lock().services.clear();
+    let seen = wait(&mut view, |view| view.addresses.is_empty()).await;
+    assert_eq!(seen.providers[0].error, None);
+    // Nothing there yet, either.
+    let mut view = dns(server, "_peer._tcp.other.", false);
+    let seen = wait(&mut view, |view| view.answered()).await;
+    assert_eq!((seen.addresses.len(), &seen.providers[0].error), (0, &None));
+}
+
+#[tokio::test]
+async fn a_family_that_cannot_be_had_spares_the_other() {
+    let (server, zone) = dns_server().await;
+    zone.lock().names.insert("dual.example.".to_owned(), vec!["10.0.0.1", "fd00::1"]);
+    let mut view = dns(server, "dual.example.", true);
+    wait(&mut view, |view| view.addresses.len() == 2).await;
+    zone.lock().broken_for = Some(RecordType::AAAA);
+    zone.lock().names.insert("dual.example.".to_owned(), vec!["10.0.0.2"]);
+    let seen = wait(&mut view, |view| view.addresses.len() == 3).await;
+    assert_eq!(addresses(&seen), at(&["10.0.0.1:7071", "10.0.0.2:7071", "[fd00::1]:7071"]), "what was found stands");
+    let error = seen.providers[0].error.clone().unwrap();
+    assert!(error.contains("cannot look up the AAAA records of dual.example."), "{error}");
+    assert!(seen.providers[0].failures > 0);
+    zone.lock().broken_for = None;
+    let seen = wait(&mut view, |view| view.providers[0].error.is_none()).await;
+    assert_eq!(addresses(&seen), at(&["10.0.0.2:7071"]));
+}
+
+#[tokio::test]
+async fn other_servers_than_the_systems_can_be_asked_with_its_search_list() {
+    let (server, zone) = dns_server().await;
+    zone.lock().names.insert("demo-peers.ns.svc.cluster.local.".to_owned(), vec!["10.0.0.1"]);
+    // As the kubelet writes it; nobody answers there.
+    let text = "search ns.svc.cluster.local svc.cluster.local cluster.local\nnameserver 127.0.0.253\noptions ndots:5\n";
+    let system = hickory_resolver::system_conf::parse_resolv_conf(text).unwrap();
+    let domain_name = "demo-peers".to_owned();
+    let config = DnsConfig { domain_name, ipv6: false, port: Some(7071), server: vec![server] };
+    let mut view = start(vec![Box::new(dns::Dns::asking(config, system))]);
+    let seen = wait(&mut view, |view| !view.addresses.is_empty()).await;
+    assert_eq!(addresses(&seen), at(&["10.0.0.1:7071"]));
 }
 
 #[tokio::test]

@@ -88,7 +88,7 @@ mod tests {
     }
 
     fn found(ports: &[u16], answered: bool) -> discovery::View {
-        let provider = ProviderStatus { provider: "static", found: 0, error: None, answered };
+        let provider = ProviderStatus { provider: "static", answered, ..ProviderStatus::default() };
         discovery::View { addresses: ports.iter().map(|p| (at(*p), "static")).collect(), providers: vec![provider] }
     }
 

@@ -1,10 +1,16 @@
 //! The process tier: real `kvasir-node` processes on loopback, used as their
 //! users do, through gRPC and HTTP. No test knows what is inside a node.
 
+mod dns_server;
 mod harness;
+mod nats_server;
 
+mod dev;
+mod discovery;
+mod examples;
 mod input;
 mod life;
+mod nats;
 mod observe;
 mod peer_port;
 mod replication;

@@ -9,8 +9,8 @@ use kvasir_crds::duration;
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{ADMIN_PORT, CLIENT_PORT, PEER_PORT, metadata};
-use crate::{labels, validate::ValidatedCluster};
+use super::{ADMIN_PORT, CLIENT_PORT, PEER_PORT, discovery, metadata};
+use crate::validate::ValidatedCluster;
 
 /// Key of the file in the `ConfigMap`.
 pub const FILE: &str = "node.yaml";
@@ -34,7 +34,7 @@ pub fn hash(cluster: &ValidatedCluster) -> String {
 
 /// The number of members is none of the settings: scaling must restart nothing.
 fn settings(cluster: &ValidatedCluster) -> Value {
-    json!({
+    let mut settings = json!({
         "role": "member",
         "cluster": format!("{}/{}", cluster.namespace, cluster.name),
         "clientAddress": format!("0.0.0.0:{CLIENT_PORT}"),
@@ -44,15 +44,16 @@ fn settings(cluster: &ValidatedCluster) -> Value {
         "drainTimeout": format!("{DRAIN_SECONDS}s"),
         "maxMemory": cluster.max_memory.to_string(),
         "logFormat": "json",
-        "discovery": {
-            "kubernetes": {
-                "namespace": cluster.namespace,
-                "discoveryPortName": "peer",
-                "portName": "client",
-                "podLabels": labels::selector(&cluster.name),
-            },
-        },
-    })
+        "discovery": discovery::settings(cluster),
+    });
+    // What is not given is not written, so that an operator that knows of more settings restarts nobody.
+    if let Some(timeout) = cluster.join_timeout {
+        settings["joinTimeout"] = duration::format(timeout).into();
+    }
+    if let Some(serve_alone) = cluster.serve_alone {
+        settings["serveAlone"] = serve_alone.into();
+    }
+    settings
 }
 
 /// The settings as YAML. Strings are quoted the way JSON does it, which YAML reads too, so that none is ever taken for a
@@ -63,13 +64,20 @@ fn file(cluster: &ValidatedCluster) -> String {
     text
 }
 
+/// How deep `discovery.kubernetes.podLabels` is.
+const LABELS_INDENT: usize = 3;
+
 fn write(text: &mut String, indent: usize, settings: &Value) {
     for (key, value) in settings.as_object().into_iter().flatten() {
         text.push_str(&"  ".repeat(indent));
-        // Label keys hold slashes and dots, which plain keys may.
-        text.push_str(key);
+        // Settings are plain words; a label is whatever somebody made of it.
+        if indent < LABELS_INDENT {
+            text.push_str(key);
+        } else {
+            text.push_str(&Value::from(key.as_str()).to_string());
+        }
         text.push(':');
-        if value.is_object() {
+        if value.as_object().is_some_and(|map| !map.is_empty()) {
             text.push('\n');
             write(text, indent + 1, value);
         } else {
@@ -95,6 +103,14 @@ mod tests {
         assert_eq!(read["maxMemory"], "67108864");
         assert_eq!(read["cluster"], "shop/demo");
         assert_eq!(read["discovery"]["kubernetes"]["podLabels"]["kvasir.dev/member-of"], "demo");
+        assert_eq!((&read["joinTimeout"], &read["serveAlone"]), (&Value::Null, &Value::Null));
+        let cluster = valid(
+            "{joinTimeout: 1500ms, serveAlone: false, discovery: {nats: {server: [a, b]}, dns: {}, kubernetes: {podLabels: {'on': 'off', 'a.b/c': '1'}}}}",
+        );
+        let file = build(&cluster).data.unwrap().remove(FILE).unwrap();
+        let read: Value = serde_yaml::from_str(&file).unwrap();
+        assert_eq!(read, settings(&cluster));
+        assert_eq!((&read["joinTimeout"], &read["serveAlone"]), (&"1500ms".into(), &false.into()));
     }
 
     #[test]
@@ -104,5 +120,9 @@ mod tests {
         assert_eq!(hash_of("{syncInterval: 1s}"), hash_of("{syncInterval: 1000ms}"));
         assert_ne!(hash_of("{syncInterval: 1s}"), hash_of("{syncInterval: 2s}"));
         assert_ne!(hash_of("{}"), hash_of("{maxMemory: 64Mi}"));
+        assert_eq!(hash_of("{}"), hash_of("{discovery: {kubernetes: {}}}"));
+        for other in ["{discovery: {dns: {}}}", "{joinTimeout: 1s}", "{serveAlone: false}"] {
+            assert_ne!(hash_of("{}"), hash_of(other), "{other}");
+        }
     }
 }

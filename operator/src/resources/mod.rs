@@ -4,6 +4,7 @@
 
 pub mod client_service;
 pub mod config_map;
+mod discovery;
 pub mod headless_service;
 pub mod pod_disruption_budget;
 pub mod role;

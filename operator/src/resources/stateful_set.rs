@@ -21,7 +21,7 @@ use k8s_openapi::{
     },
 };
 
-use super::{ADMIN_PORT, CLIENT_PORT, PEER_PORT, config_map, headless_service, metadata};
+use super::{ADMIN_PORT, CLIENT_PORT, PEER_PORT, config_map, discovery, headless_service, metadata};
 use crate::{labels, validate::ValidatedCluster};
 
 /// The user of the image, who owns nothing.
@@ -65,6 +65,11 @@ pub fn build(cluster: &ValidatedCluster) -> StatefulSet {
 }
 
 fn pod(cluster: &ValidatedCluster, selector: LabelSelector) -> PodSpec {
+    let config = Volume {
+        name: CONFIG_VOLUME.to_owned(),
+        config_map: Some(ConfigMapVolumeSource { name: cluster.name.clone(), ..ConfigMapVolumeSource::default() }),
+        ..Volume::default()
+    };
     PodSpec {
         service_account_name: Some(cluster.name.clone()),
         automount_service_account_token: Some(true),
@@ -95,11 +100,7 @@ fn pod(cluster: &ValidatedCluster, selector: LabelSelector) -> PodSpec {
         // A wish, not a demand: a cluster on too few machines, or on one, must still start.
         topology_spread_constraints: Some(vec![spread(ZONE, selector.clone()), spread(NODE, selector)]),
         containers: vec![container(cluster)],
-        volumes: Some(vec![Volume {
-            name: CONFIG_VOLUME.to_owned(),
-            config_map: Some(ConfigMapVolumeSource { name: cluster.name.clone(), ..ConfigMapVolumeSource::default() }),
-            ..Volume::default()
-        }]),
+        volumes: Some([config].into_iter().chain(discovery::secrets(cluster)).collect()),
         ..PodSpec::default()
     }
 }
@@ -115,6 +116,12 @@ fn spread(topology_key: &str, selector: LabelSelector) -> TopologySpreadConstrai
 }
 
 fn container(cluster: &ValidatedCluster) -> Container {
+    let config = VolumeMount {
+        name: CONFIG_VOLUME.to_owned(),
+        mount_path: CONFIG_PATH.to_owned(),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    };
     Container {
         name: "kvasir".to_owned(),
         image: Some(cluster.image.clone()),
@@ -143,12 +150,7 @@ fn container(cluster: &ValidatedCluster) -> Container {
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
             ..SecurityContext::default()
         }),
-        volume_mounts: Some(vec![VolumeMount {
-            name: CONFIG_VOLUME.to_owned(),
-            mount_path: CONFIG_PATH.to_owned(),
-            read_only: Some(true),
-            ..VolumeMount::default()
-        }]),
+        volume_mounts: Some([config].into_iter().chain(discovery::secrets_mount(cluster)).collect()),
         ..Container::default()
     }
 }

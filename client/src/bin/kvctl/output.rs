@@ -97,9 +97,10 @@ impl Out {
                 ];
                 for discovery in &status.discovery {
                     let error = discovery.error.as_ref().map_or(String::new(), |error| format!(", failing: {error}"));
+                    let members = discovery.members.join(", ");
                     rows.push(field(
                         &format!("discovery {}", discovery.provider),
-                        &format!("{} found{error}", discovery.found),
+                        &format!("{} found ({members}){error}", discovery.found),
                     ));
                 }
                 self.table(None, rows)
@@ -117,6 +118,8 @@ impl Out {
                     "provider": discovery.provider,
                     "found": discovery.found,
                     "error": discovery.error,
+                    "failures": discovery.failures,
+                    "members": discovery.members,
                 })).collect::<Vec<_>>(),
             })),
         }

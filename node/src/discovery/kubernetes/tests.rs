@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use parking_lot::Mutex;
 
-use super::{super::start_providers, *};
+use super::{super::start, *};
 
 fn pod(yaml: &str) -> Pod {
     serde_yaml::from_str(yaml).unwrap()
@@ -161,7 +161,7 @@ async fn the_watch_is_taken_up_again_after_a_missing_right_and_a_lost_connection
         pod_labels: BTreeMap::from([("kvasir.dev/member-of".to_owned(), "demo".to_owned())]),
     };
     let provider = Kubernetes { given: Some(config), ..Kubernetes::new(settings) };
-    let mut view = start_providers(vec![Box::new(provider)]);
+    let mut view = start(vec![Box::new(provider)]);
     let mut seen = Vec::new();
     let until_relisted = async {
         loop {

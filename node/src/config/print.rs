@@ -1,0 +1,151 @@
+//! From a [`Config`] back to settings, and to the text of a file: what is in
+//! force, for people to read, and for a node to read again. Secrets are left out.
+
+use super::{
+    Config, DiscoveryConfig, DiscoverySettings, DnsConfig, DnsSettings, DurationText, KubernetesConfig,
+    KubernetesSettings, Labels, Limits, LogConfig, NatsConfig, NatsLogin, NatsSettings, Quantity, SecretSource,
+    Servers, Settings, StaticConfig, StaticSettings,
+};
+
+impl Config {
+    /// The settings in the form of the file.
+    pub fn to_yaml(&self) -> String {
+        let text = serde_yaml::to_string(&Settings::from(self)).expect("settings are maps, lists, numbers and strings");
+        let left_out = |name: &str| format!("# {name} is set, and left out here");
+        self.secrets().into_iter().map(left_out).chain([text]).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The paths of the secrets that are given by themselves, and not as files.
+    fn secrets(&self) -> Vec<&'static str> {
+        match self.discovery.nats.as_ref().and_then(|nats| nats.login.as_ref()) {
+            Some(NatsLogin::User { password: SecretSource::Text(_), .. }) => vec!["discovery.nats.password"],
+            Some(NatsLogin::Token(SecretSource::Text(_))) => vec!["discovery.nats.token"],
+            _ => Vec::new(),
+        }
+    }
+}
+
+// Every struct is taken apart without `..`: a new setting cannot be forgotten here.
+impl From<&Config> for Settings {
+    fn from(config: &Config) -> Self {
+        let Config {
+            name,
+            role,
+            cluster,
+            advertise,
+            client_address,
+            peer_address,
+            admin_address,
+            sync_interval,
+            join_timeout,
+            serve_alone,
+            drain_timeout,
+            max_memory,
+            limits: Limits { max_key_bytes, max_value_bytes, max_ttl },
+            max_clock_skew,
+            discovery,
+            log: LogConfig { level, format },
+        } = config;
+        Self {
+            name: Some(name.clone()),
+            role: Some(*role),
+            cluster: Some(cluster.clone()),
+            advertise_address: Some(*advertise),
+            client_address: Some(*client_address),
+            peer_address: Some(*peer_address),
+            admin_address: Some(*admin_address),
+            sync_interval: Some(DurationText(*sync_interval)),
+            join_timeout: Some(DurationText(*join_timeout)),
+            serve_alone: Some(*serve_alone),
+            drain_timeout: Some(DurationText(*drain_timeout)),
+            max_memory: Some(Quantity(max_memory.unwrap_or(0))),
+            max_key_bytes: Some(*max_key_bytes),
+            max_value_bytes: Some(*max_value_bytes),
+            max_ttl: Some(DurationText(*max_ttl)),
+            max_clock_skew: Some(DurationText(*max_clock_skew)),
+            log_level: Some(level.clone()),
+            log_format: Some(*format),
+            discovery: DiscoverySettings::from(discovery),
+        }
+    }
+}
+
+impl From<&DiscoveryConfig> for DiscoverySettings {
+    fn from(config: &DiscoveryConfig) -> Self {
+        let DiscoveryConfig { kubernetes, nats, dns, static_hosts } = config;
+        Self {
+            kubernetes: kubernetes.as_ref().map(KubernetesSettings::from),
+            nats: nats.as_ref().map(NatsSettings::from),
+            dns: dns.as_ref().map(DnsSettings::from),
+            static_hosts: static_hosts
+                .as_ref()
+                .map(|StaticConfig { hosts }| StaticSettings { hosts: Some(hosts.clone()) }),
+        }
+    }
+}
+
+impl From<&KubernetesConfig> for KubernetesSettings {
+    fn from(config: &KubernetesConfig) -> Self {
+        let KubernetesConfig { namespace, discovery_port_name, port_name, pod_labels } = config;
+        Self {
+            namespace: namespace.clone(),
+            discovery_port_name: Some(discovery_port_name.clone()),
+            port_name: Some(port_name.clone()),
+            pod_labels: Some(Labels(pod_labels.clone())),
+        }
+    }
+}
+
+impl From<&NatsConfig> for NatsSettings {
+    fn from(config: &NatsConfig) -> Self {
+        let NatsConfig {
+            server,
+            subject,
+            timeout,
+            max_join_attempts,
+            reconnect_wait,
+            discovery_port,
+            host,
+            login,
+            ca_file,
+        } = config;
+        let file = |source: &SecretSource| match source {
+            SecretSource::Text(_) => None,
+            SecretSource::File(path) => Some(path.clone()),
+        };
+        let (user, password_file, token_file, credentials_file) = match login {
+            None => (None, None, None, None),
+            Some(NatsLogin::User { user, password }) => (Some(user.clone()), file(password), None, None),
+            Some(NatsLogin::Token(token)) => (None, None, file(token), None),
+            Some(NatsLogin::Credentials(path)) => (None, None, None, Some(path.clone())),
+        };
+        Self {
+            server: Some(Servers(server.clone())),
+            subject: Some(subject.clone()),
+            timeout: Some(DurationText(*timeout)),
+            max_join_attempts: Some(*max_join_attempts),
+            reconnect_wait: Some(DurationText(*reconnect_wait)),
+            discovery_port: *discovery_port,
+            host: host.clone(),
+            user,
+            password: None,
+            password_file,
+            token: None,
+            token_file,
+            credentials_file,
+            ca_file: ca_file.clone(),
+        }
+    }
+}
+
+impl From<&DnsConfig> for DnsSettings {
+    fn from(config: &DnsConfig) -> Self {
+        let DnsConfig { domain_name, ipv6, port, server } = config;
+        Self {
+            domain_name: Some(domain_name.clone()),
+            ipv6: Some(*ipv6),
+            port: *port,
+            server: (!server.is_empty()).then(|| server.clone()),
+        }
+    }
+}
