@@ -28,6 +28,13 @@ lock() {
   flock -w "$1" 9 || die "another up.sh, down.sh or ctl.sh holds $KV_CACHE/$KV_PREFIX.lock"
 }
 
+# A cluster may be somebody's: of the process in KV_OWNER, when up.sh starts it with that set. Then nobody else takes it over, and
+# down.sh with the same KV_OWNER takes down this one and no other. A pid alone may have gone to another process since.
+process() { echo "$1 $(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 20)"; } # PID and when it began
+owner() { cat "$KV_DIR/owner" 2>/dev/null || true; }
+owned_by() { [ "$(owner)" = "$(process "$1")" ]; }
+abandoned() { local o; o=$(owner); [ -n "$o" ] && ! owned_by "${o%% *}"; }
+
 netns() { echo "/run/netns/$KV_PREFIX-n$1"; }
 node_ip() { echo "$NET.$((10 + $1))"; }
 namespaces() { ip netns list | awk -v p="^$KV_PREFIX-n[0-9]+\$" '$1 ~ p {print $1}'; }
