@@ -209,7 +209,10 @@ async fn refused_input_and_a_full_node_exit_with_5() {
 async fn a_node_that_is_not_there_or_not_ready_exits_with_4_within_the_timeout() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let started = Instant::now();
-    finish(command(&["--address", &free, "--timeout", "300ms", "get", "k"]), b"").await.fails(4, "connection refused");
+    for verb in [&["get", "k"][..], &["list"]] {
+        let words = [&["--address", &free, "--timeout", "300ms"], verb].concat();
+        finish(command(&words), b"").await.fails(4, "connection refused");
+    }
     let node = node();
     node.node.levers.draining.store(true, Ordering::SeqCst);
     kvctl(&node, &["--timeout", "300ms", "get", "k"]).await.fails(4, "draining");

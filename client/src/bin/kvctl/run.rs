@@ -101,7 +101,10 @@ pub(crate) async fn run(args: Args) -> Result<Outcome, Failure> {
                     Ok(Some(rows)) => listing.rows(&rows)?,
                     Ok(None) => break,
                     Err(TryReadyChunksError(rows, error)) => {
-                        listing.rows(&rows)?;
+                        // A header without a row would look like an answer.
+                        if !rows.is_empty() {
+                            listing.rows(&rows)?;
+                        }
                         return Err(error.into());
                     }
                 }
