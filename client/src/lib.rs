@@ -52,3 +52,8 @@ pub use cluster::{DiscoveryStatus, Leader, Member, MemberState, Phase, Role, Sta
 pub use error::Error;
 pub use kv::{Entry, ListOptions, PutOptions, Value, Version};
 pub use retry::RetryPolicy;
+
+/// The program in the README, which is to compile too.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
