@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::clock::Dot;
-use crate::replica::{Bounds, Counters, Full, LinkId, Replica, Settings, View, Violation};
+use crate::replica::{Bounds, Counters, Full, LinkId, PeerId, Replica, Settings, View, Violation};
 
 /// How often expiry, heartbeats and time-outs are looked at.
 const TICK: Duration = Duration::from_millis(20);
@@ -133,6 +133,16 @@ pub struct Engine {
 pub struct Options {
     /// This process.
     pub origin: u64,
+    /// The node, unique in the cluster.
+    pub name: String,
+    /// When the process started, milliseconds since 1970.
+    pub started_ms: u64,
+    /// How many members the cluster is meant to have; 0: as many as are known.
+    pub voters: usize,
+    /// After how long a silence a member may be given up on.
+    pub evict_after: Duration,
+    /// Whether values with a TTL make room when the store is full.
+    pub evict_ending: bool,
     /// Between two heartbeats.
     pub sync_interval: Duration,
     /// How far ahead a peer's clock may be.
@@ -152,6 +162,12 @@ impl Engine {
     pub fn new(options: &Options) -> Arc<Self> {
         let settings = Settings {
             origin: options.origin,
+            name: options.name.clone(),
+            voter: options.may_found,
+            started_ms: options.started_ms,
+            voters: options.voters,
+            evict_after_ms: millis(options.evict_after),
+            evict_ending: options.evict_ending,
             sync_interval_ms: millis(options.sync_interval),
             max_clock_skew_ms: millis(options.max_clock_skew),
             max_memory: options.max_memory,
@@ -315,11 +331,11 @@ impl Engine {
 
     // ---- links
 
-    /// A connection to the process `origin` is up. The waker fires when there
+    /// A connection to a peer is up. The waker fires when there
     /// may be something to send.
-    pub fn link_up(&self, origin: u64) -> (LinkId, Arc<Notify>) {
+    pub fn link_up(&self, peer: PeerId) -> (LinkId, Arc<Notify>) {
         let mut inner = self.inner.lock();
-        let link = inner.replica.link_up(origin);
+        let link = inner.replica.link_up(peer);
         let waker = Arc::new(Notify::new());
         inner.wakers.insert(link, waker.clone());
         // A link that this one replaced is told by its next poll.
@@ -439,6 +455,11 @@ mod tests {
     fn alone(max_memory: Option<u64>) -> Arc<Engine> {
         let engine = Engine::new(&Options {
             origin: 7,
+            name: "seven".into(),
+            started_ms: 1,
+            voters: 1,
+            evict_after: Duration::from_mins(10),
+            evict_ending: false,
             sync_interval: Duration::from_secs(1),
             max_clock_skew: Duration::from_secs(10),
             max_memory,

@@ -7,13 +7,12 @@
 
 pub mod admin;
 pub mod api;
-pub mod clock;
 pub mod config;
 pub mod discovery;
 pub mod engine;
 pub mod membership;
 pub mod metrics;
 pub mod node;
-pub mod replica;
-pub mod store;
 pub mod transport;
+
+pub use kvasir_replica::{clock, replica, store};

@@ -133,6 +133,11 @@ impl Node {
 
         let engine = Engine::new(&engine::Options {
             origin: me.origin,
+            name: me.name.clone(),
+            started_ms: me.started_ms,
+            voters: config.voters,
+            evict_after: config.evict_after,
+            evict_ending: config.evict_ending,
             sync_interval: config.sync_interval,
             max_clock_skew: config.max_clock_skew,
             max_memory: config.max_memory,
@@ -148,6 +153,7 @@ impl Node {
                 cluster: config.cluster.clone(),
                 name: config.name.clone(),
                 sidecar: config.role == Role::Sidecar,
+                started_ms: me.started_ms,
                 sync_interval: config.sync_interval,
                 max_clock_skew: config.max_clock_skew,
                 max_value_bytes: config.limits.max_value_bytes,

@@ -59,12 +59,16 @@ impl Scrape {
         }
         let now = self.overview.phase();
         page.gauges("phase", "1 for the phase the node is in", "phase", PHASES.map(|p| (p.as_str(), flag(p == now))))?;
-        let Counters { scans, syncs, divergences, entries_in, entries_out } = stats.counters;
+        let Counters { scans, syncs, divergences, entries_in, entries_out, returns, reissued, adoptions, evicted_keys, no_room } = stats.counters;
         page.counter("deltas_sent", "Syncs of peers that were answered with a scan of the map", scans)?;
         page.counter("syncs_sent", "Requests for what this node lacks", syncs)?;
         page.counter("divergences", "Times that equal vectors came with different maps", divergences)?;
         page.counter("entries_received", "Entries taken from peers", entries_in)?;
-        page.counter("entries_sent", "Entries sent to peers", entries_out)
+        page.counter("entries_sent", "Entries sent to peers", entries_out)?;
+        page.counter("returns", "Times that this node began anew, its life having been ended by others", returns)?;
+        page.counter("entries_reissued", "Writes of ended lives that were issued again", reissued)?;
+        page.counter("keys_evicted", "Values deleted to make room", evicted_keys)?;
+        page.counter("entries_without_room", "Peers' writes that found no room", no_room)
     }
 
     fn peers(&self, page: &mut Page) -> fmt::Result {

@@ -63,6 +63,19 @@ pub enum ConfigError {
     },
 }
 
+/// What a full node does with a write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum MaxMemoryPolicy {
+    /// Refuses it.
+    #[default]
+    #[value(name = "noeviction")]
+    #[serde(rename = "noeviction")]
+    NoEviction,
+    /// Deletes values that have a TTL, those that end first going first, on all nodes.
+    TtlFirst,
+}
+
 /// What a node is to its cluster.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum,
@@ -187,6 +200,12 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// The memory that entries may take; `None` is no limit.
     pub max_memory: Option<u64>,
+    /// Whether values with a TTL make room when the memory is used up.
+    pub evict_ending: bool,
+    /// How many members the cluster is meant to have; 0: as many as are known.
+    pub voters: usize,
+    /// How long a node may be out of reach until a majority gives up on it.
+    pub evict_after: Duration,
     /// What a client may send.
     pub limits: Limits,
     /// How far ahead a peer's clock may be.

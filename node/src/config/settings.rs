@@ -10,7 +10,7 @@ use std::{
 use clap::{ArgAction, Args, Parser};
 use serde::Deserialize;
 
-use super::{ConfigError, DurationText, HostPort, Labels, LogFormat, Quantity, Role};
+use super::{ConfigError, DurationText, HostPort, Labels, LogFormat, MaxMemoryPolicy, Quantity, Role};
 
 /// A node of a Kvasir cluster: a full replica of the cluster's keys, served over gRPC.
 ///
@@ -67,7 +67,7 @@ macro_rules! whole {
         }
     )*};
 }
-whole!(String, bool, u16, usize, IpAddr, SocketAddr, Role, LogFormat, DurationText, Quantity, Labels, Vec<HostPort>);
+whole!(String, bool, u16, usize, IpAddr, SocketAddr, Role, MaxMemoryPolicy, LogFormat, DurationText, Quantity, Labels, Vec<HostPort>);
 
 macro_rules! by_field {
     ($($type:ty),*) => {$(
@@ -122,6 +122,15 @@ settings! {
         /// The memory that entries may take, in bytes, such as 256Mi; 0 is no limit [default: 0]
         #[arg(long, env = "KVASIR_MAX_MEMORY", value_name = "BYTES")]
         max_memory: Quantity,
+        /// What a full node does with a write [default: noeviction]
+        #[arg(long, env = "KVASIR_MAX_MEMORY_POLICY", value_enum)]
+        max_memory_policy: MaxMemoryPolicy,
+        /// How many members the cluster is meant to have: only a majority of them gives up on a node and forgets deletes; 0 is as many as are known [default: 0]
+        #[arg(long, env = "KVASIR_VOTERS", value_name = "NUMBER")]
+        voters: usize,
+        /// How long a node may be out of reach until a majority of the members gives up on it [default: 5m]
+        #[arg(long, env = "KVASIR_EVICT_AFTER", value_name = "DURATION")]
+        evict_after: DurationText,
         /// The longest key, in bytes [default: 1024]
         #[arg(long, env = "KVASIR_MAX_KEY_BYTES", value_name = "BYTES")]
         max_key_bytes: usize,

@@ -27,7 +27,7 @@ use tracing::{debug, info, warn};
 
 use self::frame::FrameError;
 use crate::engine::{Engine, wall_ms};
-use crate::replica::{LinkId, MESSAGE_MAX_BYTES, Violation};
+use crate::replica::{LinkId, MESSAGE_MAX_BYTES, PeerId, Violation};
 
 /// A handshake must be over by then.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,6 +66,8 @@ pub struct Options {
     pub name: String,
     /// Whether this node is a sidecar.
     pub sidecar: bool,
+    /// When this process started, milliseconds since 1970.
+    pub started_ms: u64,
     /// Between two heartbeats.
     pub sync_interval: Duration,
     /// How far ahead a peer's clock may be.
@@ -307,7 +309,12 @@ impl Transport {
         stream.set_nodelay(true).map_err(FrameError::from)?;
         let hello = timeout(HANDSHAKE_TIMEOUT, self.handshake(&mut stream)).await.map_err(|_| LinkError::Slow)??;
         shaken();
-        let (link, waker) = self.engine.link_up(hello.origin);
+        let (link, waker) = self.engine.link_up(PeerId {
+            origin: hello.origin,
+            name: hello.name.clone(),
+            voter: !hello.sidecar,
+            started_ms: hello.started_ms,
+        });
         *self.up.lock().entry(hello.origin).or_default() += 1;
         self.changed.notify_waiters();
         info!(peer = hello.name, origin = format!("{:016x}", hello.origin), %address, "link up");
@@ -344,6 +351,7 @@ impl Transport {
             origin: self.engine.origin(),
             sidecar: self.options.sidecar,
             now_ms: wall_ms(),
+            started_ms: self.options.started_ms,
         };
         frame::write_preamble(stream).await?;
         frame::write(stream, &mut BytesMut::new(), &ours).await?;
