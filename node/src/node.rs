@@ -4,6 +4,7 @@
 
 mod drain;
 mod peers;
+mod voters;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -146,14 +147,14 @@ impl Node {
             join_timeout: config.join_timeout,
         });
         let discovery = discovery::start(&config.discovery);
-        let membership = membership::start(me.clone(), peer_udp, discovery.clone(), &config.cluster, stop.clone());
+        let membership =
+            membership::start(me.clone(), peer_udp, discovery.clone(), &config.cluster, config.swim, stop.clone());
+        let lives = peers::live_on(engine.subscribe_identity(), membership.life());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(lives));
         let transport = Transport::start(
             engine.clone(),
             transport::Options {
                 cluster: config.cluster.clone(),
-                name: config.name.clone(),
-                sidecar: config.role == Role::Sidecar,
-                started_ms: me.started_ms,
                 sync_interval: config.sync_interval,
                 max_clock_skew: config.max_clock_skew,
                 max_value_bytes: config.limits.max_value_bytes,
@@ -165,11 +166,23 @@ impl Node {
         let view = peers::keep_view(engine.clone(), me.peer_address, membership.members(), discovery.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(view));
         tokio::spawn(engine.clone().run(stop.clone()));
+        if let Some(file) = config.voters_file {
+            let follow = voters::follow(file, config.voters, engine.clone());
+            tokio::spawn(stop.clone().run_until_cancelled_owned(follow));
+        }
 
         let (leaving, told) = watch::channel(false);
         let members = membership.members();
         let mut metrics = Metrics::new(&me.version, me.started_ms);
-        let overview = Overview::new(me, &config.cluster, engine.clone(), members, discovery, told);
+        let overview = Overview::new(
+            membership.me(),
+            &config.cluster,
+            engine.clone(),
+            transport.clone(),
+            members,
+            discovery,
+            told,
+        );
         let (membership_counters, of_transport) = (membership.counters(), transport.clone());
         metrics.collect(Box::new(Scrape {
             overview: overview.clone(),

@@ -3,6 +3,7 @@
 //! are used for, and touches nothing but the file it is pointed at.
 
 mod settings;
+mod swim;
 mod text;
 mod validate;
 
@@ -16,7 +17,8 @@ use std::{
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
-pub use settings::{Cli, DiscoverySettings, DnsSettings, KubernetesSettings, Settings, StaticSettings};
+pub use settings::{Cli, DiscoverySettings, DnsSettings, KubernetesSettings, Settings, StaticSettings, SwimSettings};
+pub use swim::SwimConfig;
 pub use text::{DurationText, HostPort, Labels, Quantity};
 
 /// The longest node name: what fits a DNS label, and so a pod's name as Kubernetes makes them.
@@ -204,12 +206,17 @@ pub struct Config {
     pub evict_ending: bool,
     /// How many members the cluster is meant to have; 0: as many as are known.
     pub voters: usize,
+    /// The file to look at again for a change of `voters`; `None` if something
+    /// that stands above a file gave it.
+    pub voters_file: Option<PathBuf>,
     /// How long a node may be out of reach until a majority gives up on it.
     pub evict_after: Duration,
     /// What a client may send.
     pub limits: Limits,
     /// How far ahead a peer's clock may be.
     pub max_clock_skew: Duration,
+    /// How the nodes keep track of who lives.
+    pub swim: SwimConfig,
     /// How the node finds its peers.
     pub discovery: DiscoveryConfig,
     /// How the node logs.
@@ -227,7 +234,8 @@ impl Config {
     /// The settings of a parsed command line, on top of the file it names.
     pub fn from_cli(cli: Cli) -> Result<Self, ConfigError> {
         let file = cli.config.as_deref().map(Settings::from_file).transpose()?.unwrap_or_default();
-        cli.settings.over(file).validate()
+        let voters_file = cli.config.filter(|_| cli.settings.voters.is_none());
+        Ok(Self { voters_file, ..cli.settings.over(file).validate()? })
     }
 }
 

@@ -32,14 +32,14 @@ pub struct Cli {
 macro_rules! settings {
     (
         $(#[$struct_meta:meta])* $name:ident { $($(#[$meta:meta])* $field:ident: $type:ty,)* }
-        $(and { $(#[$group_meta:meta])* $group:ident: $group_type:ty })?
+        $(and { $($(#[$group_meta:meta])* $group:ident: $group_type:ty,)* })?
     ) => {
         $(#[$struct_meta])*
         #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
         #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
         pub struct $name {
             $($(#[$meta])* pub $field: Option<$type>,)*
-            $($(#[$group_meta])* pub $group: $group_type,)?
+            $($($(#[$group_meta])* pub $group: $group_type,)*)?
         }
 
         impl $name {
@@ -48,7 +48,7 @@ macro_rules! settings {
             pub fn over(self, below: Self) -> Self {
                 Self {
                     $($field: Layer::over(self.$field, below.$field),)*
-                    $($group: self.$group.over(below.$group),)?
+                    $($($group: self.$group.over(below.$group),)*)?
                 }
             }
         }
@@ -67,7 +67,21 @@ macro_rules! whole {
         }
     )*};
 }
-whole!(String, bool, u16, usize, IpAddr, SocketAddr, Role, MaxMemoryPolicy, LogFormat, DurationText, Quantity, Labels, Vec<HostPort>);
+whole!(
+    String,
+    bool,
+    u16,
+    usize,
+    IpAddr,
+    SocketAddr,
+    Role,
+    MaxMemoryPolicy,
+    LogFormat,
+    DurationText,
+    Quantity,
+    Labels,
+    Vec<HostPort>
+);
 
 macro_rules! by_field {
     ($($type:ty),*) => {$(
@@ -152,7 +166,10 @@ settings! {
     } and {
         /// How the node finds its peers; several ways may be given together.
         #[command(flatten)]
-        discovery: DiscoverySettings
+        discovery: DiscoverySettings,
+        /// How the nodes keep track of who lives.
+        #[command(flatten)]
+        swim: SwimSettings,
     }
 }
 
@@ -169,6 +186,45 @@ settings! {
         #[command(flatten)]
         #[serde(rename = "static")]
         static_hosts: StaticSettings,
+    }
+}
+
+settings! {
+    /// How the nodes keep track of who lives: the membership protocol.
+    SwimSettings {
+        /// How often the node probes one member [default: 200ms]
+        #[arg(long = "swim-probe-period", env = "KVASIR_SWIM_PROBE_PERIOD", value_name = "DURATION")]
+        probe_period: DurationText,
+        /// How long it waits for the answer before it asks others to probe [default: 80ms]
+        #[arg(long = "swim-probe-timeout", env = "KVASIR_SWIM_PROBE_TIMEOUT", value_name = "DURATION")]
+        probe_timeout: DurationText,
+        /// How long a member that did not answer may take to say that it lives [default: 1200ms]
+        #[arg(long = "swim-suspicion", env = "KVASIR_SWIM_SUSPICION", value_name = "DURATION")]
+        suspicion: DurationText,
+        /// How often news of members go out, while there are any [default: 100ms]
+        #[arg(long = "swim-gossip-period", env = "KVASIR_SWIM_GOSSIP_PERIOD", value_name = "DURATION")]
+        gossip_period: DurationText,
+        /// How often a member is asked for all members it knows [default: 10s]
+        #[arg(long = "swim-exchange-period", env = "KVASIR_SWIM_EXCHANGE_PERIOD", value_name = "DURATION")]
+        exchange_period: DurationText,
+        /// How often some of those who failed are tried again [default: 5s]
+        #[arg(long = "swim-retry-period", env = "KVASIR_SWIM_RETRY_PERIOD", value_name = "DURATION")]
+        retry_period: DurationText,
+        /// How often addresses that no member has are tried [default: 2s]
+        #[arg(long = "swim-announce-period", env = "KVASIR_SWIM_ANNOUNCE_PERIOD", value_name = "DURATION")]
+        announce_period: DurationText,
+        /// How long the dead are remembered, so that old news cannot revive them [default: 1h]
+        #[arg(long = "swim-forget-after", env = "KVASIR_SWIM_FORGET_AFTER", value_name = "DURATION")]
+        forget_after: DurationText,
+        /// How many members are asked to probe one that did not answer [default: 3]
+        #[arg(long = "swim-indirect-probes", env = "KVASIR_SWIM_INDIRECT_PROBES", value_name = "NUMBER")]
+        indirect_probes: usize,
+        /// How many members a round of gossip goes to [default: 3]
+        #[arg(long = "swim-gossip-fanout", env = "KVASIR_SWIM_GOSSIP_FANOUT", value_name = "NUMBER")]
+        gossip_fanout: usize,
+        /// How many times one node passes on a piece of news [default: 10]
+        #[arg(long = "swim-transmissions", env = "KVASIR_SWIM_TRANSMISSIONS", value_name = "NUMBER")]
+        transmissions: usize,
     }
 }
 

@@ -38,7 +38,7 @@ const MAX_KEY_BYTES: RangeInclusive<usize> = 1..=64 << 10;
 /// A value must fit one message of the API and one frame between peers.
 const MAX_VALUE_BYTES: RangeInclusive<usize> = 1..=64 << 20;
 
-fn invalid(field: &'static str, message: impl Into<String>) -> ConfigError {
+pub(super) fn invalid(field: &'static str, message: impl Into<String>) -> ConfigError {
     ConfigError::Invalid { field, message: message.into() }
 }
 
@@ -68,6 +68,7 @@ impl Settings {
             log_level,
             log_format,
             discovery,
+            swim,
         } = self;
         let role = role.unwrap_or_default();
         let peer_address = peer_address.unwrap_or(DEFAULT_PEER);
@@ -91,7 +92,8 @@ impl Settings {
             drain_timeout: within("drainTimeout", drain_timeout, DEFAULT_DRAIN_TIMEOUT, &DRAIN_TIMEOUT)?,
             max_memory: max_memory.map(|Quantity(bytes)| bytes).filter(|bytes| *bytes > 0),
             evict_ending: max_memory_policy.unwrap_or_default() == MaxMemoryPolicy::TtlFirst,
-            voters: size_within("voters", voters, 0, &VOTERS)?,
+            voters: checked_voters(voters)?,
+            voters_file: None,
             evict_after: within("evictAfter", evict_after, DEFAULT_EVICT_AFTER, &EVICT_AFTER)?,
             limits: Limits {
                 max_key_bytes: size_within("maxKeyBytes", max_key_bytes, DEFAULT_MAX_KEY_BYTES, &MAX_KEY_BYTES)?,
@@ -104,9 +106,21 @@ impl Settings {
                 max_ttl: within("maxTtl", max_ttl, DEFAULT_MAX_TTL, &MAX_TTL)?,
             },
             max_clock_skew: within("maxClockSkew", max_clock_skew, DEFAULT_MAX_CLOCK_SKEW, &MAX_CLOCK_SKEW)?,
+            swim: swim.validate()?,
             discovery: discovery.validate()?,
             log: LogConfig { level: log_filter(log_level)?, format: log_format.unwrap_or_default() },
         })
+    }
+}
+
+fn checked_voters(given: Option<usize>) -> Result<usize, ConfigError> {
+    size_within("voters", given, 0, &VOTERS)
+}
+
+impl Settings {
+    /// How many members the cluster is meant to have, and nothing else.
+    pub fn voters(&self) -> Result<usize, ConfigError> {
+        checked_voters(self.voters)
     }
 }
 
@@ -163,7 +177,7 @@ impl DiscoverySettings {
     }
 }
 
-fn within(
+pub(super) fn within(
     field: &'static str,
     given: Option<DurationText>,
     default: Duration,
@@ -176,7 +190,7 @@ fn within(
     Err(invalid(field, format!("{value:?} is out of range: give between {:?} and {:?}", range.start(), range.end())))
 }
 
-fn size_within(
+pub(super) fn size_within(
     field: &'static str,
     given: Option<usize>,
     default: usize,
@@ -186,7 +200,7 @@ fn size_within(
     if range.contains(&value) {
         return Ok(value);
     }
-    Err(invalid(field, format!("{value} is out of range: give between {} and {} bytes", range.start(), range.end())))
+    Err(invalid(field, format!("{value} is out of range: give between {} and {}", range.start(), range.end())))
 }
 
 fn checked_text(field: &'static str, text: String, max_bytes: usize) -> Result<String, ConfigError> {

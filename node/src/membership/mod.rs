@@ -13,7 +13,7 @@ mod wire;
 #[cfg(test)]
 mod simulation;
 
-pub use driver::{Counters, Membership, start};
+pub use driver::{Counters, Life, Membership, start};
 pub use identity::{MAX_VERSION_BYTES, NodeId};
 pub use wire::{MAX_DATAGRAM, Refused};
 

@@ -201,6 +201,13 @@ impl Replica {
         self.links.clear();
     }
 
+    /// Why this node last began anew, and how many entries it has yet to look
+    /// at that it brought along.
+    pub fn brought(&self) -> (Stranger, u64) {
+        let entries = self.bags.iter().map(|bag| bag.store.keys() + bag.store.tombstones()).sum();
+        (self.bags.last().map_or(Stranger::No, |bag| bag.why), entries)
+    }
+
     fn clear(&mut self) {
         (self.store, self.vector) = (Store::default(), Vector::new());
         self.tell(Change::Reset);

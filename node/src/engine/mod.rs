@@ -5,24 +5,36 @@
 //! One mutex, not a sharded map: a call holds it for about a microsecond, and
 //! the replica's invariants span the store, the vector and the log.
 
+mod links;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use kvasir_proto::peer::v1::Message;
+use kvasir_proto::peer::v1::SeatState;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::clock::Dot;
-use crate::replica::{Bounds, Counters, Full, LinkId, PeerId, Replica, Settings, View, Violation};
+use self::links::LinkTask;
+pub use self::links::Linked;
+use crate::clock::{Dot, ms_of};
+use crate::replica::{Bounds, Counters, Full, LinkId, PeerId, Replica, Settings, View};
 
 /// How often expiry, heartbeats and time-outs are looked at.
 const TICK: Duration = Duration::from_millis(20);
 /// One step of a listing looks at no more than this many records under the lock.
 const LIST_STEP: usize = 4096;
+
+/// Where a seat can be in its life, with the name that metrics and status use.
+pub const SEAT_STATES: [(SeatState, &str); 4] = [
+    (SeatState::Joining, "joining"),
+    (SeatState::Member, "member"),
+    (SeatState::Evicted, "evicted"),
+    (SeatState::Ended, "ended"),
+];
 
 /// Where the node is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +119,13 @@ pub struct Stats {
     pub lag: Option<Duration>,
     /// Origins of the linked processes.
     pub linked: Vec<u64>,
+    /// Seats of the roster in each [state](SEAT_STATES).
+    pub seats: [usize; SEAT_STATES.len()],
+    /// How long ago the stamp was up to which deletes are forgotten; `None`
+    /// while none are.
+    pub collected_age: Option<Duration>,
+    /// Whether a peer's write found no room lately.
+    pub overfull: bool,
     /// Totals since the start.
     pub counters: Counters,
 }
@@ -116,16 +135,21 @@ struct Inner {
     view: View,
     full: bool,
     draining: bool,
-    /// A task for each link waits here for something to send.
-    wakers: BTreeMap<LinkId, Arc<Notify>>,
+    leaving: bool,
+    /// What the replica's origin was when it was last looked at.
+    origin: u64,
+    /// The tasks that carry the links.
+    links: BTreeMap<LinkId, LinkTask>,
 }
 
 /// The node's data: see the module.
 pub struct Engine {
     inner: Mutex<Inner>,
     phase: watch::Sender<Phase>,
-    origin: u64,
+    /// This node as its peers are to know it.
+    identity: watch::Sender<PeerId>,
     max_memory: Option<u64>,
+    started_ms: u64,
 }
 
 /// What [`Engine::new`] must know.
@@ -181,13 +205,16 @@ impl Engine {
             view: View::default(),
             full: false,
             draining: false,
-            wakers: BTreeMap::new(),
+            leaving: false,
+            origin: options.origin,
+            links: BTreeMap::new(),
         };
         Arc::new(Self {
+            identity: watch::Sender::new(inner.replica.id()),
             inner: Mutex::new(inner),
             phase: watch::Sender::new(Phase::Joining),
-            origin: options.origin,
             max_memory: options.max_memory,
+            started_ms: options.started_ms,
         })
     }
 
@@ -199,16 +226,20 @@ impl Engine {
             let mut inner = self.inner.lock();
             let view = inner.view;
             inner.replica.tick(view, wall_ms());
-            self.after(&inner);
+            self.after(&mut inner);
         }
     }
 
-    /// Wakes the links and tells of a new phase.
-    fn after(&self, inner: &Inner) {
-        for waker in inner.wakers.values() {
-            waker.notify_one();
+    /// Sees to what a call changed: the node's own identity, what the links
+    /// have to send, the phase.
+    fn after(&self, inner: &mut Inner) {
+        if inner.replica.origin() != inner.origin {
+            self.began_anew(inner);
         }
-        let phase = match (inner.draining, inner.replica.is_ready(), inner.wakers.is_empty()) {
+        for link in inner.links.values() {
+            link.waker.notify_one();
+        }
+        let phase = match (inner.draining, inner.replica.is_ready(), inner.links.is_empty()) {
             (true, _, _) => Phase::Draining,
             (_, true, _) => Phase::Ready,
             (_, _, true) => Phase::Joining,
@@ -242,7 +273,7 @@ impl Engine {
             }
         }
         let dot = result?;
-        self.after(&inner);
+        self.after(&mut inner);
         Ok(dot)
     }
 
@@ -252,7 +283,7 @@ impl Engine {
         self.writable(&inner)?;
         let dot = inner.replica.delete(Bytes::copy_from_slice(key.as_bytes()), wall_ms());
         inner.full &= dot.is_none(); // a delete makes room: the next put will tell
-        self.after(&inner);
+        self.after(&mut inner);
         Ok(dot)
     }
 
@@ -329,58 +360,23 @@ impl Engine {
         }
     }
 
-    // ---- links
-
-    /// A connection to a peer is up. The waker fires when there
-    /// may be something to send.
-    pub fn link_up(&self, peer: PeerId) -> (LinkId, Arc<Notify>) {
-        let mut inner = self.inner.lock();
-        let link = inner.replica.link_up(peer);
-        let waker = Arc::new(Notify::new());
-        inner.wakers.insert(link, waker.clone());
-        // A link that this one replaced is told by its next poll.
-        self.after(&inner);
-        (link, waker)
-    }
-
-    /// The connection ended.
-    pub fn link_down(&self, link: LinkId) {
-        let mut inner = self.inner.lock();
-        inner.replica.link_down(link);
-        inner.wakers.remove(&link);
-        self.after(&inner);
-    }
-
-    /// Whether no newer link to the same process replaced this one.
-    pub fn is_up(&self, link: LinkId) -> bool {
-        self.inner.lock().replica.is_up(link)
-    }
-
-    /// Takes a message. On an error the link must be closed.
-    pub fn receive(&self, link: LinkId, message: Message) -> Result<(), Violation> {
-        let mut inner = self.inner.lock();
-        let result = inner.replica.receive(link, message, wall_ms());
-        self.after(&inner);
-        result
-    }
-
-    /// The next message to send, if there is one.
-    pub fn poll_send(&self, link: LinkId) -> Option<Message> {
-        self.inner.lock().replica.poll_send(link, wall_ms())
-    }
+    // ---- life
 
     /// What discovery and membership know, for the decision to be ready.
     pub fn set_view(&self, view: View) {
         self.inner.lock().view = view;
     }
 
-    // ---- life
+    /// How many members the cluster is meant to have, from now on.
+    pub fn set_voters(&self, voters: usize) {
+        self.inner.lock().replica.set_voters(voters);
+    }
 
     /// From now on no write is taken.
     pub fn drain(&self) {
         let mut inner = self.inner.lock();
         inner.draining = true;
-        self.after(&inner);
+        self.after(&mut inner);
     }
 
     /// Waits until every linked peer holds every own write that is still in the
@@ -391,7 +387,7 @@ impl Engine {
         loop {
             let uncovered = {
                 let inner = self.inner.lock();
-                if inner.wakers.is_empty() { (inner.replica.uncovered().0, 0) } else { inner.replica.uncovered() }
+                if inner.links.is_empty() { (inner.replica.uncovered().0, 0) } else { inner.replica.uncovered() }
             };
             if uncovered == (0, 0) || tokio::time::Instant::now() >= end {
                 return uncovered;
@@ -410,15 +406,11 @@ impl Engine {
         self.phase.subscribe()
     }
 
-    /// This process.
-    pub const fn origin(&self) -> u64 {
-        self.origin
-    }
-
     /// Figures.
     pub fn stats(&self) -> Stats {
         let inner = self.inner.lock();
         let store = inner.replica.store();
+        let now_ms = wall_ms();
         Stats {
             keys: store.keys(),
             tombstones: store.tombstones(),
@@ -426,8 +418,18 @@ impl Engine {
             max_memory: self.max_memory,
             full: inner.full,
             fingerprint: store.fingerprint(),
-            lag: inner.replica.lag_ms(wall_ms()).map(Duration::from_millis),
+            // Before a peer's first heartbeat nothing of it is known: the lag is as
+            // long as this process runs, and not since 1970.
+            lag: inner
+                .replica
+                .lag_ms(now_ms)
+                .map(|lag| Duration::from_millis(lag.min(now_ms.saturating_sub(self.started_ms)))),
             linked: inner.replica.linked().collect(),
+            seats: SEAT_STATES.map(|(state, _)| inner.replica.seats().filter(|(_, seat)| seat.state == state).count()),
+            collected_age: Some(inner.replica.collected())
+                .filter(|stamp| *stamp > 0)
+                .map(|stamp| Duration::from_millis(now_ms.saturating_sub(ms_of(stamp)))),
+            overfull: inner.replica.is_overfull(),
             counters: inner.replica.counters(),
         }
     }
@@ -469,7 +471,7 @@ mod tests {
         });
         let mut inner = engine.inner.lock();
         inner.replica.tick(View { answered: true, unlinked: 0 }, wall_ms());
-        engine.after(&inner);
+        engine.after(&mut inner);
         drop(inner);
         engine
     }
