@@ -179,6 +179,7 @@ impl Node {
             &config.cluster,
             engine.clone(),
             transport.clone(),
+            membership.events(),
             members,
             discovery,
             told,
@@ -191,7 +192,7 @@ impl Node {
         }));
         let counts = metrics.counts();
         let api = Api { engine: engine.clone(), limits: config.limits, overview: overview.clone(), counts };
-        let api = tokio::spawn(api.serve(client, stop_api.clone().cancelled_owned()));
+        let api = tokio::spawn(api.serve(client, stop_api.clone()));
         let served = Admin { overview: overview.clone(), metrics: Arc::new(metrics) };
         let admin = tokio::spawn(served.serve(admin, stop.clone().cancelled_owned()));
 

@@ -89,6 +89,8 @@ impl Scrape {
             let help = "How old the stamp is up to which deletes are forgotten; absent while none are";
             page.gauge("collected_age_seconds", help, age.as_secs_f64())?;
         }
+        page.gauge("watches", "Watches that are open", stats.watches as f64)?;
+        page.gauge("calls_waiting", "Calls that wait for other nodes", stats.waiting as f64)?;
         page.gauge("overfull", "Whether a peer's write found no room lately", flag(stats.overfull))?;
         let skewed = self.overview.skewed().len() as f64;
         page.gauge("skewed_peers", "Nodes refused because their clock and this one's are too far apart", skewed)?;
@@ -109,7 +111,8 @@ impl Scrape {
             ("renewed", &counters.renewed),
         ];
         let help = "What happened to members, as seen here; renewed: this node was declared dead and came back";
-        page.counters("membership_events", help, "event", events.map(read))?;
+        let evicted = ("evicted", self.overview.stats().evicted);
+        page.counters("membership_events", help, "event", events.map(read).into_iter().chain([evicted]))?;
         let datagrams = [("in", &counters.datagrams_in), ("out", &counters.datagrams_out)];
         page.counters("membership_datagrams", "Membership datagrams", "direction", datagrams.map(read))?;
         let bytes = [("in", &counters.bytes_in), ("out", &counters.bytes_out)];

@@ -4,11 +4,11 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::discovery::View;
-use crate::engine::{Engine, Phase, Stats};
-use crate::membership::{self, MemberInfo, MemberState, NodeId};
+use crate::engine::{Engine, Evicted, Phase, Stats};
+use crate::membership::{self, Event, MemberInfo, MemberState, NodeId};
 use crate::transport::Transport;
 
 /// A live view of the cluster, cheap to clone.
@@ -18,6 +18,7 @@ pub struct Overview {
     cluster: Arc<str>,
     engine: Arc<Engine>,
     transport: Arc<Transport>,
+    events: broadcast::Sender<Event>,
     members: watch::Receiver<Arc<Vec<MemberInfo>>>,
     discovery: watch::Receiver<Arc<View>>,
     leaving: watch::Receiver<bool>,
@@ -44,11 +45,12 @@ impl Overview {
         cluster: &str,
         engine: Arc<Engine>,
         transport: Arc<Transport>,
+        events: broadcast::Sender<Event>,
         members: watch::Receiver<Arc<Vec<MemberInfo>>>,
         discovery: watch::Receiver<Arc<View>>,
         leaving: watch::Receiver<bool>,
     ) -> Self {
-        Self { me, cluster: cluster.into(), engine, transport, members, discovery, leaving }
+        Self { me, cluster: cluster.into(), engine, transport, events, members, discovery, leaving }
     }
 
     /// The cluster's name.
@@ -109,6 +111,16 @@ impl Overview {
     /// The discovery providers as they last answered.
     pub fn discovery(&self) -> Arc<View> {
         self.discovery.borrow().clone()
+    }
+
+    /// What happens to members from now on, as membership sees it.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// Members that a majority gives up on, from now on.
+    pub fn evictions(&self) -> broadcast::Receiver<Evicted> {
+        self.engine.evictions()
     }
 
     /// Nodes that have no link because their clock and this one's are too far

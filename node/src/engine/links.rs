@@ -72,6 +72,8 @@ impl Engine {
         let mut inner = self.inner.lock();
         let result = inner.replica.receive(link, message, wall_ms());
         self.after(&mut inner);
+        drop(inner);
+        self.hear();
         result
     }
 

@@ -14,7 +14,7 @@ use std::{
 
 use tokio::{
     net::UdpSocket,
-    sync::{oneshot, watch},
+    sync::{broadcast, oneshot, watch},
     task::JoinHandle,
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -36,6 +36,9 @@ const FAREWELL_PAUSE: Duration = Duration::from_millis(30);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait after the socket failed to receive.
 const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Events that are kept for a listener who has not taken them yet.
+const EVENTS_KEPT: usize = 256;
 
 /// What has happened since the start.
 #[derive(Debug, Default)]
@@ -74,6 +77,7 @@ pub struct Membership {
     members: watch::Receiver<Arc<Vec<MemberInfo>>>,
     me: watch::Receiver<NodeId>,
     life: watch::Sender<Life>,
+    events: broadcast::Sender<Event>,
     counters: Arc<Counters>,
     goodbye: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -88,6 +92,11 @@ impl Membership {
     /// This node, in its present life and generation.
     pub fn me(&self) -> watch::Receiver<NodeId> {
         self.me.clone()
+    }
+
+    /// Where to listen to what happens to members.
+    pub fn events(&self) -> broadcast::Sender<Event> {
+        self.events.clone()
     }
 
     /// Where to say that this node has begun another life.
@@ -128,6 +137,7 @@ pub fn start(
     let (life, lives) = watch::channel((me.origin, me.started_ms));
     let (members_out, members) = watch::channel(Arc::default());
     let (me_out, me_in) = watch::channel(me.clone());
+    let events = broadcast::Sender::new(EVENTS_KEPT);
     let counters = Arc::new(Counters::default());
     let (goodbye, told_to_leave) = oneshot::channel();
     let driver = Driver {
@@ -136,12 +146,13 @@ pub fn start(
         socket,
         members: members_out,
         me: me_out,
+        events: events.clone(),
         counters: Arc::clone(&counters),
         warned: HashSet::new(),
         receiving: true,
     };
     let task = tokio::spawn(driver.run(discovery, lives, told_to_leave, stop));
-    Membership { members, me: me_in, life, counters, goodbye, task }
+    Membership { members, me: me_in, life, events, counters, goodbye, task }
 }
 
 struct Driver {
@@ -150,6 +161,7 @@ struct Driver {
     socket: UdpSocket,
     members: watch::Sender<Arc<Vec<MemberInfo>>>,
     me: watch::Sender<NodeId>,
+    events: broadcast::Sender<Event>,
     counters: Arc<Counters>,
     /// The kinds of refusal that were told: each is told once.
     warned: HashSet<Discriminant<Refused>>,
@@ -291,6 +303,8 @@ impl Driver {
             address = %id.peer_address,
             "{what}"
         );
+        // Nobody may be listening.
+        let _ = self.events.send(event.clone());
         match event {
             Event::Renewed(me) => {
                 self.me.send_replace(me);

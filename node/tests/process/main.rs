@@ -3,6 +3,7 @@
 
 mod harness;
 
+mod api;
 mod input;
 mod life;
 mod observe;

@@ -209,7 +209,14 @@ async fn the_metrics_are_well_formed_and_say_what_happened() {
         page.value("kvasir_lag_seconds").filter(|lag| *lag < 2.0).ok_or(page.0)
     })
     .await;
-    kv.0.put(v1::PutRequest { key: "k".to_owned(), value: vec![0; 16 << 20].into(), ttl: None }).await.unwrap_err();
+    kv.0.put(v1::PutRequest {
+        key: "k".to_owned(),
+        value: vec![0; 16 << 20].into(),
+        ttl: None,
+        ..v1::PutRequest::default()
+    })
+    .await
+    .unwrap_err();
     let Metrics(page) = nodes[0].metrics().await;
     let series = parse(&page);
     let value = |name: &str| *series.get(name).unwrap_or_else(|| panic!("{name} is not in\n{page}"));
