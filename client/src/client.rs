@@ -183,7 +183,7 @@ impl Client {
             .map(prost_types::Duration::try_from)
             .transpose()
             .map_err(|_| Error::Refused("ttl: longer than the wire can carry; leave it out".to_owned()))?;
-        let request = v1::PutRequest { key: key.into(), value: value.into(), ttl };
+        let request = v1::PutRequest { key: key.into(), value: value.into(), ttl, ..v1::PutRequest::default() };
         let answer = self
             .call(|via| {
                 let (mut kv, request) = (self.kv(via), request.clone());
@@ -195,7 +195,7 @@ impl Client {
 
     /// Reads a key; none when it is not there, or its TTL has ended.
     pub async fn get(&self, key: impl Into<String>) -> Result<Option<Value>, Error> {
-        let request = v1::GetRequest { key: key.into() };
+        let request = v1::GetRequest { key: key.into(), ..v1::GetRequest::default() };
         let answer = self
             .call(|via| {
                 let (mut kv, request) = (self.kv(via), request.clone());
@@ -213,7 +213,7 @@ impl Client {
 
     /// Tells whether a key is there.
     pub async fn exists(&self, key: impl Into<String>) -> Result<bool, Error> {
-        let request = v1::ExistsRequest { key: key.into() };
+        let request = v1::ExistsRequest { key: key.into(), ..v1::ExistsRequest::default() };
         let answer = self
             .call(|via| {
                 let (mut kv, request) = (self.kv(via), request.clone());
@@ -225,7 +225,7 @@ impl Client {
 
     /// Deletes a key, and tells whether it was there.
     pub async fn delete(&self, key: impl Into<String>) -> Result<bool, Error> {
-        let request = v1::DeleteRequest { key: key.into() };
+        let request = v1::DeleteRequest { key: key.into(), ..v1::DeleteRequest::default() };
         let answer = self
             .call(|via| {
                 let (mut kv, request) = (self.kv(via), request.clone());

@@ -5,6 +5,7 @@ mod dns_server;
 mod harness;
 mod nats_server;
 
+mod api;
 mod dev;
 mod discovery;
 mod examples;
