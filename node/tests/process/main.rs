@@ -9,3 +9,4 @@ mod life;
 mod observe;
 mod peer_port;
 mod replication;
+mod sdk;
