@@ -49,11 +49,11 @@ impl Ack {
 }
 
 /// Whether what was asked for was met. A node of an older release, which knows nothing of it, has not met it.
-pub(crate) fn check(asked: Option<Ack>, version: Option<Version>, acked: Option<v1::Acked>) -> Result<(), Error> {
-    let (Some(ack), Some(version)) = (asked, version) else { return Ok(()) };
-    let acked = acked.unwrap_or_default();
-    if acked.met || ack.level == AckLevel::Count(0) {
+pub(crate) fn check(ack: Option<Ack>, version: Option<Version>, held: Option<v1::Acked>) -> Result<(), Error> {
+    let (Some(ack), Some(version)) = (ack, version) else { return Ok(()) };
+    let held = held.unwrap_or_default();
+    if held.met || ack.level == AckLevel::Count(0) {
         return Ok(());
     }
-    Err(Error::NotHeld { version, peers: acked.peers, voters: acked.voters, majority: acked.majority })
+    Err(Error::NotHeld { version, peers: held.peers, voters: held.voters, majority: held.majority })
 }
