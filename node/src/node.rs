@@ -179,18 +179,8 @@ impl Node {
         }
 
         let (leaving, told) = watch::channel(false);
-        let members = membership.members();
         let mut metrics = Metrics::new(&me.version, me.started_ms);
-        let overview = Overview::new(
-            membership.me(),
-            &config.cluster,
-            engine.clone(),
-            transport.clone(),
-            membership.events(),
-            members,
-            discovery,
-            told,
-        );
+        let overview = Overview::new(&membership, &config.cluster, engine.clone(), transport.clone(), discovery, told);
         let (membership_counters, of_transport) = (membership.counters(), transport.clone());
         metrics.collect(Box::new(Scrape {
             overview: overview.clone(),

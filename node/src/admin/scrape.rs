@@ -83,8 +83,8 @@ impl Scrape {
             "Times that writes which a dead node had half sent were taken as they are",
             adoptions,
         )?;
-        let seats = SEAT_STATES.iter().map(|(_, name)| *name).zip(stats.seats.map(|count| count as f64));
-        page.gauges("seats", "Seats of the roster, by state", "state", seats)?;
+        let by_state = SEAT_STATES.iter().map(|(_, name)| *name).zip(stats.seats.map(|count| count as f64));
+        page.gauges("seats", "Seats of the roster, by state", "state", by_state)?;
         if let Some(age) = stats.collected_age {
             let help = "How old the stamp is up to which deletes are forgotten; absent while none are";
             page.gauge("collected_age_seconds", help, age.as_secs_f64())?;

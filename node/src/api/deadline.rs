@@ -8,7 +8,7 @@ use tonic::metadata::MetadataMap;
 /// How long a call waits that was given no time.
 pub const DEFAULT_WAIT: Duration = Duration::from_secs(10);
 /// The longest that a call waits, whatever it was given.
-pub const MAX_WAIT: Duration = Duration::from_secs(60);
+pub const MAX_WAIT: Duration = Duration::from_mins(1);
 /// How long before its deadline a call is answered, so that the client still
 /// hears what came of it; no more than a quarter of the time it gave.
 const MARGIN: Duration = Duration::from_millis(100);
@@ -33,7 +33,7 @@ impl Deadline {
     fn of_at(metadata: &MetadataMap, now: Instant) -> Self {
         // One that does not parse counts for nothing in gRPC's own layers either.
         let given = metadata.get("grpc-timeout").and_then(|text| text.to_str().ok()).and_then(parse);
-        Self { end: given.map(|given| now + (given - MARGIN.min(given / 4)).min(MAX_WAIT)) }
+        Self { end: given.map(|given| now + given.saturating_sub(MARGIN.min(given / 4)).min(MAX_WAIT)) }
     }
 
     /// When a wait that begins now ends, if `asked` was asked for.

@@ -8,7 +8,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::discovery::{ProviderStatus, View};
 use crate::engine::{Engine, Evicted, Phase, Stats};
-use crate::membership::{self, Event, MemberInfo, MemberState, NodeId};
+use crate::membership::{self, Event, MemberInfo, MemberState, Membership, NodeId};
 use crate::transport::Transport;
 
 /// A live view of the cluster, cheap to clone.
@@ -41,15 +41,14 @@ pub struct Peer {
 impl Overview {
     /// `leaving` turns true when the node was told to stop.
     pub fn new(
-        me: watch::Receiver<NodeId>,
+        membership: &Membership,
         cluster: &str,
         engine: Arc<Engine>,
         transport: Arc<Transport>,
-        events: broadcast::Sender<Event>,
-        members: watch::Receiver<Arc<Vec<MemberInfo>>>,
         discovery: watch::Receiver<Arc<View>>,
         leaving: watch::Receiver<bool>,
     ) -> Self {
+        let (me, events, members) = (membership.me(), membership.events(), membership.members());
         Self { me, cluster: cluster.into(), engine, transport, events, members, discovery, leaving }
     }
 

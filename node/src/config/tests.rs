@@ -405,12 +405,16 @@ fn voters_may_change_in_the_file_unless_something_above_it_gave_them() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("node.yaml");
     std::fs::write(&path, "voters: 3").unwrap();
-    let cli = |words: &[&str]| Cli { config: Some(path.clone()), settings: flags(&[&["--name", "n"], words].concat()) };
+    let cli = |words: &[&str]| Cli {
+        config: Some(path.clone()),
+        settings: flags(&[&["--name", "n"], words].concat()),
+        ..Cli::default()
+    };
     let config = Config::from_cli(cli(&[])).unwrap();
     assert_eq!((config.voters, config.voters_file), (3, Some(path.clone())));
     let config = Config::from_cli(cli(&["--voters=5"])).unwrap();
     assert_eq!((config.voters, config.voters_file), (5, None));
-    assert_eq!(Config::from_cli(Cli { settings: flags(&["--name", "n"]), config: None }).unwrap().voters_file, None);
+    assert_eq!(Config::from_cli(Cli { settings: flags(&["--name", "n"]), ..Cli::default() }).unwrap().voters_file, None);
 }
 
 #[test]

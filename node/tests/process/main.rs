@@ -15,3 +15,4 @@ mod nats;
 mod observe;
 mod peer_port;
 mod replication;
+mod sdk;
