@@ -183,6 +183,11 @@ impl Store {
         }
     }
 
+    /// Records, tombstones included.
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
     /// Whether there is no record, not even a tombstone.
     pub fn is_empty(&self) -> bool {
         self.map.is_empty()

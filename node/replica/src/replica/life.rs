@@ -3,7 +3,7 @@
 //! way, and issues again what no member had of it.
 
 use bytes::Bytes;
-use kvasir_proto::peer::v1::{Roster as WireRoster, SeatState, Seen, Standing, Stranger, Want};
+use kvasir_proto::peer::v1::{Roster as WireRoster, SeatState, Seen, Standing, Want};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::link::Link;
@@ -20,13 +20,17 @@ pub(super) struct Bag {
     founding: (u64, u64),
     promised: bool,
     collected: u64,
-    /// Why the seat was over.
-    why: Stranger,
     /// Of an origin that the snapshot knew nothing of, writes up to this stamp
     /// were taken in before.
     floor: u64,
     /// The last key that was looked at.
     after: Option<Bytes>,
+}
+
+impl Bag {
+    pub(super) fn len(&self) -> usize {
+        self.store.len()
+    }
 }
 
 impl Replica {
@@ -62,13 +66,16 @@ impl Replica {
         }
         self.clock.observe(standing.collected);
         (self.founding, self.promised, self.collected) = (founding_of(standing), standing.promised, standing.collected);
+        self.forgotten = standing.forgotten;
         for bag in &mut self.bags {
-            bag.floor = match bag.why {
-                _ if bag.founding != self.founding => 0,
-                // Nobody remembers what was taken in of it: what may have been
-                // deleted since must not come back.
-                Stranger::Forgotten => self.collected,
-                _ => bag.collected,
+            bag.floor = if bag.founding != self.founding {
+                0
+            } else if bag.collected < self.forgotten {
+                // Nobody may remember what was taken in of it: what may have
+                // been deleted since must not come back.
+                self.collected
+            } else {
+                bag.collected
             };
         }
         self.become_ready(now_ms);
@@ -154,7 +161,7 @@ impl Replica {
 
     /// This seat is over: others have ended it, or hold another founding's map.
     /// The node takes a new one, and what it holds goes into a bag.
-    pub(super) fn begin_anew(&mut self, why: Stranger, now_ms: u64) {
+    pub(super) fn begin_anew(&mut self, now_ms: u64) {
         if self.leaving {
             return;
         }
@@ -168,7 +175,6 @@ impl Replica {
                 founding: self.founding,
                 promised: self.promised,
                 collected: self.collected,
-                why,
                 floor: 0,
                 after: None,
             });
@@ -191,7 +197,9 @@ impl Replica {
                 returning: !self.bags.is_empty(),
             },
         );
-        (self.ready, self.founding, self.promised, self.collected) = (false, (0, 0), false, 0);
+        (self.ready, self.founding, self.promised) = (false, (0, 0), false);
+        (self.collected, self.forgotten, self.vouched) = (0, 0, 0);
+        self.vouched_before.clear();
         self.clear();
         self.log.reset();
         self.reports.clear();
@@ -268,10 +276,13 @@ impl Replica {
             let (origin, seat) = from_wire(seat).ok_or(Violation::Malformed)?;
             if origin == me {
                 if !seat.is_live() && !self.leaving {
-                    self.begin_anew(Stranger::Ended, now_ms);
+                    self.begin_anew(now_ms);
                     return Ok(());
                 }
             } else if !self.is_retired(origin, &seat) {
+                if self.roster.get(origin).is_none() {
+                    self.vouched_before.insert(origin, self.vouched);
+                }
                 changed |= self.roster.take(origin, seat);
             }
         }

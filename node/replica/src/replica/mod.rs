@@ -70,7 +70,7 @@ pub const COLLECT_STEP_MS: u64 = 4_096;
 /// saw its writes can be told that they are lost.
 pub const REMEMBER_ENDED_MS: u64 = 10 * 60 * 1000;
 /// An evicted process that comes back later than this brings no writes along.
-pub const REMEMBER_EVICTED_MS: u64 = 24 * 60 * 60 * 1000;
+pub const REMEMBER_EVICTED_MS: u64 = 60 * 60 * 1000;
 
 /// What a replica must know at its start.
 #[derive(Clone, Debug)]
@@ -276,8 +276,15 @@ pub struct Replica {
     /// All tombstones up to this stamp may be dropped; whatever arrives with a
     /// stamp up to it was taken in before.
     collected: u64,
+    /// Of seats that were given up on up to this stamp, it may no longer be
+    /// known which of their writes were taken in.
+    forgotten: u64,
     /// What each seat last vouched for.
     reports: BTreeMap<u64, Report>,
+    /// The largest stamp that this node vouched for.
+    vouched: u64,
+    /// What it had vouched for when it first heard of a seat.
+    vouched_before: BTreeMap<u64, u64>,
     /// Since when there was no link to a seat.
     silent_since: BTreeMap<u64, u64>,
     /// While writes that ended seats had half sent are looked for: the members
@@ -326,7 +333,10 @@ impl Replica {
             founding: (0, 0),
             promised: false,
             collected: 0,
+            forgotten: 0,
             reports: BTreeMap::new(),
+            vouched: 0,
+            vouched_before: BTreeMap::new(),
             silent_since: BTreeMap::new(),
             adopting: None,
             bags: Vec::new(),
@@ -446,6 +456,7 @@ impl Replica {
         self.links.insert(id, link);
         if self.roster.get(origin).is_none() {
             let state = SeatState::Joining;
+            self.vouched_before.insert(origin, self.vouched);
             self.roster.take(origin, Seat { name, voter, started_ms, state, since: 0, returning });
             self.roster_changed();
         }
@@ -679,11 +690,18 @@ impl Replica {
     }
 
     /// Own writes that are still in the log and that no linked peer, or not
-    /// every one, said it holds: `(none, not all)`.
+    /// every one, said it holds: `(none, not all)`. What is yet to be issued
+    /// again nobody holds.
     pub fn uncovered(&self) -> (usize, usize) {
         let any = self.links.values().map(|l| l.acked).max().unwrap_or(0);
         let all = self.links.values().map(|l| l.acked).min().unwrap_or(0);
-        (self.log.above(any).count(), self.log.above(all).count())
+        (self.log.above(any).count() + self.brought(), self.log.above(all).count() + self.brought())
+    }
+
+    /// Records of ended seats of this node that are yet to be issued again, or
+    /// found to be known.
+    pub fn brought(&self) -> usize {
+        self.bags.iter().map(Bag::len).sum()
     }
 
     /// Who holds this node's own write with the stamp `hlc`. Counted by name:
@@ -770,7 +788,13 @@ impl Replica {
 
     fn standing(&self) -> Standing {
         let (founded_hlc, founded_by) = self.founding;
-        Standing { founded_hlc, founded_by, promised: self.promised, collected: self.collected }
+        Standing {
+            founded_hlc,
+            founded_by,
+            promised: self.promised,
+            collected: self.collected,
+            forgotten: self.forgotten,
+        }
     }
 }
 

@@ -133,13 +133,14 @@ impl Replica {
             return;
         }
         let theirs = u128::from(digest.fingerprint_hi) << 64 | u128::from(digest.fingerprint_lo);
-        // Where one has forgotten more, or is about to, nothing can be compared.
+        if digest.seen_hash != self.seen_hash() {
+            return link.ask(Want::Missing);
+        }
+        // Where one has forgotten more, or is about to, the maps cannot be compared.
         if digest.collected != self.collected || !self.store.is_collected(self.collected) {
             return;
         }
-        if digest.seen_hash != self.seen_hash() {
-            link.ask(Want::Missing);
-        } else if theirs == self.store.fingerprint() {
+        if theirs == self.store.fingerprint() {
             link.strikes = 0;
         } else {
             link.strikes += 1;

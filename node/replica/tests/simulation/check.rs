@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 use kvasir_replica::clock::Dot;
+use kvasir_proto::peer::v1::SeatState;
 use kvasir_replica::replica::Vector;
 
 use crate::world::{Node, World};
@@ -169,10 +170,14 @@ pub fn survivors(world: &World) -> BTreeMap<Bytes, Dot> {
     best
 }
 
-/// Whether a sidecar that died is waited for, until it is given up on.
+/// Whether a sidecar that died is waited for: until it is given up on, and when
+/// it had half sent something, until it can be sure not to return.
 fn waits(world: &World, node: &Node) -> bool {
+    let replica = &node.replica;
     let gone = |origin| world.live().all(|n| n.origin != origin);
-    world.plan.evict_after_ms > 60_000 && node.replica.seats().any(|(o, seat)| seat.is_live() && gone(o))
+    let late = world.plan.evict_after_ms > 60_000 && replica.seats().any(|(o, seat)| seat.is_live() && gone(o));
+    let half_sent = replica.vector().values().any(|c| c.last > c.seen);
+    late || half_sent && replica.seats().any(|(_, seat)| seat.state == SeatState::Evicted)
 }
 
 /// Whether all are ready, equal, and have forgotten what may be forgotten.
