@@ -113,12 +113,16 @@ impl Replica {
         let all = self.roster.live().filter(|&o| o != me).map(vouched).min().unwrap_or(own).min(own);
         let step = stamp_at(COLLECT_STEP_MS);
         self.collected = self.collected.max(all - all % step);
+        self.drop_collected();
+        self.retire();
+    }
+
+    pub(super) fn drop_collected(&mut self) {
         if !self.store.is_collected(self.collected) {
             // Watchers hear of what ends by the stamp before it is dropped.
             self.expire(ms_of(self.collected));
             self.store.collect(self.collected, EXPIRE_STEP);
         }
-        self.retire();
     }
 
     /// Forgets seats that nothing can come of any more, and what is known of

@@ -36,13 +36,13 @@ impl Bag {
 impl Replica {
     /// Asks one ready peer for a snapshot, if none is on its way.
     pub(super) fn seek_sponsor(&mut self) {
-        let asked = |l: &Link| {
+        let asked = |l: &Box<Link>| {
             l.request == Some(Want::Snapshot) || l.awaiting.as_ref().is_some_and(|a| a.want == Want::Snapshot)
         };
         if self.ready || self.links.values().any(asked) {
             return;
         }
-        let able = |(_, l): &(&u64, &mut Link)| l.peer_ready && l.awaiting.is_none();
+        let able = |(_, l): &(&u64, &mut Box<Link>)| l.peer_ready && l.awaiting.is_none();
         let sponsor = self.sponsor;
         let next = self.links.iter_mut().filter(able).min_by_key(|(id, _)| (**id <= sponsor, **id));
         if let Some((&id, link)) = next {

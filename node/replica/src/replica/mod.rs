@@ -257,7 +257,8 @@ pub struct Replica {
     /// or both are deleted and at or below `collected`.
     vector: Vector,
     log: Log,
-    links: BTreeMap<LinkId, Link>,
+    /// Boxed: each is taken out while it is worked on.
+    links: BTreeMap<LinkId, Box<Link>>,
     next_link: LinkId,
     ready: bool,
     leaving: bool,
@@ -279,6 +280,8 @@ pub struct Replica {
     /// Of seats that were given up on up to this stamp, it may no longer be
     /// known which of their writes were taken in.
     forgotten: u64,
+    /// Something came in, or a beat has passed, since the last tick.
+    heard: bool,
     /// What each seat last vouched for.
     reports: BTreeMap<u64, Report>,
     /// The largest stamp that this node vouched for.
@@ -334,6 +337,7 @@ impl Replica {
             promised: false,
             collected: 0,
             forgotten: 0,
+            heard: true,
             reports: BTreeMap::new(),
             vouched: 0,
             vouched_before: BTreeMap::new(),
@@ -451,7 +455,7 @@ impl Replica {
         self.links.retain(|_, l| l.origin != origin);
         let id = self.next_link;
         self.next_link += 1;
-        let mut link = Link::new(origin);
+        let mut link = Box::new(Link::new(origin));
         link.request = Some(if self.ready { Want::Missing } else { Want::Hello });
         self.links.insert(id, link);
         if self.roster.get(origin).is_none() {
@@ -479,6 +483,7 @@ impl Replica {
         // What an older connection left is dropped.
         let Some(mut state) = self.links.remove(&link) else { return Ok(()) };
         let me = self.settings.origin;
+        self.heard |= !matches!(message.kind, Some(Kind::Push(_) | Kind::Ack(_) | Kind::Digest(_)));
         let result = match message.kind {
             Some(Kind::Push(push)) => self.take_push(&mut state, push, now_ms),
             Some(Kind::Digest(digest)) => {
@@ -575,9 +580,14 @@ impl Replica {
             self.next_beat_ms = now_ms + self.settings.sync_interval_ms;
             self.beat(now_ms);
         }
-        self.collect();
-        self.adopt_orphans();
-        self.issue_bags(now_ms);
+        // What is agreed changes with what peers report, not with the time.
+        if std::mem::take(&mut self.heard) || !self.bags.is_empty() {
+            self.collect();
+            self.adopt_orphans();
+            self.issue_bags(now_ms);
+        } else if self.ready {
+            self.drop_collected();
+        }
         if !self.ready {
             self.seek_sponsor();
             self.consider_ready(view, now_ms);
@@ -585,6 +595,7 @@ impl Replica {
     }
 
     fn beat(&mut self, now_ms: u64) {
+        self.heard = true;
         if self.ready {
             let seen = self.clock.tick(now_ms);
             self.vector.entry(self.settings.origin).or_default().seen = seen;

@@ -217,8 +217,10 @@ pub fn at_the_end(world: &World, survivors: &BTreeMap<Bytes, Dot>) {
         assert_eq!((&write.key, write.expires_ms), (key, record.expires_ms));
         assert!(record.value == write.value || record.expires_ms.is_some_and(|end| end < now), "{key:?}");
     }
+    // What someone has yet to issue again is not lost.
+    let issued = !(waits(world, node) && node.replica.seats().any(|(_, seat)| seat.is_live() && seat.returning));
     // Without a loss of memory, the last write of each key stands.
-    if !history.crashed {
+    if !history.crashed && issued {
         for (key, dots) in &history.by_key {
             let last = dots.last().expect("a key has a write");
             let stands = at(key) == Some(*last) || (at(key).is_none() && history.ended(key, *last, now));
@@ -226,8 +228,6 @@ pub fn at_the_end(world: &World, survivors: &BTreeMap<Bytes, Dot>) {
         }
     }
     // Nothing that anyone held when it healed is lost.
-    // (What someone has yet to issue again is not lost.)
-    let issued = !(waits(world, node) && node.replica.seats().any(|(_, seat)| seat.is_live() && seat.returning));
     for (key, dot) in survivors.iter().filter(|_| issued) {
         let stands = at(key) >= Some(*dot) || (at(key).is_none() && history.ended(key, *dot, now));
         assert!(stands, "{key:?}: {dot:?} was held, at the end is {:?}", at(key));
