@@ -97,13 +97,13 @@ impl Store {
         }
         self.add(&key, dot, u128::wrapping_add);
         self.memory += cost;
-        if !has_value {
-            self.dead.insert((dead, key));
-        } else {
+        if has_value {
             self.with_value += 1;
             if let Some(end) = end {
                 self.expiry.insert((end, key));
             }
+        } else {
+            self.dead.insert((dead, key));
         }
         true
     }
@@ -261,7 +261,12 @@ mod tests {
     use super::*;
 
     fn put(hlc: u64, value: &'static str, expires_ms: Option<u64>) -> Record {
-        Record { dot: Dot { hlc, origin: 1 }, value: Some(Bytes::from_static(value.as_bytes())), expires_ms, first: None }
+        Record {
+            dot: Dot { hlc, origin: 1 },
+            value: Some(Bytes::from_static(value.as_bytes())),
+            expires_ms,
+            first: None,
+        }
     }
 
     fn delete(hlc: u64) -> Record {

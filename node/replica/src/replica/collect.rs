@@ -11,9 +11,7 @@ use kvasir_proto::peer::v1::{Report, SeatState, Standing, Want};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::link::Link;
-use super::{
-    COLLECT_STEP_MS, Change, EXPIRE_STEP, REMEMBER_EVICTED_MS, Replica, founding_of,
-};
+use super::{COLLECT_STEP_MS, Change, EXPIRE_STEP, REMEMBER_EVICTED_MS, Replica, founding_of};
 use crate::clock::{ms_of, stamp_at};
 
 impl Replica {
@@ -94,9 +92,11 @@ impl Replica {
         let me = self.settings.origin;
         self.ready
             && self.roster.voters() >= self.majority()
-            && self.roster.members().filter(|&o| o != me).all(|o| {
-                self.reports.get(&o).is_some_and(|r| r.roster_hash == hash)
-            })
+            && self
+                .roster
+                .members()
+                .filter(|&o| o != me)
+                .all(|o| self.reports.get(&o).is_some_and(|r| r.roster_hash == hash))
     }
 
     pub(super) fn collect(&mut self) {
@@ -183,7 +183,8 @@ impl Replica {
         if !self.ready {
             return;
         }
-        let given_up: Vec<u64> = self.silent(now_ms).filter(|&o| self.votes_against(o, &linked) >= self.majority()).collect();
+        let given_up: Vec<u64> =
+            self.silent(now_ms).filter(|&o| self.votes_against(o, &linked) >= self.majority()).collect();
         for origin in given_up {
             if let Some(seat) = self.roster.get(origin).cloned() {
                 self.tell(Change::Evicted(seat));

@@ -11,7 +11,14 @@ use crate::store::{BUCKETS, bucket_of};
 impl Replica {
     pub(super) fn cut_sync(&mut self, link: &mut Link, want: Want, now_ms: u64) -> Sync {
         link.requests += 1;
-        link.awaiting = Some(Awaiting { id: link.requests, next_seq: 0, want, since_ms: now_ms, refused: false, adopting: self.adopting.is_some() });
+        link.awaiting = Some(Awaiting {
+            id: link.requests,
+            next_seq: 0,
+            want,
+            since_ms: now_ms,
+            refused: false,
+            adopting: self.adopting.is_some(),
+        });
         self.counters.syncs += 1;
         Sync {
             id: link.requests,
@@ -28,12 +35,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn take_sync(
-        &mut self,
-        link: &mut Link,
-        sync: &Sync,
-        now_ms: u64,
-    ) -> Result<(), Violation> {
+    pub(super) fn take_sync(&mut self, link: &mut Link, sync: &Sync, now_ms: u64) -> Result<(), Violation> {
         // One that came twice must not start the numbered parts anew: the two
         // scans would be cut at different keys.
         if sync.id <= link.answered {
@@ -161,7 +163,7 @@ impl Replica {
             for entry in delta.entries {
                 // Covered means held or beaten: except when that is what is in doubt.
                 if snapshot || want == Want::Repair || entry.hlc > self.covered(entry.origin) {
-                    refused |= self.take_entry(entry, now_ms)? == Taken::NoRoom;
+                    refused |= self.take_entry(&entry, now_ms)? == Taken::NoRoom;
                 }
             }
         }

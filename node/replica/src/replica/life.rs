@@ -36,10 +36,10 @@ impl Bag {
 impl Replica {
     /// Asks one ready peer for a snapshot, if none is on its way.
     pub(super) fn seek_sponsor(&mut self) {
-        let asked = |l: &Box<Link>| {
+        let asked = |l: &Link| {
             l.request == Some(Want::Snapshot) || l.awaiting.as_ref().is_some_and(|a| a.want == Want::Snapshot)
         };
-        if self.ready || self.links.values().any(asked) {
+        if self.ready || self.links.values().any(|l| asked(l)) {
             return;
         }
         let able = |(_, l): &(&u64, &mut Box<Link>)| l.peer_ready && l.awaiting.is_none();
@@ -98,7 +98,7 @@ impl Replica {
                 bag.store.remove(&key);
             } else if !self.roster.is_live(record.dot.origin) {
                 bag.store.remove(&key);
-                self.issue_again(key, record, now_ms);
+                self.issue_again(key, &record, now_ms);
             } // else its origin is there, and will bring it itself
         }
         if bag.store.is_empty() {
@@ -117,9 +117,10 @@ impl Replica {
     /// that this node's had deleted.
     fn is_my_turn(&self) -> bool {
         let me = self.settings.origin;
-        self.roster.iter().filter(|(origin, seat)| *origin != me && seat.is_live()).all(|(origin, seat)| {
-            !(seat.returning && origin < me) && seat.since <= self.vector_seen(origin)
-        })
+        self.roster
+            .iter()
+            .filter(|(origin, seat)| *origin != me && seat.is_live())
+            .all(|(origin, seat)| !(seat.returning && origin < me) && seat.since <= self.vector_seen(origin))
     }
 
     /// Whether something newer than a record of a bag stands. A write that was
@@ -150,7 +151,7 @@ impl Replica {
     }
 
     /// The content of a write under a new dot.
-    pub(super) fn issue_again(&mut self, key: Bytes, record: Record, now_ms: u64) {
+    pub(super) fn issue_again(&mut self, key: Bytes, record: &Record, now_ms: u64) {
         let value = record.live(now_ms).cloned();
         let expires_ms = record.expires_ms.filter(|_| value.is_some());
         let first = record.first.as_deref().copied().unwrap_or(record.dot);

@@ -123,5 +123,8 @@ impl Link {
 
 /// A vector as it travels.
 pub(super) fn to_wire(vector: &Vector) -> Vec<Seen> {
-    vector.iter().map(|(&origin, cover)| Seen { origin, hlc: cover.seen, last: cover.last, beyond: cover.beyond }).collect()
+    vector
+        .iter()
+        .map(|(&origin, cover)| Seen { origin, hlc: cover.seen, last: cover.last, beyond: cover.beyond })
+        .collect()
 }

@@ -38,7 +38,7 @@ impl Replica {
         for mut entry in push.entries {
             entry.origin = link.origin;
             if entry.hlc > covered {
-                room &= self.take_entry(entry, now_ms)? == Taken::Yes;
+                room &= self.take_entry(&entry, now_ms)? == Taken::Yes;
             }
         }
         if push.prev > covered {
@@ -72,7 +72,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn take_entry(&mut self, entry: Entry, now_ms: u64) -> Result<Taken, Violation> {
+    pub(super) fn take_entry(&mut self, entry: &Entry, now_ms: u64) -> Result<Taken, Violation> {
         if entry.key.is_empty() || entry.hlc == 0 || entry.origin == 0 {
             return Err(Violation::Malformed);
         }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
-use kvasir_replica::clock::Dot;
 use kvasir_proto::peer::v1::SeatState;
+use kvasir_replica::clock::Dot;
 use kvasir_replica::replica::Vector;
 
 use crate::world::{Node, World};

@@ -9,11 +9,27 @@ use rand::{Rng as _, RngExt as _, SeedableRng as _};
 #[derive(Clone, Debug)]
 pub enum Op {
     /// A write at a node, to be held by so many peers.
-    Put { node: usize, key: u8, ttl_ms: Option<u64>, ack: usize },
-    Delete { node: usize, key: u8 },
+    Put {
+        node: usize,
+        key: u8,
+        ttl_ms: Option<u64>,
+        ack: usize,
+    },
+    Delete {
+        node: usize,
+        key: u8,
+    },
     /// A session goes to a node and reads, or writes and remembers.
-    Read { session: usize, node: usize, key: u8 },
-    SessionPut { session: usize, node: usize, key: u8 },
+    Read {
+        session: usize,
+        node: usize,
+        key: u8,
+    },
+    SessionPut {
+        session: usize,
+        node: usize,
+        key: u8,
+    },
     /// The connection of a pair breaks, and comes up again at once.
     Reset(usize, usize),
     /// No message gets from the first to the second.

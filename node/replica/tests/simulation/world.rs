@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use bytes::Bytes;
+use kvasir_proto::peer::v1::Message;
 use kvasir_replica::clock::Dot;
 use kvasir_replica::replica::{Bounds, Change, Coverage, LinkId, Replica, Settings, View};
 use kvasir_replica::store::Store;
-use kvasir_proto::peer::v1::Message;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -220,7 +220,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn send(&mut self, from: usize, to: usize, message: Message) {
+    fn send(&mut self, from: usize, to: usize, message: &Message) {
         let (loss, duplicate, delay) = if self.healed {
             (0.0, 0.0, 3)
         } else {
@@ -260,7 +260,7 @@ impl<'a> World<'a> {
                 for _ in 0..6 {
                     let Some(node) = &mut self.nodes[place] else { break };
                     let Some(message) = node.replica.poll_send(link, now) else { break };
-                    self.send(place, to, message);
+                    self.send(place, to, &message);
                 }
             }
         }
@@ -275,12 +275,16 @@ impl<'a> World<'a> {
             let link = link.0;
             let now = self.now_ms.saturating_add_signed(node.skew_ms);
             if std::env::var_os("MESSAGES").is_some() && self.trace {
-                println!("{:>9} ms    {} -> {}: {:?}", self.now_ms - 10_000_000, packet.from, packet.to, packet.message.kind);
+                println!(
+                    "{:>9} ms    {} -> {}: {:?}",
+                    self.now_ms - 10_000_000,
+                    packet.from,
+                    packet.to,
+                    packet.message.kind
+                );
             }
             let Some(node) = &mut self.nodes[packet.to] else { continue };
-            node.replica
-                .receive(link, packet.message, now)
-                .expect("clocks are near each other and messages are whole");
+            node.replica.receive(link, packet.message, now).expect("clocks are near each other and messages are whole");
             self.absorb(packet.to);
         }
         self.settle_acks();
@@ -311,7 +315,12 @@ impl<'a> World<'a> {
                         assert!(before < record.dot, "{} went back from {before:?} to {:?}", node.name, record.dot);
                     }
                     let (name, own) = (node.name.clone(), record.dot.origin == node.origin);
-                    let write = Write { key: key.clone(), value: record.value, expires_ms: record.expires_ms, root: record.dot };
+                    let write = Write {
+                        key: key.clone(),
+                        value: record.value,
+                        expires_ms: record.expires_ms,
+                        root: record.dot,
+                    };
                     if own && self.history.get(record.dot).is_none() {
                         let dot = record.dot;
                         self.say(|| format!("{name} writes {dot:?} {write:?}"));
@@ -348,7 +357,9 @@ impl<'a> World<'a> {
             // Whoever covers it now is a holder.
             let holders: Vec<u64> = self
                 .live()
-                .filter(|n| n.replica.vector().get(&dot.origin).is_some_and(|c| c.seen >= dot.hlc) && n.replica.is_ready())
+                .filter(|n| {
+                    n.replica.vector().get(&dot.origin).is_some_and(|c| c.seen >= dot.hlc) && n.replica.is_ready()
+                })
                 .map(|n| n.origin)
                 .collect();
             assert!(holders.len() > ack, "{dot:?} was acknowledged by {ack} peers but only {holders:?} hold it");
@@ -373,7 +384,7 @@ impl<'a> World<'a> {
                 self.say(|| format!("{name} is gone"));
                 for (to, link) in links {
                     if let Some(message) = self.nodes[place].as_mut().and_then(|n| n.replica.poll_send(link, now)) {
-                        self.send(place, to, message);
+                        self.send(place, to, &message);
                     }
                 }
                 self.history.gone(self.nodes[place].take().map_or(0, |node| node.origin));
