@@ -97,13 +97,13 @@ impl Store {
         }
         self.add(&key, dot, u128::wrapping_add);
         self.memory += cost;
-        if !has_value {
-            self.dead.insert((dead, key));
-        } else {
+        if has_value {
             self.with_value += 1;
             if let Some(end) = end {
                 self.expiry.insert((end, key));
             }
+        } else {
+            self.dead.insert((dead, key));
         }
         true
     }
@@ -181,6 +181,11 @@ impl Store {
         if let Some(record) = self.map.remove(key) {
             self.forget(key, &record);
         }
+    }
+
+    /// Records, tombstones included.
+    pub fn len(&self) -> usize {
+        self.map.len()
     }
 
     /// Whether there is no record, not even a tombstone.

@@ -414,7 +414,10 @@ fn voters_may_change_in_the_file_unless_something_above_it_gave_them() {
     assert_eq!((config.voters, config.voters_file), (3, Some(path.clone())));
     let config = Config::from_cli(cli(&["--voters=5"])).unwrap();
     assert_eq!((config.voters, config.voters_file), (5, None));
-    assert_eq!(Config::from_cli(Cli { settings: flags(&["--name", "n"]), ..Cli::default() }).unwrap().voters_file, None);
+    assert_eq!(
+        Config::from_cli(Cli { settings: flags(&["--name", "n"]), ..Cli::default() }).unwrap().voters_file,
+        None
+    );
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl Engine {
         }
         let (before, id) = (inner.origin, inner.replica.id());
         inner.origin = id.origin;
-        let (why, entries) = inner.replica.brought();
+        let (why, entries) = (inner.replica.ended_because(), inner.replica.brought());
         warn!(
             before = format!("{before:016x}"),
             origin = format!("{:016x}", id.origin),
@@ -145,6 +145,6 @@ const fn reason(why: Stranger) -> &'static str {
         Stranger::No => "its seat was ended before it held anything",
         Stranger::Ended => "its seat was ended by the others",
         Stranger::Foreign => "the others' map goes back to another founding",
-        Stranger::Forgotten => "it was away for so long that its seat was forgotten",
+        Stranger::Behind => "it lacks deletes that the others no longer have",
     }
 }

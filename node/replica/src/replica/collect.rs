@@ -47,27 +47,38 @@ impl Replica {
         if !self.ready || hindered || self.roster.voters() < self.majority() {
             return 0;
         }
-        self.roster.live().map(|origin| self.vector_seen(origin)).min().unwrap_or(0)
+        // Of writes that were taken as they are nobody knows which of them were
+        // deleted since: the tombstones must wait for whoever may bring them again.
+        let adopted = self
+            .vector
+            .iter()
+            .filter(|(o, c)| c.last > c.seen && !self.roster.is_live(**o) && self.roster.awaits_return())
+            .map(|(_, c)| c.seen);
+        self.roster.live().map(|origin| self.vector_seen(origin)).chain(adopted).min().unwrap_or(0)
     }
 
     pub(super) fn cut_report(&mut self, now_ms: u64) -> Report {
         let stable = self.stable();
         self.promised |= stable > 0;
+        self.vouched = self.vouched.max(stable);
         let silent = if self.ready { self.silent(now_ms).collect() } else { Vec::new() };
         Report { roster_hash: self.roster_hash(), stable, standing: Some(self.standing()), silent }
     }
 
     pub(super) fn take_report(&mut self, link: &mut Link, report: Report) {
         let standing: Standing = report.standing.unwrap_or_default();
+        // Only who is ready goes back to a founding.
+        link.peer_ready = founding_of(&standing) != (0, 0);
         let same_founding = self.ready && founding_of(&standing) == self.founding;
         if report.roster_hash != self.roster_hash() {
             link.roster_due = true;
         }
-        if self.ready && !same_founding && founding_of(&standing) != (0, 0) {
+        if self.ready && !same_founding && link.peer_ready {
             link.ask(Want::Missing);
         }
         if same_founding && link.compatible && self.roster.is_live(link.origin) {
             self.promised |= standing.promised;
+            self.forgotten = self.forgotten.max(standing.forgotten);
             // Whoever dropped them had everybody's word, this node's included.
             self.collected = self.collected.max(standing.collected.min(self.stable()));
             self.reports.insert(link.origin, report);
@@ -102,12 +113,16 @@ impl Replica {
         let all = self.roster.live().filter(|&o| o != me).map(vouched).min().unwrap_or(own).min(own);
         let step = stamp_at(COLLECT_STEP_MS);
         self.collected = self.collected.max(all - all % step);
+        self.drop_collected();
+        self.retire();
+    }
+
+    pub(super) fn drop_collected(&mut self) {
         if !self.store.is_collected(self.collected) {
             // Watchers hear of what ends by the stamp before it is dropped.
             self.expire(ms_of(self.collected));
             self.store.collect(self.collected, EXPIRE_STEP);
         }
-        self.retire();
     }
 
     /// Forgets seats that nothing can come of any more, and what is known of
@@ -123,6 +138,7 @@ impl Replica {
         for origin in late {
             let ended = self.roster.get(origin).map_or(0, |s| s.since);
             self.roster.end(origin, SeatState::Ended, ended);
+            self.forgotten = self.forgotten.max(ended);
         }
         let gone: Vec<u64> = self
             .roster
@@ -133,13 +149,15 @@ impl Replica {
         for origin in gone {
             self.roster.remove(origin);
         }
-        self.roster.bound();
+        self.forgotten = self.forgotten.max(self.roster.bound());
         if !self.roster.awaits_return() {
             let (roster, collected) = (&self.roster, self.collected);
             self.vector.retain(|&o, c| roster.get(o).is_some() || c.seen.max(c.wrote()) > collected);
         }
         let roster = &self.roster;
         self.reports.retain(|&o, _| roster.is_live(o));
+        let collected = self.collected;
+        self.vouched_before.retain(|&o, vouched| roster.is_live(o) && *vouched > collected);
     }
 
     /// Seats that were not linked for `evictAfter`.

@@ -163,7 +163,7 @@ impl Replica {
             for entry in delta.entries {
                 // Covered means held or beaten: except when that is what is in doubt.
                 if snapshot || want == Want::Repair || entry.hlc > self.covered(entry.origin) {
-                    refused |= self.take_entry(entry, now_ms)? == Taken::NoRoom;
+                    refused |= self.take_entry(&entry, now_ms)? == Taken::NoRoom;
                 }
             }
         }
@@ -275,13 +275,17 @@ impl Replica {
             self.reports.clear();
         }
         // Who holds as much as was forgotten here holds every delete there was.
-        // (Not judged: seats that it has not heard of, whose writes are all later;
-        // and its own, of which it holds everything.)
+        // One that was not known yet when this node vouched must hold that much:
+        // others may forget it on the strength of this node's word.
+        // (Not judged: seats that it has not heard of, whose writes are all later.)
+        let least = self.collected.max(self.vouched_before.get(&link.origin).copied().unwrap_or(0));
         let holds = |origin: u64| sync.seen.iter().find(|s| s.origin == origin).map(|s| s.hlc);
-        let knows = theirs.collected >= self.collected
-            || (holds(self.settings.origin) >= Some(self.collected)
-                && self.roster.members().filter_map(holds).all(|held| held >= self.collected));
+        let enough = |origin: u64, held: u64| held >= least.min(self.vector_seen(origin));
+        let me = self.settings.origin;
+        let knows = theirs.collected >= least
+            || (enough(me, holds(me).unwrap_or(0))
+                && self.roster.members().all(|o| holds(o).is_none_or(|held| enough(o, held))));
         link.compatible = knows;
-        if knows { Stranger::No } else { Stranger::Forgotten }
+        if knows { Stranger::No } else { Stranger::Behind }
     }
 }

@@ -20,13 +20,17 @@ pub(super) struct Bag {
     founding: (u64, u64),
     promised: bool,
     collected: u64,
-    /// Why the seat was over.
-    why: Stranger,
     /// Of an origin that the snapshot knew nothing of, writes up to this stamp
     /// were taken in before.
     floor: u64,
     /// The last key that was looked at.
     after: Option<Bytes>,
+}
+
+impl Bag {
+    pub(super) fn len(&self) -> usize {
+        self.store.len()
+    }
 }
 
 impl Replica {
@@ -35,10 +39,10 @@ impl Replica {
         let asked = |l: &Link| {
             l.request == Some(Want::Snapshot) || l.awaiting.as_ref().is_some_and(|a| a.want == Want::Snapshot)
         };
-        if self.ready || self.links.values().any(asked) {
+        if self.ready || self.links.values().any(|l| asked(l)) {
             return;
         }
-        let able = |(_, l): &(&u64, &mut Link)| l.peer_ready && l.awaiting.is_none();
+        let able = |(_, l): &(&u64, &mut Box<Link>)| l.peer_ready && l.awaiting.is_none();
         let sponsor = self.sponsor;
         let next = self.links.iter_mut().filter(able).min_by_key(|(id, _)| (**id <= sponsor, **id));
         if let Some((&id, link)) = next {
@@ -62,13 +66,16 @@ impl Replica {
         }
         self.clock.observe(standing.collected);
         (self.founding, self.promised, self.collected) = (founding_of(standing), standing.promised, standing.collected);
+        self.forgotten = standing.forgotten;
         for bag in &mut self.bags {
-            bag.floor = match bag.why {
-                _ if bag.founding != self.founding => 0,
-                // Nobody remembers what was taken in of it: what may have been
-                // deleted since must not come back.
-                Stranger::Forgotten => self.collected,
-                _ => bag.collected,
+            bag.floor = if bag.founding != self.founding {
+                0
+            } else if bag.collected < self.forgotten {
+                // Nobody may remember what was taken in of it: what may have
+                // been deleted since must not come back.
+                self.collected
+            } else {
+                bag.collected
             };
         }
         self.become_ready(now_ms);
@@ -91,7 +98,7 @@ impl Replica {
                 bag.store.remove(&key);
             } else if !self.roster.is_live(record.dot.origin) {
                 bag.store.remove(&key);
-                self.issue_again(key, record, now_ms);
+                self.issue_again(key, &record, now_ms);
             } // else its origin is there, and will bring it itself
         }
         if bag.store.is_empty() {
@@ -144,7 +151,7 @@ impl Replica {
     }
 
     /// The content of a write under a new dot.
-    pub(super) fn issue_again(&mut self, key: Bytes, record: Record, now_ms: u64) {
+    pub(super) fn issue_again(&mut self, key: Bytes, record: &Record, now_ms: u64) {
         let value = record.live(now_ms).cloned();
         let expires_ms = record.expires_ms.filter(|_| value.is_some());
         let first = record.first.as_deref().copied().unwrap_or(record.dot);
@@ -159,6 +166,7 @@ impl Replica {
         if self.leaving {
             return;
         }
+        self.ended_because = why;
         self.counters.returns += 1;
         let ended = self.clock.tick(now_ms);
         // A map that was not whole yet has nothing to bring along.
@@ -169,7 +177,6 @@ impl Replica {
                 founding: self.founding,
                 promised: self.promised,
                 collected: self.collected,
-                why,
                 floor: 0,
                 after: None,
             });
@@ -192,7 +199,9 @@ impl Replica {
                 returning: !self.bags.is_empty(),
             },
         );
-        (self.ready, self.founding, self.promised, self.collected) = (false, (0, 0), false, 0);
+        (self.ready, self.founding, self.promised) = (false, (0, 0), false);
+        (self.collected, self.forgotten, self.vouched) = (0, 0, 0);
+        self.vouched_before.clear();
         self.clear();
         self.log.reset();
         self.reports.clear();
@@ -200,13 +209,6 @@ impl Replica {
         self.sponsor = 0;
         self.started_ms = now_ms;
         self.links.clear();
-    }
-
-    /// Why this node last began anew, and how many entries it has yet to look
-    /// at that it brought along.
-    pub fn brought(&self) -> (Stranger, u64) {
-        let entries = self.bags.iter().map(|bag| bag.store.keys() + bag.store.tombstones()).sum();
-        (self.bags.last().map_or(Stranger::No, |bag| bag.why), entries)
     }
 
     fn clear(&mut self) {
@@ -280,6 +282,9 @@ impl Replica {
                     return Ok(());
                 }
             } else if !self.is_retired(origin, &seat) {
+                if self.roster.get(origin).is_none() {
+                    self.vouched_before.insert(origin, self.vouched);
+                }
                 changed |= self.roster.take(origin, seat);
             }
         }

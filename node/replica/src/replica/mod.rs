@@ -15,14 +15,16 @@ mod delta;
 mod life;
 mod link;
 mod log;
+mod observe;
 mod push;
 mod roster;
+mod types;
 mod vector;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use kvasir_proto::peer::v1::{Ack, Digest, Entry, Message, Report, SeatState, Standing, Want, message::Kind};
+use kvasir_proto::peer::v1::{Ack, Digest, Entry, Message, Report, SeatState, Standing, Stranger, Want, message::Kind};
 
 use self::life::Bag;
 use self::link::Link;
@@ -31,8 +33,9 @@ use self::log::Log;
 pub use self::log::{LOG_MAX_BYTES, LOG_MAX_ENTRIES};
 use self::roster::Roster;
 pub use self::roster::{MAX_ENDED, MAX_SEATS, Seat};
+pub use self::types::{Bounds, Change, Counters, Coverage, Full, Holders, PeerId, Settings, View, Violation};
 pub use self::vector::{Cover, Vector};
-use crate::clock::{Clock, Dot, ms_of};
+use crate::clock::{Clock, Dot};
 use crate::store::{Record, Store};
 
 /// A message carries at most this many bytes of keys and values, plus one entry.
@@ -68,182 +71,10 @@ pub const COLLECT_STEP_MS: u64 = 4_096;
 /// saw its writes can be told that they are lost.
 pub const REMEMBER_ENDED_MS: u64 = 10 * 60 * 1000;
 /// An evicted process that comes back later than this brings no writes along.
-pub const REMEMBER_EVICTED_MS: u64 = 24 * 60 * 60 * 1000;
+pub const REMEMBER_EVICTED_MS: u64 = 60 * 60 * 1000;
 
-/// What a replica must know at its start.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// This process: never used before, never to be used again. Not 0.
-    pub origin: u64,
-    /// The node, unique in the cluster; a later process of the name replaces
-    /// an earlier one.
-    pub name: String,
-    /// Whether it is a member of the cluster proper, not a sidecar.
-    pub voter: bool,
-    /// When the process started, milliseconds since 1970.
-    pub started_ms: u64,
-    /// How many voters the cluster is meant to have; 0: as many as are known.
-    pub voters: usize,
-    /// After how long a silence a seat may be given up on, milliseconds.
-    pub evict_after_ms: u64,
-    /// Between two heartbeats, and between two digests, milliseconds.
-    pub sync_interval_ms: u64,
-    /// A peer whose clock is further ahead than this is refused, milliseconds.
-    pub max_clock_skew_ms: u64,
-    /// Client writes that would take the store above this many bytes are refused.
-    pub max_memory: Option<u64>,
-    /// When the store is full, values that will end make room, those that end
-    /// first going first.
-    pub evict_ending: bool,
-    /// Whether this node may be ready without having synced from a ready one,
-    /// when every peer that is known is as new as itself.
-    pub may_found: bool,
-    /// Whether to serve alone when `join_timeout_ms` brought no ready peer.
-    pub serve_alone: bool,
-    /// How long to look for a ready peer, milliseconds.
-    pub join_timeout_ms: u64,
-    /// Bounds on single steps and on the log; small ones only in simulations.
-    pub bounds: Bounds,
-}
-
-/// How much is done at once, and kept.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// See [`LOG_MAX_ENTRIES`].
-    pub log_entries: usize,
-    /// See [`MESSAGE_MAX_ENTRIES`].
-    pub message_entries: usize,
-    /// See [`SCAN_STEP`].
-    pub scan_step: usize,
-}
-
-impl Default for Bounds {
-    fn default() -> Self {
-        Self { log_entries: LOG_MAX_ENTRIES, message_entries: MESSAGE_MAX_ENTRIES, scan_step: SCAN_STEP }
-    }
-}
-
-/// Why a write was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the node is full: it holds {held} of at most {limit} bytes (maxMemory); delete keys or raise the limit")]
-pub struct Full {
-    /// Accounted bytes now.
-    pub held: u64,
-    /// The limit.
-    pub limit: u64,
-}
-
-/// Why a link must be closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Violation {
-    /// The peer's clock is too far ahead of ours.
-    #[error(
-        "the peer's clock is {ahead_ms} ms ahead, at most {limit_ms} ms (maxClockSkew): check the time service of both machines"
-    )]
-    ClockAhead {
-        /// By how much.
-        ahead_ms: u64,
-        /// What is allowed.
-        limit_ms: u64,
-    },
-    /// The peer sent what the protocol does not have.
-    #[error("the peer sent a message without a kind: it speaks another version of the protocol")]
-    Unknown,
-    /// An entry that no node makes: without a key or without a stamp.
-    #[error("the peer sent an entry without a key or a stamp")]
-    Malformed,
-}
-
-/// What discovery and membership know that the replica cannot.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct View {
-    /// Every discovery provider has answered at least once.
-    pub answered: bool,
-    /// Addresses of other nodes that were found and have no link yet.
-    pub unlinked: usize,
-}
-
-/// Figures of a replica since its start.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counters {
-    /// Deltas that were answered with a scan of the store.
-    pub scans: u64,
-    /// Syncs that were sent.
-    pub syncs: u64,
-    /// Times that equal vectors came with different maps: a bug, bad memory,
-    /// or what a node left half-sent when it died.
-    pub divergences: u64,
-    /// Entries taken from peers.
-    pub entries_in: u64,
-    /// Entries sent to peers.
-    pub entries_out: u64,
-    /// Times that this node began anew, its life having been ended by others.
-    pub returns: u64,
-    /// Writes of ended seats of this node that no member had, and that were
-    /// issued again under a new dot.
-    pub reissued: u64,
-    /// Times that writes which a dead node had half sent were taken as they are.
-    pub adoptions: u64,
-    /// Values deleted to make room.
-    pub evicted_keys: u64,
-    /// Peers' writes that found no room.
-    pub no_room: u64,
-}
-
-/// A process at the other end of a link.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerId {
-    /// The process.
-    pub origin: u64,
-    /// The node.
-    pub name: String,
-    /// Whether it is a member of the cluster proper, not a sidecar.
-    pub voter: bool,
-    /// When its seat was taken, milliseconds since 1970 by its own clock.
-    pub started_ms: u64,
-    /// Whether it brings writes of an ended seat that it has yet to issue again.
-    pub returning: bool,
-}
-
-/// What a watcher of the map, or of the cluster, may want to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// The key has a new record: a value, or none.
-    Wrote(Bytes, Record),
-    /// The value under the key came to its end; its dot.
-    Expired(Bytes, Dot),
-    /// The map was taken anew: what was told before may not hold.
-    Reset,
-    /// A seat was given up on by a majority.
-    Evicted(Seat),
-    /// A write was issued again: its dot, and the new one.
-    Reissued(Dot, Dot),
-}
-
-/// Who holds a write, as far as this node was told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Holders {
-    /// Linked peers, by name, that said so.
-    pub peers: usize,
-    /// Voters among them, and this node if it is one.
-    pub voters: usize,
-    /// Seats that take part and have not said so.
-    pub lacking: usize,
-    /// How many voters are a majority.
-    pub majority: usize,
-}
-
-/// Whether a node holds a write that was seen elsewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Coverage {
-    /// That, or one that beats it.
-    Covered,
-    /// Not yet.
-    Behind,
-    /// It was lost with its node.
-    Lost,
-}
-
+// Each flag is a fact of its own: no two of them make a state.
+#[allow(clippy::struct_excessive_bools)]
 /// One replica.
 #[derive(Debug)]
 pub struct Replica {
@@ -255,7 +86,8 @@ pub struct Replica {
     /// or both are deleted and at or below `collected`.
     vector: Vector,
     log: Log,
-    links: BTreeMap<LinkId, Link>,
+    /// Boxed: each is taken out while it is worked on.
+    links: BTreeMap<LinkId, Box<Link>>,
     next_link: LinkId,
     ready: bool,
     leaving: bool,
@@ -274,13 +106,24 @@ pub struct Replica {
     /// All tombstones up to this stamp may be dropped; whatever arrives with a
     /// stamp up to it was taken in before.
     collected: u64,
+    /// Of seats that were given up on up to this stamp, it may no longer be
+    /// known which of their writes were taken in.
+    forgotten: u64,
+    /// Something came in, or a beat has passed, since the last tick.
+    heard: bool,
     /// What each seat last vouched for.
     reports: BTreeMap<u64, Report>,
+    /// The largest stamp that this node vouched for.
+    vouched: u64,
+    /// What it had vouched for when it first heard of a seat.
+    vouched_before: BTreeMap<u64, u64>,
     /// Since when there was no link to a seat.
     silent_since: BTreeMap<u64, u64>,
     /// While writes that ended seats had half sent are looked for: the members
     /// that are still to be asked.
     adopting: Option<BTreeSet<u64>>,
+    /// Why this node last began anew.
+    ended_because: Stranger,
     /// What ended seats of this node left, until it is issued again.
     bags: Vec<Bag>,
     /// The link that a snapshot was last asked of.
@@ -324,9 +167,14 @@ impl Replica {
             founding: (0, 0),
             promised: false,
             collected: 0,
+            forgotten: 0,
+            heard: true,
             reports: BTreeMap::new(),
+            vouched: 0,
+            vouched_before: BTreeMap::new(),
             silent_since: BTreeMap::new(),
             adopting: None,
+            ended_because: Stranger::No,
             bags: Vec::new(),
             sponsor: 0,
             full_since_ms: None,
@@ -439,11 +287,12 @@ impl Replica {
         self.links.retain(|_, l| l.origin != origin);
         let id = self.next_link;
         self.next_link += 1;
-        let mut link = Link::new(origin);
+        let mut link = Box::new(Link::new(origin));
         link.request = Some(if self.ready { Want::Missing } else { Want::Hello });
         self.links.insert(id, link);
         if self.roster.get(origin).is_none() {
             let state = SeatState::Joining;
+            self.vouched_before.insert(origin, self.vouched);
             self.roster.take(origin, Seat { name, voter, started_ms, state, since: 0, returning });
             self.roster_changed();
         }
@@ -466,6 +315,7 @@ impl Replica {
         // What an older connection left is dropped.
         let Some(mut state) = self.links.remove(&link) else { return Ok(()) };
         let me = self.settings.origin;
+        self.heard |= !matches!(message.kind, Some(Kind::Push(_) | Kind::Ack(_) | Kind::Digest(_)));
         let result = match message.kind {
             Some(Kind::Push(push)) => self.take_push(&mut state, push, now_ms),
             Some(Kind::Digest(digest)) => {
@@ -562,9 +412,14 @@ impl Replica {
             self.next_beat_ms = now_ms + self.settings.sync_interval_ms;
             self.beat(now_ms);
         }
-        self.collect();
-        self.adopt_orphans();
-        self.issue_bags(now_ms);
+        // What is agreed changes with what peers report, not with the time.
+        if std::mem::take(&mut self.heard) || !self.bags.is_empty() {
+            self.collect();
+            self.adopt_orphans();
+            self.issue_bags(now_ms);
+        } else if self.ready {
+            self.drop_collected();
+        }
         if !self.ready {
             self.seek_sponsor();
             self.consider_ready(view, now_ms);
@@ -572,6 +427,7 @@ impl Replica {
     }
 
     fn beat(&mut self, now_ms: u64) {
+        self.heard = true;
         if self.ready {
             let seen = self.clock.tick(now_ms);
             self.vector.entry(self.settings.origin).or_default().seen = seen;
@@ -612,127 +468,6 @@ impl Replica {
         });
     }
 
-    // ---- what others may know
-
-    /// Whether it holds what a ready peer held when it joined, or was first.
-    pub const fn is_ready(&self) -> bool {
-        self.ready
-    }
-
-    /// The map.
-    pub const fn store(&self) -> &Store {
-        &self.store
-    }
-
-    /// What was taken in of each origin.
-    pub const fn vector(&self) -> &Vector {
-        &self.vector
-    }
-
-    /// Who takes part, by origin.
-    pub fn seats(&self) -> impl Iterator<Item = (u64, &Seat)> {
-        self.roster.iter()
-    }
-
-    /// Tombstones up to this stamp are dropped.
-    pub const fn collected(&self) -> u64 {
-        self.collected
-    }
-
-    /// The founding that the map goes back to: a stamp, and who founded.
-    pub const fn founding(&self) -> (u64, u64) {
-        self.founding
-    }
-
-    /// This node as its peers are to know it.
-    pub fn id(&self) -> PeerId {
-        PeerId {
-            origin: self.settings.origin,
-            name: self.settings.name.clone(),
-            voter: self.settings.voter,
-            started_ms: self.settings.started_ms,
-            returning: !self.bags.is_empty(),
-        }
-    }
-
-    /// The origin of this node's writes. Another one once the node has begun
-    /// anew: all its links are gone then.
-    pub const fn origin(&self) -> u64 {
-        self.settings.origin
-    }
-
-    /// Whether a peer's write found no room lately.
-    pub const fn is_overfull(&self) -> bool {
-        self.full_since_ms.is_some()
-    }
-
-    /// Origins of the processes that are linked.
-    pub fn linked(&self) -> impl Iterator<Item = u64> {
-        self.links.values().map(|l| l.origin)
-    }
-
-    /// How many voters the cluster is meant to have, from now on.
-    pub fn set_voters(&mut self, voters: usize) {
-        self.settings.voters = voters;
-    }
-
-    /// Own writes that are still in the log and that no linked peer, or not
-    /// every one, said it holds: `(none, not all)`.
-    pub fn uncovered(&self) -> (usize, usize) {
-        let any = self.links.values().map(|l| l.acked).max().unwrap_or(0);
-        let all = self.links.values().map(|l| l.acked).min().unwrap_or(0);
-        (self.log.above(any).count(), self.log.above(all).count())
-    }
-
-    /// Who holds this node's own write with the stamp `hlc`. Counted by name:
-    /// a node that restarted is not two.
-    pub fn holders(&self, hlc: u64) -> Holders {
-        let mut names: Vec<(&str, bool)> = self
-            .links
-            .values()
-            .filter(|l| l.acked >= hlc && l.compatible && self.roster.is_live(l.origin))
-            .filter_map(|l| self.roster.get(l.origin).map(|seat| (seat.name.as_str(), seat.voter)))
-            .filter(|(name, _)| *name != self.settings.name)
-            .collect();
-        names.sort_unstable();
-        names.dedup_by_key(|(name, _)| *name);
-        let voters = names.iter().filter(|(_, voter)| *voter).count() + usize::from(self.settings.voter);
-        let others = self.roster.members().filter(|&o| o != self.settings.origin).count();
-        Holders { peers: names.len(), voters, lacking: others.saturating_sub(names.len()), majority: self.majority() }
-    }
-
-    /// Whether the write `dot`, which was seen on a node whose map goes back to
-    /// `founding`, is held here.
-    pub fn coverage(&self, dot: Dot, founding: (u64, u64)) -> Coverage {
-        if dot.hlc <= self.vector_seen(dot.origin) {
-            Coverage::Covered
-        } else if dot.hlc <= self.collected {
-            // Taken in by all, if it was of this founding. (What an evicted node
-            // knew alone is neither covered nor lost until it has come back.)
-            match self.roster.get(dot.origin) {
-                Some(seat) if !seat.is_live() && self.roster.awaits_return() => Coverage::Behind,
-                Some(seat) if !seat.is_live() => Coverage::Lost,
-                _ if founding == self.founding => Coverage::Covered,
-                _ => Coverage::Lost,
-            }
-        } else if self.roster.get(dot.origin).is_some_and(|seat| !seat.is_live()) && self.is_agreed() {
-            Coverage::Lost
-        } else {
-            Coverage::Behind
-        }
-    }
-
-    /// The age of the oldest moment that some linked peer has not yet vouched
-    /// for, milliseconds; `None` with no link.
-    pub fn lag_ms(&self, now_ms: u64) -> Option<u64> {
-        self.links.values().map(|l| now_ms.saturating_sub(ms_of(self.vector_seen(l.origin)))).max()
-    }
-
-    /// Figures since the start.
-    pub const fn counters(&self) -> Counters {
-        self.counters
-    }
-
     fn vector_seen(&self, origin: u64) -> u64 {
         self.vector.get(&origin).map_or(0, |c| c.seen)
     }
@@ -763,7 +498,13 @@ impl Replica {
 
     fn standing(&self) -> Standing {
         let (founded_hlc, founded_by) = self.founding;
-        Standing { founded_hlc, founded_by, promised: self.promised, collected: self.collected }
+        Standing {
+            founded_hlc,
+            founded_by,
+            promised: self.promised,
+            collected: self.collected,
+            forgotten: self.forgotten,
+        }
     }
 }
 

@@ -38,7 +38,7 @@ impl Replica {
         for mut entry in push.entries {
             entry.origin = link.origin;
             if entry.hlc > covered {
-                room &= self.take_entry(entry, now_ms)? == Taken::Yes;
+                room &= self.take_entry(&entry, now_ms)? == Taken::Yes;
             }
         }
         if push.prev > covered {
@@ -72,7 +72,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn take_entry(&mut self, entry: Entry, now_ms: u64) -> Result<Taken, Violation> {
+    pub(super) fn take_entry(&mut self, entry: &Entry, now_ms: u64) -> Result<Taken, Violation> {
         if entry.key.is_empty() || entry.hlc == 0 || entry.origin == 0 {
             return Err(Violation::Malformed);
         }
@@ -133,13 +133,14 @@ impl Replica {
             return;
         }
         let theirs = u128::from(digest.fingerprint_hi) << 64 | u128::from(digest.fingerprint_lo);
-        // Where one has forgotten more, or is about to, nothing can be compared.
+        if digest.seen_hash != self.seen_hash() {
+            return link.ask(Want::Missing);
+        }
+        // Where one has forgotten more, or is about to, the maps cannot be compared.
         if digest.collected != self.collected || !self.store.is_collected(self.collected) {
             return;
         }
-        if digest.seen_hash != self.seen_hash() {
-            link.ask(Want::Missing);
-        } else if theirs == self.store.fingerprint() {
+        if theirs == self.store.fingerprint() {
             link.strikes = 0;
         } else {
             link.strikes += 1;

@@ -147,16 +147,16 @@ impl Roster {
         self.seats.remove(&origin);
     }
 
-    /// Drops the longest ended when there are too many.
-    pub(super) fn bound(&mut self) -> Vec<u64> {
+    /// Drops the longest ended when there are too many. Returns when the last
+    /// of them had ended; 0: none was dropped.
+    pub(super) fn bound(&mut self) -> u64 {
         let mut ended: Vec<_> = self.iter().filter(|(_, s)| !s.is_live()).map(|(o, s)| (s.since, o)).collect();
+        let many = ended.len().saturating_sub(MAX_ENDED);
         ended.sort_unstable();
-        let dropped: Vec<_> =
-            ended.iter().take(ended.len().saturating_sub(MAX_ENDED)).map(|&(_, origin)| origin).collect();
-        for origin in &dropped {
+        for (_, origin) in &ended[..many] {
             self.seats.remove(origin);
         }
-        dropped
+        ended[..many].last().map_or(0, |(since, _)| *since)
     }
 
     /// Distinct names of live voters.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
+use kvasir_proto::peer::v1::SeatState;
 use kvasir_replica::clock::Dot;
 use kvasir_replica::replica::Vector;
 
@@ -169,10 +170,14 @@ pub fn survivors(world: &World) -> BTreeMap<Bytes, Dot> {
     best
 }
 
-/// Whether a sidecar that died is waited for, until it is given up on.
+/// Whether a sidecar that died is waited for: until it is given up on, and when
+/// it had half sent something, until it can be sure not to return.
 fn waits(world: &World, node: &Node) -> bool {
+    let replica = &node.replica;
     let gone = |origin| world.live().all(|n| n.origin != origin);
-    world.plan.evict_after_ms > 60_000 && node.replica.seats().any(|(o, seat)| seat.is_live() && gone(o))
+    let late = world.plan.evict_after_ms > 60_000 && replica.seats().any(|(o, seat)| seat.is_live() && gone(o));
+    let half_sent = replica.vector().values().any(|c| c.last > c.seen);
+    late || half_sent && replica.seats().any(|(_, seat)| seat.state == SeatState::Evicted)
 }
 
 /// Whether all are ready, equal, and have forgotten what may be forgotten.
@@ -212,8 +217,10 @@ pub fn at_the_end(world: &World, survivors: &BTreeMap<Bytes, Dot>) {
         assert_eq!((&write.key, write.expires_ms), (key, record.expires_ms));
         assert!(record.value == write.value || record.expires_ms.is_some_and(|end| end < now), "{key:?}");
     }
+    // What someone has yet to issue again is not lost.
+    let issued = !(waits(world, node) && node.replica.seats().any(|(_, seat)| seat.is_live() && seat.returning));
     // Without a loss of memory, the last write of each key stands.
-    if !history.crashed {
+    if !history.crashed && issued {
         for (key, dots) in &history.by_key {
             let last = dots.last().expect("a key has a write");
             let stands = at(key) == Some(*last) || (at(key).is_none() && history.ended(key, *last, now));
@@ -221,8 +228,6 @@ pub fn at_the_end(world: &World, survivors: &BTreeMap<Bytes, Dot>) {
         }
     }
     // Nothing that anyone held when it healed is lost.
-    // (What someone has yet to issue again is not lost.)
-    let issued = !(waits(world, node) && node.replica.seats().any(|(_, seat)| seat.is_live() && seat.returning));
     for (key, dot) in survivors.iter().filter(|_| issued) {
         let stands = at(key) >= Some(*dot) || (at(key).is_none() && history.ended(key, *dot, now));
         assert!(stands, "{key:?}: {dot:?} was held, at the end is {:?}", at(key));

@@ -2,7 +2,7 @@
 //! delays, reorders and cuts, with crashes, restarts, evictions, clocks that
 //! differ and jump, full nodes, TTLs, sessions and acknowledgements, by seed.
 //!
-//! `SEEDS=n` runs n seeds (default 1000) from `FROM` (default 0), and `SEED=s`
+//! `SEEDS=n` runs n seeds (default 5000) from `FROM` (default 0), and `SEED=s`
 //! one, with its trace. A seed that fails is cut down to the operations that it
 //! takes to fail, and those are printed as a trace.
 
@@ -62,7 +62,7 @@ fn clusters_keep_every_promise_whatever_the_network_does() {
         }
         return World::new(&plan, true).run();
     }
-    let (from, seeds) = (number("FROM").unwrap_or(0), number("SEEDS").unwrap_or(1_000));
+    let (from, seeds) = (number("FROM").unwrap_or(0), number("SEEDS").unwrap_or(5_000));
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let (next, done) = (AtomicU64::new(from), AtomicU64::new(0));
     let failed = AtomicU64::new(u64::MAX);

@@ -220,7 +220,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn send(&mut self, from: usize, to: usize, message: Message) {
+    fn send(&mut self, from: usize, to: usize, message: &Message) {
         let (loss, duplicate, delay) = if self.healed {
             (0.0, 0.0, 3)
         } else {
@@ -260,7 +260,7 @@ impl<'a> World<'a> {
                 for _ in 0..6 {
                     let Some(node) = &mut self.nodes[place] else { break };
                     let Some(message) = node.replica.poll_send(link, now) else { break };
-                    self.send(place, to, message);
+                    self.send(place, to, &message);
                 }
             }
         }
@@ -384,7 +384,7 @@ impl<'a> World<'a> {
                 self.say(|| format!("{name} is gone"));
                 for (to, link) in links {
                     if let Some(message) = self.nodes[place].as_mut().and_then(|n| n.replica.poll_send(link, now)) {
-                        self.send(place, to, message);
+                        self.send(place, to, &message);
                     }
                 }
                 self.history.gone(self.nodes[place].take().map_or(0, |node| node.origin));
