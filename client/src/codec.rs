@@ -25,7 +25,7 @@ use bytes::Bytes;
 /// }
 ///
 /// let bytes = BigEndian.encode(&7).unwrap();
-/// assert_eq!(BigEndian.decode(bytes), Ok(7));
+/// assert_eq!(BigEndian.decode(bytes).unwrap(), 7);
 /// ```
 pub trait Codec<T> {
     /// Why a value cannot be turned, either way.

@@ -74,8 +74,12 @@ fn pass(a: &Engine, b: &Engine, links: (LinkId, LinkId)) {
         if to_b.is_none() && to_a.is_none() {
             return;
         }
-        to_b.map(|message| b.receive(links.1, message).unwrap());
-        to_a.map(|message| a.receive(links.0, message).unwrap());
+        if let Some(message) = to_b {
+            b.receive(links.1, message).unwrap();
+        }
+        if let Some(message) = to_a {
+            a.receive(links.0, message).unwrap();
+        }
     }
 }
 
