@@ -2,7 +2,7 @@
 export CARGO_INCREMENTAL := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-lint test-unit test-sim test-process test-e2e demo image crds clean
+.PHONY: help setup test test-lint test-unit test-sim sim mutations test-process test-e2e demo image crds clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|'
@@ -21,6 +21,12 @@ test-unit: setup ## tests of single modules
 
 test-sim: setup ## thousands of simulated clusters; SEEDS=n sets how many
 	scripts/test sim
+
+sim: ## simulated clusters on all cores, with progress; SEEDS=n sets how many, FROM=s the first
+	SEEDS=$${SEEDS:-1000000} cargo test --release --locked -p kvasir-replica --test simulation -- --nocapture
+
+mutations: ## plant each known bug in the protocol, and see that the simulation finds it
+	scripts/mutations
 
 test-process: setup ## real node processes on loopback
 	scripts/test process

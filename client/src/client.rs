@@ -1,6 +1,7 @@
 //! The client: its settings, and the calls. How a call is tried again is here; when and how often is `retry`'s, and
 //! over which connection `link`'s.
 
+use crate::ack::{self, Ack};
 use crate::cluster::{self, Leader, Member, Status, WhoAmI};
 use crate::error::{Error, Failure};
 use crate::kv::{self, Entry, ListOptions, PutOptions, Value, Version};
@@ -178,61 +179,44 @@ impl Client {
         value: impl Into<Bytes>,
         options: PutOptions,
     ) -> Result<Version, Error> {
-        let ttl = options
-            .ttl
-            .map(prost_types::Duration::try_from)
-            .transpose()
-            .map_err(|_| Error::Refused("ttl: longer than the wire can carry; leave it out".to_owned()))?;
-        let request = v1::PutRequest { key: key.into(), value: value.into(), ttl };
-        let answer = self
-            .call(|via| {
-                let (mut kv, request) = (self.kv(via), request.clone());
-                async move { kv.put(request).await }
-            })
-            .await?;
-        kv::version(answer.version)
+        let answer = self.send_put(kv::put_request(key.into(), value.into(), options)?).await?;
+        let version = kv::version(answer.version)?;
+        ack::check(options.ack, Some(version), answer.acked)?;
+        Ok(version)
     }
 
     /// Reads a key; none when it is not there, or its TTL has ended.
     pub async fn get(&self, key: impl Into<String>) -> Result<Option<Value>, Error> {
-        let request = v1::GetRequest { key: key.into() };
-        let answer = self
-            .call(|via| {
-                let (mut kv, request) = (self.kv(via), request.clone());
-                async move {
-                    match kv.get(request).await {
-                        Ok(answer) => Ok(Response::new(Some(answer.into_inner()))),
-                        Err(status) if status.code() == Code::NotFound => Ok(Response::new(None)),
-                        Err(status) => Err(status),
-                    }
-                }
-            })
-            .await?;
-        answer.map(kv::value).transpose()
+        let request = v1::GetRequest { key: key.into(), session: None };
+        self.send_get(request).await?.map(kv::value).transpose()
     }
 
     /// Tells whether a key is there.
     pub async fn exists(&self, key: impl Into<String>) -> Result<bool, Error> {
-        let request = v1::ExistsRequest { key: key.into() };
-        let answer = self
-            .call(|via| {
-                let (mut kv, request) = (self.kv(via), request.clone());
-                async move { kv.exists(request).await }
-            })
-            .await?;
-        Ok(answer.exists)
+        let request = v1::ExistsRequest { key: key.into(), session: None };
+        Ok(self.send_exists(request).await?.exists)
     }
 
     /// Deletes a key, and tells whether it was there.
     pub async fn delete(&self, key: impl Into<String>) -> Result<bool, Error> {
-        let request = v1::DeleteRequest { key: key.into() };
-        let answer = self
-            .call(|via| {
-                let (mut kv, request) = (self.kv(via), request.clone());
-                async move { kv.delete(request).await }
-            })
-            .await?;
+        let request = v1::DeleteRequest { key: key.into(), ..v1::DeleteRequest::default() };
+        Ok(self.send_delete(request).await?.existed)
+    }
+
+    /// Deletes a key, and returns once others hold the delete. If it was not there, nothing is waited for.
+    pub async fn delete_with(&self, key: impl Into<String>, ack: impl Into<Ack>) -> Result<bool, Error> {
+        let ack = ack.into();
+        let request = v1::DeleteRequest { key: key.into(), ack: Some(ack.wire()?), session: None };
+        let answer = self.send_delete(request).await?;
+        let version = answer.version.map(|version| kv::version(Some(version))).transpose()?;
+        ack::check(Some(ack), version, answer.acked)?;
         Ok(answer.existed)
+    }
+
+    /// Gives a key another end, or none, and leaves its value. Tells whether it was there.
+    pub async fn touch(&self, key: impl Into<String>, ttl: Option<Duration>) -> Result<bool, Error> {
+        let request = v1::TouchRequest { key: key.into(), ttl: kv::wire_ttl(ttl)?, ..v1::TouchRequest::default() };
+        Ok(self.send_touch(request).await?.existed)
     }
 
     /// The live keys that begin with `prefix`, all with an empty one, in ascending byte order. They are fetched as the
@@ -299,8 +283,63 @@ impl Client {
         cluster::leader(answer)
     }
 
+    pub(crate) async fn send_put(&self, request: v1::PutRequest) -> Result<v1::PutResponse, Error> {
+        self.call(|via| {
+            let (mut kv, request) = (self.kv(via), self.timed(request.clone()));
+            async move { kv.put(request).await }
+        })
+        .await
+    }
+
+    /// None when the node answers that there is no such key.
+    pub(crate) async fn send_get(&self, request: v1::GetRequest) -> Result<Option<v1::GetResponse>, Error> {
+        self.call(|via| {
+            let (mut kv, request) = (self.kv(via), self.timed(request.clone()));
+            async move {
+                match kv.get(request).await {
+                    Ok(answer) => Ok(Response::new(Some(answer.into_inner()))),
+                    Err(status) if status.code() == Code::NotFound => Ok(Response::new(None)),
+                    Err(status) => Err(status),
+                }
+            }
+        })
+        .await
+    }
+
+    pub(crate) async fn send_exists(&self, request: v1::ExistsRequest) -> Result<v1::ExistsResponse, Error> {
+        self.call(|via| {
+            let (mut kv, request) = (self.kv(via), self.timed(request.clone()));
+            async move { kv.exists(request).await }
+        })
+        .await
+    }
+
+    pub(crate) async fn send_delete(&self, request: v1::DeleteRequest) -> Result<v1::DeleteResponse, Error> {
+        self.call(|via| {
+            let (mut kv, request) = (self.kv(via), self.timed(request.clone()));
+            async move { kv.delete(request).await }
+        })
+        .await
+    }
+
+    pub(crate) async fn send_touch(&self, request: v1::TouchRequest) -> Result<v1::TouchResponse, Error> {
+        self.call(|via| {
+            let (mut kv, request) = (self.kv(via), self.timed(request.clone()));
+            async move { kv.touch(request).await }
+        })
+        .await
+    }
+
+    /// A request that tells the node how long its answer is waited for: what the node itself has to wait for, it then
+    /// gives up in time to say so.
+    pub(crate) fn timed<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        request.set_timeout(self.settings().request_timeout);
+        request
+    }
+
     /// Makes attempts until one is answered for good.
-    async fn call<T, F, A>(&self, attempt: F) -> Result<T, Error>
+    pub(crate) async fn call<T, F, A>(&self, attempt: F) -> Result<T, Error>
     where
         F: Fn(&Current) -> A,
         A: Future<Output = Result<Response<T>, tonic::Status>>,

@@ -42,6 +42,31 @@ pub enum Error {
         /// What the node said.
         message: String,
     },
+    /// The write was made and stays, but was not known to be held by as many nodes as asked for in the time given.
+    #[error(
+        "the write {version} is held by {peers} other nodes ({voters} of {majority} members that are a majority): fewer than asked for in time; it stays"
+    )]
+    NotHeld {
+        /// The write.
+        version: crate::Version,
+        /// Nodes beside the answering one that said that they hold it.
+        peers: u32,
+        /// Members among them, and the answering node if it is one.
+        voters: u32,
+        /// How many members are a majority.
+        majority: u32,
+    },
+    /// A write that the session saw was lost with the nodes that held it. Begin a new session.
+    #[error("the session is over: {0}")]
+    SessionLost(String),
+    /// A value is not what the codec makes, or the codec cannot make it.
+    #[error("the value of key '{key}' and its codec do not fit: {reason}")]
+    Codec {
+        /// The key.
+        key: String,
+        /// What the codec said.
+        reason: String,
+    },
     /// The answer lacks something that it must have: the node speaks another version of the API.
     #[error("the node's answer has no {0}; are client and node of the same release?")]
     Answer(&'static str),
@@ -79,6 +104,7 @@ impl From<tonic::Status> for Failure {
             Code::Unavailable | Code::Unknown => Self::Passing(message),
             // OUT_OF_RANGE is gRPC's own answer to a message over the receiver's limit.
             Code::InvalidArgument | Code::OutOfRange => Self::Final(Error::Refused(lower_first(&message))),
+            Code::DataLoss => Self::Final(Error::SessionLost(message)),
             Code::ResourceExhausted => Self::Final(Error::Full(message)),
             code => Self::Final(Error::Node { code, message }),
         }
@@ -117,6 +143,7 @@ mod tests {
             (Status::invalid_argument("key: empty"), Error::Refused("key: empty".into())),
             (Status::out_of_range("too long"), Error::Refused("too long".into())),
             (Status::resource_exhausted("maxMemory"), Error::Full("maxMemory".into())),
+            (Status::data_loss("gone"), Error::SessionLost("gone".into())),
             (Status::internal("bug"), Error::Node { code: Code::Internal, message: "bug".into() }),
             (Status::cancelled("stop"), Error::Node { code: Code::Cancelled, message: "stop".into() }),
         ] {

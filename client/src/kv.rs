@@ -1,6 +1,7 @@
 //! The types of the data calls, and how they are read from the wire.
 
 use crate::Error;
+use crate::ack::Ack;
 use bytes::Bytes;
 use kvasir_proto::v1;
 use std::fmt;
@@ -51,12 +52,20 @@ pub struct Entry {
 pub struct PutOptions {
     /// The time until the key ends, to the millisecond; none: it does not end.
     pub ttl: Option<Duration>,
+    /// Who shall hold the write before the call returns; none: the node that takes it. When that is not met in time
+    /// the call fails with [`Error::NotHeld`], and the write stays.
+    pub ack: Option<Ack>,
 }
 
 impl PutOptions {
+    /// A write that others hold before it counts as done.
+    pub fn with_ack(ack: impl Into<Ack>) -> Self {
+        Self { ack: Some(ack.into()), ..Self::default() }
+    }
+
     /// A key that ends after `ttl`.
     pub fn with_ttl(ttl: Duration) -> Self {
-        Self { ttl: Some(ttl) }
+        Self { ttl: Some(ttl), ..Self::default() }
     }
 }
 
@@ -72,6 +81,17 @@ pub struct ListOptions {
 pub(crate) fn version(wire: Option<v1::Version>) -> Result<Version, Error> {
     let v1::Version { hlc, origin } = wire.ok_or(Error::Answer("version"))?;
     Ok(Version { hlc, origin })
+}
+
+pub(crate) fn put_request(key: String, value: Bytes, options: PutOptions) -> Result<v1::PutRequest, Error> {
+    let (ttl, ack) = (wire_ttl(options.ttl)?, options.ack.map(Ack::wire).transpose()?);
+    Ok(v1::PutRequest { key, value, ttl, ack, session: None })
+}
+
+pub(crate) fn wire_ttl(ttl: Option<Duration>) -> Result<Option<prost_types::Duration>, Error> {
+    ttl.map(prost_types::Duration::try_from)
+        .transpose()
+        .map_err(|_| Error::Refused("ttl: longer than the wire can carry; leave it out".to_owned()))
 }
 
 pub(crate) fn ttl(wire: Option<prost_types::Duration>) -> Result<Option<Duration>, Error> {

@@ -35,23 +35,34 @@
 //! - a `delete` may answer `false` because its own first attempt had deleted the key.
 //!
 //! After a failure the client may be talking to another node than before. Nodes hear of each other's writes within
-//! milliseconds, but a read right after a switch can still miss a write made just before it.
+//! milliseconds, but a read right after a switch can still miss a write made just before it. A [`Session`] never does;
+//! and a put with an [`Ack`] is held by others before it is answered.
 
+mod ack;
 mod address;
+mod batch;
 mod client;
 mod cluster;
+mod codec;
 mod error;
 mod kv;
 mod link;
 mod list;
 mod retry;
+mod session;
+mod watch;
 
+pub use ack::{Ack, AckLevel};
 pub use address::{DEFAULT_ADDRESS, DEFAULT_PORT};
+pub use bytes::Bytes;
 pub use client::{Builder, Client};
 pub use cluster::{DiscoveryStatus, Leader, Member, MemberState, Phase, Role, Status, WhoAmI};
+pub use codec::{Codec, Json, Proto, Text};
 pub use error::Error;
 pub use kv::{Entry, ListOptions, PutOptions, Value, Version};
 pub use retry::RetryPolicy;
+pub use session::Session;
+pub use watch::{Event, WatchOptions};
 
 /// The program in the README, which is to compile too.
 #[cfg(doctest)]

@@ -117,6 +117,7 @@ impl Walk {
             limit: self.left.map_or(PAGE, |left| u32::try_from(left).unwrap_or(PAGE).min(PAGE)),
             page_token: self.page_token.clone(),
             keys_only: self.keys_only,
+            session: None,
         }
     }
 

@@ -80,6 +80,22 @@ pub struct KvClusterSpec {
     #[x_kube(validation = Rule::new("!isQuantity(self) || quantity(self).compareTo(quantity('1Mi')) >= 0")
         .message("set maxMemory to at least 1Mi, or leave it out for no limit"))]
     pub max_memory: Option<String>,
+    /// What a node at maxMemory does with a write: noeviction refuses it; ttl-first deletes values that have a TTL, those
+    /// that end first going first, on every node. Unset: noeviction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new("self in ['noeviction', 'ttl-first']")
+        .message("set maxMemoryPolicy to noeviction or ttl-first, or leave it out for noeviction"))]
+    pub max_memory_policy: Option<String>,
+    /// How long a node may be out of reach, from 10s to 24h, until a majority of the members gives up on it: only then
+    /// are deletes forgotten that it has not heard of. It may come back later, as a new node. Unset: 5m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(ms|s|m|h))+$')")
+        .message("write evictAfter as whole numbers with a unit (ms, s, m, h), such as 90s or 5m"))]
+    #[x_kube(validation = Rule::new("!self.matches('^([0-9]+(ms|s|m|h))+$') || (duration(self) >= duration('10s') && duration(self) <= duration('24h'))")
+        .message("set evictAfter to at least 10s and at most 24h"))]
+    pub evict_after: Option<String>,
     /// How members find each other: one way, or several together. Unset: kubernetes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discovery: Option<Discovery>,
@@ -102,6 +118,8 @@ impl Default for KvClusterSpec {
             resources: None,
             sync_interval: default_sync_interval(),
             max_memory: None,
+            max_memory_policy: None,
+            evict_after: None,
             discovery: None,
             join_timeout: None,
             serve_alone: None,

@@ -7,7 +7,6 @@
 
 pub mod admin;
 pub mod api;
-pub mod clock;
 pub mod config;
 pub mod dev;
 pub mod discovery;
@@ -15,6 +14,6 @@ pub mod engine;
 pub mod membership;
 pub mod metrics;
 pub mod node;
-pub mod replica;
-pub mod store;
 pub mod transport;
+
+pub use kvasir_replica::{clock, replica, store};

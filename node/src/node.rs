@@ -4,6 +4,7 @@
 
 mod drain;
 mod peers;
+mod voters;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -138,6 +139,11 @@ impl Node {
 
         let engine = Engine::new(&engine::Options {
             origin: me.origin,
+            name: me.name.clone(),
+            started_ms: me.started_ms,
+            voters: config.voters,
+            evict_after: config.evict_after,
+            evict_ending: config.evict_ending,
             sync_interval: config.sync_interval,
             max_clock_skew: config.max_clock_skew,
             max_memory: config.max_memory,
@@ -148,13 +154,14 @@ impl Node {
         let mut providers = discovery::configured(&config.discovery, me.peer_address);
         providers.extend(more);
         let discovery = discovery::start(providers);
-        let membership = membership::start(me.clone(), peer_udp, discovery.clone(), &config.cluster, stop.clone());
+        let membership =
+            membership::start(me.clone(), peer_udp, discovery.clone(), &config.cluster, config.swim, stop.clone());
+        let lives = peers::live_on(engine.subscribe_identity(), membership.life());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(lives));
         let transport = Transport::start(
             engine.clone(),
             transport::Options {
                 cluster: config.cluster.clone(),
-                name: config.name.clone(),
-                sidecar: config.role == Role::Sidecar,
                 sync_interval: config.sync_interval,
                 max_clock_skew: config.max_clock_skew,
                 max_value_bytes: config.limits.max_value_bytes,
@@ -166,11 +173,14 @@ impl Node {
         let view = peers::keep_view(engine.clone(), me.peer_address, membership.members(), discovery.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(view));
         tokio::spawn(engine.clone().run(stop.clone()));
+        if let Some(file) = config.voters_file {
+            let follow = voters::follow(file, config.voters, engine.clone());
+            tokio::spawn(stop.clone().run_until_cancelled_owned(follow));
+        }
 
         let (leaving, told) = watch::channel(false);
-        let members = membership.members();
         let mut metrics = Metrics::new(&me.version, me.started_ms);
-        let overview = Overview::new(me, &config.cluster, engine.clone(), members, discovery, told);
+        let overview = Overview::new(&membership, &config.cluster, engine.clone(), transport.clone(), discovery, told);
         let (membership_counters, of_transport) = (membership.counters(), transport.clone());
         metrics.collect(Box::new(Scrape {
             overview: overview.clone(),
@@ -179,7 +189,7 @@ impl Node {
         }));
         let counts = metrics.counts();
         let api = Api { engine: engine.clone(), limits: config.limits, overview: overview.clone(), counts };
-        let api = tokio::spawn(api.serve(client, stop_api.clone().cancelled_owned()));
+        let api = tokio::spawn(api.serve(client, stop_api.clone()));
         let served = Admin { overview: overview.clone(), metrics: Arc::new(metrics) };
         let admin = tokio::spawn(served.serve(admin, stop.clone().cancelled_owned()));
 

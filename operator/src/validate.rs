@@ -18,6 +18,11 @@ const LEAST_MEMORY: u64 = 1 << 20;
 /// Less than the kubelet gives a member to become ready.
 const LONGEST_JOIN: Duration = Duration::from_secs(90);
 
+/// What a node without room may do; the first is what it does unless told otherwise.
+const MAX_MEMORY_POLICIES: [&str; 2] = ["noeviction", "ttl-first"];
+const DEFAULT_EVICT_AFTER: Duration = Duration::from_mins(5);
+const EVICT_AFTER: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_hours(24);
+
 /// A cluster of which everything is known that building needs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ValidatedCluster {
@@ -37,6 +42,10 @@ pub struct ValidatedCluster {
     pub sync_interval: Duration,
     /// Bytes that the entries of a node may take; 0 is no limit, as it is in the node's own configuration.
     pub max_memory: u64,
+    /// What a node without room does with a write.
+    pub max_memory_policy: &'static str,
+    /// After how long out of reach a node is given up on.
+    pub evict_after: Duration,
     /// How members find each other: at least one way is there.
     pub discovery: Discovery,
     /// How long a starting member waits for others, unless for as long as the node itself sees fit.
@@ -111,6 +120,20 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidatedClu
     if limit.and_then(|limit| quantity::parse_units(&limit.0)).is_some_and(|limit| max_memory >= limit) {
         return Err(invalid("spec.maxMemory", "set it lower than spec.resources.limits.memory"));
     }
+    let max_memory_policy = match spec.max_memory_policy.as_deref() {
+        None => MAX_MEMORY_POLICIES[0],
+        Some(given) => MAX_MEMORY_POLICIES
+            .into_iter()
+            .find(|known| *known == given)
+            .ok_or_else(|| invalid("spec.maxMemoryPolicy", "set noeviction or ttl-first, or leave it out"))?,
+    };
+    let evict_after = match &spec.evict_after {
+        None => DEFAULT_EVICT_AFTER,
+        Some(text) => duration::parse(text).map_err(|error| invalid("spec.evictAfter", error.to_string()))?,
+    };
+    if !EVICT_AFTER.contains(&evict_after) {
+        return Err(invalid("spec.evictAfter", "set at least 10s and at most 24h"));
+    }
     let image = spec.image.clone().unwrap_or_else(|| default_image.to_owned());
     if image.is_empty() || image.contains(char::is_whitespace) {
         return Err(invalid("spec.image", "set a reference such as registry.example/kvasir:0.1.0, or leave it out"));
@@ -124,6 +147,8 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidatedClu
         resources,
         sync_interval,
         max_memory,
+        max_memory_policy,
+        evict_after,
         discovery,
         join_timeout: join_timeout.transpose()?,
         serve_alone: spec.serve_alone,
@@ -190,6 +215,7 @@ pub(crate) mod tests {
     fn an_empty_spec_is_three_modest_members() {
         let valid = valid("{}");
         assert_eq!((valid.replicas, valid.max_memory, valid.sync_interval), (3, 0, Duration::from_secs(1)));
+        assert_eq!((valid.max_memory_policy, valid.evict_after), ("noeviction", Duration::from_mins(5)));
         assert_eq!(valid.image, IMAGE);
         assert_eq!(valid.resources.requests.unwrap()["memory"].0, "64Mi");
         assert_eq!((valid.owner.uid.as_str(), valid.owner.controller), ("u-1", Some(true)));
@@ -225,6 +251,10 @@ pub(crate) mod tests {
             ("{syncInterval: 1m1s}", "spec.syncInterval"),
             ("{maxMemory: lots}", "spec.maxMemory"),
             ("{maxMemory: 1k}", "spec.maxMemory"),
+            ("{maxMemoryPolicy: lru}", "spec.maxMemoryPolicy"),
+            ("{evictAfter: soon}", "spec.evictAfter"),
+            ("{evictAfter: 9s}", "spec.evictAfter"),
+            ("{evictAfter: 25h}", "spec.evictAfter"),
             ("{maxMemory: 64Mi, resources: {limits: {memory: 64Mi}}}", "spec.maxMemory"),
             ("{image: 'a b'}", "spec.image"),
             ("{discovery: {}}", "spec.discovery"),

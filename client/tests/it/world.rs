@@ -139,7 +139,7 @@ impl Held {
 #[tonic::async_trait]
 impl Kv for Node {
     async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
-        let v1::PutRequest { key, value, ttl } = request.into_inner();
+        let v1::PutRequest { key, value, ttl, .. } = request.into_inner();
         self.enter(Some(&key)).await?;
         if self.levers.full.load(Ordering::SeqCst) {
             return Err(Status::resource_exhausted("the node holds maxMemory (1Mi)"));
@@ -151,7 +151,7 @@ impl Kv for Node {
         let version = v1::Version { hlc: self.clock.fetch_add(1, Ordering::SeqCst) + 1, origin: ORIGIN };
         let held = Held { value, version, ends: ttl.map(|ttl| Instant::now() + ttl) };
         self.map.lock().unwrap().insert(key, held);
-        Ok(Response::new(v1::PutResponse { version: Some(version) }))
+        Ok(Response::new(v1::PutResponse { version: Some(version), ..v1::PutResponse::default() }))
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
@@ -163,6 +163,7 @@ impl Kv for Node {
                 value: held.value.clone(),
                 version: Some(held.version),
                 ttl: held.ttl(now),
+                ..v1::GetResponse::default()
             })),
             None => Err(Status::not_found("no such key")),
         }
@@ -172,21 +173,68 @@ impl Kv for Node {
         let key = request.into_inner().key;
         self.enter(Some(&key)).await?;
         let exists = self.map.lock().unwrap().get(&key).is_some_and(|held| held.live(Instant::now()));
-        Ok(Response::new(v1::ExistsResponse { exists }))
+        Ok(Response::new(v1::ExistsResponse { exists, ..v1::ExistsResponse::default() }))
     }
 
     async fn delete(&self, request: Request<v1::DeleteRequest>) -> Result<Response<v1::DeleteResponse>, Status> {
         let key = request.into_inner().key;
         self.enter(Some(&key)).await?;
         let gone = self.map.lock().unwrap().remove(&key).filter(|held| held.live(Instant::now()));
-        Ok(Response::new(v1::DeleteResponse { existed: gone.is_some(), version: gone.map(|held| held.version) }))
+        Ok(Response::new(v1::DeleteResponse {
+            existed: gone.is_some(),
+            version: gone.map(|held| held.version),
+            ..v1::DeleteResponse::default()
+        }))
+    }
+
+    async fn touch(&self, request: Request<v1::TouchRequest>) -> Result<Response<v1::TouchResponse>, Status> {
+        let v1::TouchRequest { key, ttl, .. } = request.into_inner();
+        self.enter(Some(&key)).await?;
+        let mut map = self.map.lock().unwrap();
+        let Some(held) = map.get_mut(&key).filter(|held| held.live(Instant::now())) else {
+            return Ok(Response::new(v1::TouchResponse::default()));
+        };
+        held.ends = ttl.map(|ttl| Instant::now() + Duration::try_from(ttl).unwrap());
+        let version = Some(held.version);
+        Ok(Response::new(v1::TouchResponse { existed: true, version, ..v1::TouchResponse::default() }))
+    }
+
+    // The rest is tested against real nodes: this one is of an older release.
+
+    async fn batch_put(&self, _: Request<v1::BatchPutRequest>) -> Result<Response<v1::BatchPutResponse>, Status> {
+        Err(older())
+    }
+
+    async fn batch_delete(
+        &self,
+        _: Request<v1::BatchDeleteRequest>,
+    ) -> Result<Response<v1::BatchDeleteResponse>, Status> {
+        Err(older())
+    }
+
+    type BatchGetStream = tokio_stream::Empty<Result<v1::BatchGetResponse, Status>>;
+
+    async fn batch_get(&self, _: Request<v1::BatchGetRequest>) -> Result<Response<Self::BatchGetStream>, Status> {
+        Err(older())
+    }
+
+    type WatchStream = tokio_stream::Empty<Result<v1::WatchResponse, Status>>;
+
+    async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(older())
+    }
+
+    type PipeStream = tokio_stream::Empty<Result<v1::PipeResponse, Status>>;
+
+    async fn pipe(&self, _: Request<tonic::Streaming<v1::PipeRequest>>) -> Result<Response<Self::PipeStream>, Status> {
+        Err(older())
     }
 
     type ListStream = tokio_stream::wrappers::ReceiverStream<Result<v1::ListResponse, Status>>;
 
     /// In messages of seven entries.
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<Self::ListStream>, Status> {
-        let v1::ListRequest { prefix, limit, page_token, keys_only } = request.into_inner();
+        let v1::ListRequest { prefix, limit, page_token, keys_only, .. } = request.into_inner();
         self.enter(None).await?;
         let limit = if limit == 0 { usize::MAX } else { limit as usize };
         let after = String::from_utf8(page_token.to_vec()).unwrap();
@@ -210,7 +258,11 @@ impl Kv for Node {
         let last = entries.last().map(|entry| Bytes::from(entry.key.clone())).unwrap_or_default();
         let mut messages: Vec<_> = entries
             .chunks(7)
-            .map(|some| v1::ListResponse { entries: some.to_vec(), next_page_token: Bytes::new() })
+            .map(|some| v1::ListResponse {
+                entries: some.to_vec(),
+                next_page_token: Bytes::new(),
+                ..v1::ListResponse::default()
+            })
             .collect();
         if let (true, Some(message)) = (more, messages.last_mut()) {
             message.next_page_token = last;
@@ -232,8 +284,18 @@ impl Kv for Node {
     }
 }
 
+fn older() -> Status {
+    Status::unimplemented("this node is of an older release")
+}
+
 #[tonic::async_trait]
 impl Cluster for Node {
+    type EventsStream = tokio_stream::Empty<Result<v1::ClusterEvent, Status>>;
+
+    async fn events(&self, _: Request<v1::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        Err(older())
+    }
+
     async fn members(&self, _: Request<v1::MembersRequest>) -> Result<Response<v1::MembersResponse>, Status> {
         let sidecar = v1::Member {
             name: "app-sidecar".to_owned(),
@@ -276,6 +338,7 @@ impl Cluster for Node {
                 failures: 2,
                 members: vec!["demo-0".to_owned()],
             }],
+            ..v1::StatusResponse::default()
         }))
     }
 }

@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::api::overview::Overview;
-use crate::engine::Phase;
+use crate::engine::{Phase, SEAT_STATES};
 use crate::membership::{self, MemberState};
 use crate::replica::Counters;
 use crate::transport::Transport;
@@ -59,12 +59,43 @@ impl Scrape {
         }
         let now = self.overview.phase();
         page.gauges("phase", "1 for the phase the node is in", "phase", PHASES.map(|p| (p.as_str(), flag(p == now))))?;
-        let Counters { scans, syncs, divergences, entries_in, entries_out } = stats.counters;
+        let Counters {
+            scans,
+            syncs,
+            divergences,
+            entries_in,
+            entries_out,
+            returns,
+            reissued,
+            adoptions,
+            evicted_keys,
+            no_room,
+        } = stats.counters;
         page.counter("deltas_sent", "Syncs of peers that were answered with a scan of the map", scans)?;
         page.counter("syncs_sent", "Requests for what this node lacks", syncs)?;
         page.counter("divergences", "Times that equal vectors came with different maps", divergences)?;
         page.counter("entries_received", "Entries taken from peers", entries_in)?;
-        page.counter("entries_sent", "Entries sent to peers", entries_out)
+        page.counter("entries_sent", "Entries sent to peers", entries_out)?;
+        page.counter("returns", "Times that this node began anew, its life having been ended by others", returns)?;
+        page.counter("entries_reissued", "Writes of ended lives that were issued again", reissued)?;
+        page.counter(
+            "adoptions",
+            "Times that writes which a dead node had half sent were taken as they are",
+            adoptions,
+        )?;
+        let by_state = SEAT_STATES.iter().map(|(_, name)| *name).zip(stats.seats.map(|count| count as f64));
+        page.gauges("seats", "Seats of the roster, by state", "state", by_state)?;
+        if let Some(age) = stats.collected_age {
+            let help = "How old the stamp is up to which deletes are forgotten; absent while none are";
+            page.gauge("collected_age_seconds", help, age.as_secs_f64())?;
+        }
+        page.gauge("watches", "Watches that are open", stats.watches as f64)?;
+        page.gauge("calls_waiting", "Calls that wait for other nodes", stats.waiting as f64)?;
+        page.gauge("overfull", "Whether a peer's write found no room lately", flag(stats.overfull))?;
+        let skewed = self.overview.skewed().len() as f64;
+        page.gauge("skewed_peers", "Nodes refused because their clock and this one's are too far apart", skewed)?;
+        page.counter("keys_evicted", "Values deleted to make room", evicted_keys)?;
+        page.counter("entries_without_room", "Peers' writes that found no room", no_room)
     }
 
     fn peers(&self, page: &mut Page) -> fmt::Result {
@@ -80,7 +111,8 @@ impl Scrape {
             ("renewed", &counters.renewed),
         ];
         let help = "What happened to members, as seen here; renewed: this node was declared dead and came back";
-        page.counters("membership_events", help, "event", events.map(read))?;
+        let evicted = ("evicted", self.overview.stats().evicted);
+        page.counters("membership_events", help, "event", events.map(read).into_iter().chain([evicted]))?;
         let datagrams = [("in", &counters.datagrams_in), ("out", &counters.datagrams_out)];
         page.counters("membership_datagrams", "Membership datagrams", "direction", datagrams.map(read))?;
         let bytes = [("in", &counters.bytes_in), ("out", &counters.bytes_out)];

@@ -1,8 +1,11 @@
 //! The document at `/status`: the operator reads it from every member.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::api::overview::{Overview, Peer};
+use crate::engine::SEAT_STATES;
 
 /// How a node is.
 #[derive(Debug, Serialize)]
@@ -38,10 +41,31 @@ pub struct Status {
     pub fingerprint: String,
     /// How long it may be behind; `null` with no peer.
     pub lag_ms: Option<u64>,
+    /// Seats of the roster in each state.
+    pub seats: BTreeMap<&'static str, usize>,
+    /// How old the stamp is up to which deletes are forgotten; `null` while
+    /// none are.
+    pub collected_age_ms: Option<u64>,
+    /// Whether a peer's write found no room lately: this node lacks it.
+    pub overfull: bool,
+    /// How often this node began anew, its life having been ended by others.
+    pub returns: u64,
+    /// Nodes refused because their clock and this one's are too far apart.
+    pub skewed: Vec<SkewedStatus>,
     /// The others, eldest first.
     pub peers: Vec<PeerStatus>,
     /// The discovery providers.
     pub discovery: Vec<ProviderStatus>,
+}
+
+/// A node that has no link for its clock, or this one's.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SkewedStatus {
+    /// Its name.
+    pub name: String,
+    /// How far the clocks are apart, and what to do.
+    pub reason: String,
 }
 
 /// Another node, as this one sees it.
@@ -102,6 +126,11 @@ impl Status {
             full: stats.full,
             fingerprint: format!("{:032x}", stats.fingerprint),
             lag_ms: stats.lag.map(|lag| lag.as_millis() as u64),
+            seats: SEAT_STATES.iter().map(|(_, name)| *name).zip(stats.seats).collect(),
+            collected_age_ms: stats.collected_age.map(|age| age.as_millis() as u64),
+            overfull: stats.overfull,
+            returns: stats.counters.returns,
+            skewed: overview.skewed().into_iter().map(|(name, reason)| SkewedStatus { name, reason }).collect(),
             peers: overview.peers().into_iter().map(PeerStatus::of).collect(),
             discovery: overview
                 .discovery()

@@ -4,9 +4,12 @@
 
 use std::time::Duration;
 
+use kvasir_proto::v1::{self as wire, AckLevel, ack::Asked};
 use tonic::Status;
 
+use super::deadline::MAX_WAIT;
 use crate::config::Limits;
+use crate::engine::Need;
 
 /// Seconds that a protobuf `Duration` may have, either way: about 10,000 years.
 const PROTO_SECONDS_MAX: i64 = 315_576_000_000;
@@ -41,30 +44,79 @@ fn at_most(field: &str, len: usize, limit: usize, setting: &str) -> Result<(), S
     Ok(())
 }
 
+/// A batch has at least one key, and no more than the limit.
+pub(super) fn batch(field: &str, len: usize, limit: usize) -> Result<(), Status> {
+    match len {
+        0 => Err(Status::invalid_argument(format!("{field}: empty, must be 1 to {limit}"))),
+        len if len > limit => Err(Status::invalid_argument(format!("{field}: {len}, at most {limit}"))),
+        _ => Ok(()),
+    }
+}
+
+/// More nodes than this are never asked for.
+const MAX_ACK_COUNT: u32 = 1024;
+
+/// What a write waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ack {
+    pub(super) need: Need,
+    /// As long as the call may last, without.
+    pub(super) timeout: Option<Duration>,
+}
+
+/// What a write waits for; `None` when it need not wait.
+pub(super) fn ack(given: Option<wire::Ack>) -> Result<Option<Ack>, Status> {
+    let Some(wire::Ack { asked, timeout }) = given else { return Ok(None) };
+    let timeout = timeout.map(|timeout| duration("ack.timeout", timeout, MAX_WAIT, "")).transpose()?;
+    let need = match asked {
+        None | Some(Asked::Count(0)) => return Ok(None),
+        Some(Asked::Count(count)) if count > MAX_ACK_COUNT => {
+            return Err(Status::invalid_argument(format!("ack.count: {count}, at most {MAX_ACK_COUNT}")));
+        }
+        Some(Asked::Count(count)) => Need::Count(count as usize),
+        Some(Asked::Level(level)) => match AckLevel::try_from(level) {
+            Ok(AckLevel::Local) => return Ok(None),
+            Ok(AckLevel::Majority) => Need::Majority,
+            Ok(AckLevel::All) => Need::All,
+            Err(_) => {
+                return Err(Status::invalid_argument(format!(
+                    "ack.level: {level} is none that this node's release knows: give LOCAL, MAJORITY or ALL"
+                )));
+            }
+        },
+    };
+    Ok(Some(Ack { need, timeout }))
+}
+
 /// A TTL that is above zero and within the limit, in whole milliseconds.
 ///
 /// A part of a millisecond counts as a whole one, so that no positive TTL
 /// becomes zero.
 pub(super) fn ttl(ttl: prost_types::Duration, limits: &Limits) -> Result<Duration, Status> {
-    let prost_types::Duration { seconds, nanos } = ttl;
+    duration("ttl", ttl, limits.max_ttl, " (maxTtl)")
+}
+
+/// A time that is above zero and within the limit, in whole milliseconds.
+fn duration(field: &str, given: prost_types::Duration, limit: Duration, setting: &str) -> Result<Duration, Status> {
+    let prost_types::Duration { seconds, nanos } = given;
     let signs_agree = seconds == 0 || nanos == 0 || (seconds < 0) == (nanos < 0);
     if !signs_agree || nanos <= -NANOS || nanos >= NANOS || !(-PROTO_SECONDS_MAX..=PROTO_SECONDS_MAX).contains(&seconds)
     {
         return Err(Status::invalid_argument(format!(
-            "ttl: not a valid duration: {seconds} seconds and {nanos} nanoseconds; \
+            "{field}: not a valid duration: {seconds} seconds and {nanos} nanoseconds; \
              give nanoseconds between -999999999 and 999999999 with the sign of the seconds"
         )));
     }
     if seconds <= 0 && nanos <= 0 {
-        return Err(Status::invalid_argument(format!("ttl: must be above zero, was {}", Signed(seconds, nanos))));
+        return Err(Status::invalid_argument(format!("{field}: must be above zero, was {}", Signed(seconds, nanos))));
     }
     // Above zero and in range: both casts keep the value.
     let exact = Duration::new(seconds.unsigned_abs(), nanos.unsigned_abs());
-    if exact > limits.max_ttl {
+    if exact > limit {
         return Err(Status::invalid_argument(format!(
-            "ttl: {}, at most {} (maxTtl)",
+            "{field}: {}, at most {}{setting}",
             Signed(seconds, nanos),
-            Limit(limits.max_ttl)
+            Limit(limit)
         )));
     }
     let part = exact.subsec_nanos() % 1_000_000;
@@ -145,6 +197,33 @@ mod tests {
         );
         assert!(value(&[0; 10], &limits).is_ok());
         assert_eq!(value(&[0; 11], &limits).unwrap_err().message(), "value: 11 bytes, at most 10 (maxValueBytes)");
+    }
+
+    #[test]
+    fn what_a_write_waits_for_is_checked_by_field() {
+        let of = |asked, timeout: Option<(i64, i32)>| {
+            let timeout = timeout.map(|(seconds, nanos)| prost_types::Duration { seconds, nanos });
+            ack(Some(wire::Ack { asked, timeout })).map_err(|status| status.message().to_owned())
+        };
+        assert_eq!(ack(None).unwrap(), None);
+        assert_eq!(of(None, None), Ok(None));
+        assert_eq!(of(Some(Asked::Level(0)), None), Ok(None));
+        assert_eq!(of(Some(Asked::Count(0)), None), Ok(None));
+        let three = Ack { need: Need::Count(3), timeout: Some(Duration::from_secs(2)) };
+        assert_eq!(of(Some(Asked::Count(3)), Some((2, 0))), Ok(Some(three)));
+        assert_eq!(of(Some(Asked::Level(1)), None), Ok(Some(Ack { need: Need::Majority, timeout: None })));
+        assert_eq!(of(Some(Asked::Level(2)), None), Ok(Some(Ack { need: Need::All, timeout: None })));
+        assert!(of(Some(Asked::Level(9)), None).unwrap_err().starts_with("ack.level: 9 is none"));
+        assert_eq!(of(Some(Asked::Count(1025)), None).unwrap_err(), "ack.count: 1025, at most 1024");
+        assert_eq!(of(Some(Asked::Count(1)), Some((61, 0))).unwrap_err(), "ack.timeout: 61s, at most 60s");
+        assert_eq!(of(None, Some((0, 0))).unwrap_err(), "ack.timeout: must be above zero, was 0s");
+    }
+
+    #[test]
+    fn a_batch_is_neither_empty_nor_too_large() {
+        assert!(batch("keys", 1, 10).is_ok() && batch("keys", 10, 10).is_ok());
+        assert_eq!(batch("keys", 0, 10).unwrap_err().message(), "keys: empty, must be 1 to 10");
+        assert_eq!(batch("puts", 11, 10).unwrap_err().message(), "puts: 11, at most 10");
     }
 
     #[test]

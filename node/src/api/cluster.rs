@@ -1,46 +1,66 @@
 //! The gRPC service `Cluster`: the overview in gRPC's terms. Answers in every
 //! phase.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::BoxStream;
 use kvasir_proto::v1::{
-    DiscoveryStatus, LeaderRequest, LeaderResponse, Member, MemberState as WireState, MembersRequest, MembersResponse,
-    Phase as WirePhase, Role as WireRole, StatusRequest, StatusResponse, WhoAmIRequest, WhoAmIResponse, cluster_server,
+    ClusterEvent, DiscoveryStatus, EventsRequest, LeaderRequest, LeaderResponse, Member, MemberState as WireState,
+    MembersRequest, MembersResponse, Phase as WirePhase, Role as WireRole, SkewedPeer, StatusRequest, StatusResponse,
+    WhoAmIRequest, WhoAmIResponse, cluster_server,
 };
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::events;
 use super::overview::{Overview, Peer};
 use crate::config::Role;
-use crate::engine::Phase;
+use crate::engine::{Phase, SEAT_STATES};
 use crate::membership::MemberState;
 
 /// `kvasir.v1.Cluster` over the overview.
-pub(super) struct Cluster(pub(super) Overview);
+pub(super) struct Cluster {
+    pub(super) overview: Overview,
+    /// Ends the streams that would never end by themselves.
+    pub(super) stop: CancellationToken,
+    /// Places for those who listen to events.
+    pub(super) listeners: Arc<Semaphore>,
+}
 
 #[tonic::async_trait]
 impl cluster_server::Cluster for Cluster {
     async fn members(&self, _: Request<MembersRequest>) -> Result<Response<MembersResponse>, Status> {
-        Ok(Response::new(MembersResponse { members: self.0.everyone().into_iter().map(member).collect() }))
+        Ok(Response::new(MembersResponse { members: self.overview.everyone().into_iter().map(member).collect() }))
     }
 
     async fn who_am_i(&self, _: Request<WhoAmIRequest>) -> Result<Response<WhoAmIResponse>, Status> {
         Ok(Response::new(WhoAmIResponse {
-            member: Some(member(self.0.me())),
-            cluster: self.0.cluster().to_owned(),
-            phase: phase(self.0.phase()).into(),
+            member: Some(member(self.overview.me())),
+            cluster: self.overview.cluster().to_owned(),
+            phase: phase(self.overview.phase()).into(),
         }))
     }
 
     async fn leader(&self, _: Request<LeaderRequest>) -> Result<Response<LeaderResponse>, Status> {
         let (leader, is_me) = self
-            .0
+            .overview
             .leader()
             .ok_or_else(|| Status::unavailable("no member is known yet: this node is a sidecar; try again"))?;
         Ok(Response::new(LeaderResponse { leader: Some(member(leader)), is_me }))
     }
 
+    type EventsStream = BoxStream<'static, Result<ClusterEvent, Status>>;
+
+    async fn events(&self, _: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        events::events(&self.overview, self.listeners.clone(), self.stop.clone()).map(Response::new)
+    }
+
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        let stats = self.0.stats();
+        let stats = self.overview.stats();
         let discovery = self
-            .0
+            .overview
             .discovery()
             .providers
             .iter()
@@ -49,23 +69,36 @@ impl cluster_server::Cluster for Cluster {
                 found: p.found(),
                 error: p.error.clone().unwrap_or_default(),
                 failures: p.failures,
-                members: self.0.found_by(p),
+                members: self.overview.found_by(p),
             })
             .collect();
         Ok(Response::new(StatusResponse {
-            member: Some(member(self.0.me())),
-            phase: phase(self.0.phase()).into(),
+            member: Some(member(self.overview.me())),
+            phase: phase(self.overview.phase()).into(),
             keys: stats.keys,
             tombstones: stats.tombstones,
             memory_bytes: stats.memory_bytes,
             max_memory_bytes: stats.max_memory.unwrap_or(0),
             fingerprint: format!("{:032x}", stats.fingerprint),
-            lag: stats.lag.map(|lag| prost_types::Duration {
-                seconds: i64::try_from(lag.as_secs()).unwrap_or(i64::MAX),
-                nanos: i32::try_from(lag.subsec_nanos()).expect("less than a second"),
-            }),
+            lag: stats.lag.map(duration),
             discovery,
+            seats: SEAT_STATES
+                .iter()
+                .zip(stats.seats)
+                .map(|((_, name), count)| ((*name).to_owned(), u32::try_from(count).unwrap_or(u32::MAX)))
+                .collect(),
+            collected_age: stats.collected_age.map(duration),
+            overfull: stats.overfull,
+            returns: stats.counters.returns,
+            skewed: self.overview.skewed().into_iter().map(|(name, reason)| SkewedPeer { name, reason }).collect(),
         }))
+    }
+}
+
+fn duration(given: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(given.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(given.subsec_nanos()).expect("less than a second"),
     }
 }
 

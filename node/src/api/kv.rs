@@ -1,72 +1,124 @@
-//! The gRPC service `Kv`. Checks what came in, hands it to the engine, and
-//! says in gRPC's terms what the engine answered.
-
-use std::sync::Arc;
+//! The gRPC service `Kv`: each method, and the listing.
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use kvasir_proto::v1::{
+    BatchDeleteRequest, BatchDeleteResponse, BatchGetRequest, BatchGetResponse, BatchPutRequest, BatchPutResponse,
     DeleteRequest, DeleteResponse, ExistsRequest, ExistsResponse, GetRequest, GetResponse, ListEntry, ListRequest,
-    ListResponse, PutRequest, PutResponse, Version, kv_server,
+    ListResponse, PipeRequest, PipeResponse, PutRequest, PutResponse, TouchRequest, TouchResponse, WatchRequest,
+    WatchResponse, kv_server,
 };
-use tonic::{Request, Response, Status};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{LIST_MESSAGE_BYTES, LIST_MESSAGE_ENTRIES, check, page_token};
-use crate::clock::Dot;
-use crate::config::Limits;
-use crate::engine::{Engine, Phase, ReadError, Value, WriteError};
+use super::batch::Reads;
+use super::calls::{Calls, version};
+use super::deadline::Deadline;
+use super::status::not_served;
+use super::{LIST_MESSAGE_BYTES, LIST_MESSAGE_ENTRIES, check, page_token, pipe, text, watch};
+use crate::engine::{Session, Value};
 
 /// `kvasir.v1.Kv` over an engine.
 pub(super) struct Kv {
-    pub(super) engine: Arc<Engine>,
-    pub(super) limits: Limits,
+    pub(super) calls: Calls,
+    /// Ends the streams that would never end by themselves.
+    pub(super) stop: CancellationToken,
+}
+
+/// What a call's metadata say of its time, and the message.
+fn open<T>(request: Request<T>) -> (Deadline, T) {
+    (Deadline::of(request.metadata()), request.into_inner())
 }
 
 #[tonic::async_trait]
 impl kv_server::Kv for Kv {
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        let PutRequest { key, value, ttl } = request.into_inner();
-        check::key(&key, &self.limits)?;
-        check::value(&value, &self.limits)?;
-        let ttl = ttl.map(|ttl| check::ttl(ttl, &self.limits)).transpose()?;
-        let dot = self.engine.put(&key, &value, ttl).map_err(refused)?;
-        Ok(Response::new(PutResponse { version: Some(version(dot)) }))
+        let (deadline, request) = open(request);
+        self.calls.put(request, deadline).await.map(Response::new)
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
-        let GetRequest { key } = request.into_inner();
-        check::key(&key, &self.limits)?;
-        let now_ms = self.engine.now_ms();
-        let Value { value, dot, expires_ms } =
-            self.engine.get(&key).map_err(not_served)?.ok_or_else(|| Status::not_found("no such key"))?;
-        Ok(Response::new(GetResponse { value, version: Some(version(dot)), ttl: check::left(expires_ms, now_ms) }))
+        let (deadline, request) = open(request);
+        let in_session = request.session.is_some();
+        let answer = self.calls.get(request, deadline).await?;
+        // An error carries no token, so in a session there is an answer.
+        if answer.missing && !in_session {
+            return Err(Status::not_found("no such key"));
+        }
+        Ok(Response::new(answer))
     }
 
     async fn exists(&self, request: Request<ExistsRequest>) -> Result<Response<ExistsResponse>, Status> {
-        let ExistsRequest { key } = request.into_inner();
-        check::key(&key, &self.limits)?;
-        let exists = self.engine.exists(&key).map_err(not_served)?;
-        Ok(Response::new(ExistsResponse { exists }))
+        let (deadline, request) = open(request);
+        self.calls.exists(request, deadline).await.map(Response::new)
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
-        let DeleteRequest { key } = request.into_inner();
-        check::key(&key, &self.limits)?;
-        let dot = self.engine.delete(&key).map_err(refused)?;
-        Ok(Response::new(DeleteResponse { existed: dot.is_some(), version: dot.map(version) }))
+        let (deadline, request) = open(request);
+        self.calls.delete(request, deadline).await.map(Response::new)
+    }
+
+    async fn touch(&self, request: Request<TouchRequest>) -> Result<Response<TouchResponse>, Status> {
+        let (deadline, request) = open(request);
+        self.calls.touch(request, deadline).await.map(Response::new)
+    }
+
+    async fn batch_put(&self, request: Request<BatchPutRequest>) -> Result<Response<BatchPutResponse>, Status> {
+        let (deadline, request) = open(request);
+        self.calls.batch_put(request, deadline).await.map(Response::new)
+    }
+
+    async fn batch_delete(
+        &self,
+        request: Request<BatchDeleteRequest>,
+    ) -> Result<Response<BatchDeleteResponse>, Status> {
+        let (deadline, request) = open(request);
+        self.calls.batch_delete(request, deadline).await.map(Response::new)
+    }
+
+    type BatchGetStream = BoxStream<'static, Result<BatchGetResponse, Status>>;
+
+    async fn batch_get(&self, request: Request<BatchGetRequest>) -> Result<Response<Self::BatchGetStream>, Status> {
+        let (deadline, request) = open(request);
+        let mut reads = Reads::new(self.calls.clone(), request, deadline).await?;
+        let first = reads.next_message()?;
+        let rest = stream::unfold(Some(reads), async |reads| {
+            let mut reads = reads?;
+            match reads.next_message() {
+                Ok(message) => message.map(|message| (Ok(message), Some(reads))),
+                Err(status) => Some((Err(status), None)),
+            }
+        });
+        Ok(Response::new(stream::iter(first.map(Ok)).chain(rest).boxed()))
+    }
+
+    type WatchStream = BoxStream<'static, Result<WatchResponse, Status>>;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let request = request.into_inner();
+        watch::watch(self.calls.clone(), &request, self.stop.clone()).map(Response::new)
+    }
+
+    type PipeStream = BoxStream<'static, Result<PipeResponse, Status>>;
+
+    async fn pipe(&self, requests: Request<Streaming<PipeRequest>>) -> Result<Response<Self::PipeStream>, Status> {
+        Ok(Response::new(pipe::pipe(self.calls.clone(), requests.into_inner(), self.stop.clone())))
     }
 
     type ListStream = BoxStream<'static, Result<ListResponse, Status>>;
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<Self::ListStream>, Status> {
-        let ListRequest { prefix, limit, page_token, keys_only } = request.into_inner();
-        check::prefix(&prefix, &self.limits)?;
+        let (deadline, request) = open(request);
+        let ListRequest { prefix, limit, page_token, keys_only, session } = request;
+        check::prefix(&prefix, &self.calls.limits)?;
         let after = match &page_token[..] {
             [] => None,
             token => Some(page_token::decode(token, &prefix)?),
         };
+        let session = self.calls.enter(session, deadline).await?;
         let mut listing = Listing {
-            engine: self.engine.clone(),
+            calls: self.calls.clone(),
+            session,
             prefix,
             after,
             left: (limit > 0).then_some(limit as usize),
@@ -91,7 +143,8 @@ impl kv_server::Kv for Kv {
 
 /// A listing under way: where it stands, nothing of what it read.
 struct Listing {
-    engine: Arc<Engine>,
+    calls: Calls,
+    session: Option<Session>,
     prefix: String,
     after: Option<String>,
     /// Entries still wanted; `None`: all.
@@ -106,12 +159,24 @@ impl Listing {
             return Ok(None);
         }
         let max = self.left.unwrap_or(usize::MAX).min(LIST_MESSAGE_ENTRIES);
-        let now_ms = self.engine.now_ms();
+        let now_ms = self.calls.engine.now_ms();
         let page =
-            self.engine.list(&self.prefix, self.after.as_deref(), max, LIST_MESSAGE_BYTES).map_err(not_served)?;
+            self.calls.engine.list(&self.prefix, self.after.as_deref(), max, LIST_MESSAGE_BYTES).map_err(not_served)?;
+        if let Some(session) = &mut self.session {
+            self.calls.engine.saw_all(session);
+            page.entries.iter().for_each(|(_, value)| session.saw(value.dot));
+        }
         let Some((last, _)) = page.entries.last() else {
             self.done = true;
-            return Ok(None);
+            // Nothing there is an answer too, and a session has its token of it.
+            let session = self.session.take();
+            return match session {
+                None => Ok(None),
+                Some(session) => {
+                    let session = self.calls.leave(Some(session))?;
+                    Ok(Some(ListResponse { session, ..ListResponse::default() }))
+                }
+            };
         };
         let last = text(last)?;
         if let Some(left) = &mut self.left {
@@ -124,7 +189,8 @@ impl Listing {
         self.after = Some(last);
         let entries =
             page.entries.into_iter().map(|(key, value)| self.entry(&key, value, now_ms)).collect::<Result<_, _>>()?;
-        Ok(Some(ListResponse { entries, next_page_token }))
+        let session = self.calls.leave(self.session.clone())?;
+        Ok(Some(ListResponse { entries, next_page_token, session }))
     }
 
     fn entry(&self, key: &Bytes, value: Value, now_ms: u64) -> Result<ListEntry, Status> {
@@ -135,36 +201,4 @@ impl Listing {
             ttl: check::left(value.expires_ms, now_ms),
         })
     }
-}
-
-/// Keys come in as UTF-8; one that is not came from a broken peer.
-fn text(key: &[u8]) -> Result<String, Status> {
-    String::from_utf8(key.to_vec())
-        .map_err(|_| Status::internal(format!("the node holds a key that is not UTF-8: {}", key.escape_ascii())))
-}
-
-fn version(dot: Dot) -> Version {
-    Version { hlc: dot.hlc, origin: dot.origin }
-}
-
-fn not_served(error: ReadError) -> Status {
-    match error {
-        ReadError::NotReady(phase) => unavailable(phase),
-    }
-}
-
-fn refused(error: WriteError) -> Status {
-    match error {
-        WriteError::NotReady(phase) => unavailable(phase),
-        WriteError::Full(full) => Status::resource_exhausted(full.to_string()),
-    }
-}
-
-fn unavailable(phase: Phase) -> Status {
-    Status::unavailable(match phase {
-        Phase::Joining => "the node is joining: it looks for its peers; try again or another node",
-        Phase::Syncing => "the node is syncing: it takes in what its peers hold; try again or another node",
-        Phase::Ready => "the node was not ready a moment ago; try again",
-        Phase::Draining => "the node is draining: it was told to stop; try another node",
-    })
 }

@@ -17,12 +17,19 @@ use crate::metrics::Counts;
 
 /// The methods that have a label of their own. The rest is one label: clients
 /// must not be able to make up new ones.
-const METHODS: [&str; 11] = [
+const METHODS: [&str; 18] = [
     "/kvasir.v1.Kv/Put",
     "/kvasir.v1.Kv/Get",
     "/kvasir.v1.Kv/Exists",
     "/kvasir.v1.Kv/Delete",
     "/kvasir.v1.Kv/List",
+    "/kvasir.v1.Kv/Touch",
+    "/kvasir.v1.Kv/BatchGet",
+    "/kvasir.v1.Kv/BatchPut",
+    "/kvasir.v1.Kv/BatchDelete",
+    "/kvasir.v1.Kv/Watch",
+    "/kvasir.v1.Kv/Pipe",
+    "/kvasir.v1.Cluster/Events",
     "/kvasir.v1.Cluster/Members",
     "/kvasir.v1.Cluster/WhoAmI",
     "/kvasir.v1.Cluster/Leader",

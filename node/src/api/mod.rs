@@ -1,21 +1,29 @@
 //! The gRPC API on the `client` port: `Kv` and `Cluster`, health and
 //! reflection. Knows the engine, and nothing of how replication works.
 
+pub mod batch;
+mod calls;
 mod check;
 mod cluster;
+pub mod deadline;
+mod events;
 mod kv;
 mod measure;
 mod oversize;
 pub mod overview;
 mod page_token;
+pub mod pipe;
+mod status;
+mod watch;
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kvasir_proto::v1::{DESCRIPTORS, cluster_server::ClusterServer, kv_server::KvServer};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
@@ -80,7 +88,7 @@ pub struct Api {
 impl Api {
     /// Serves until `stop`; then closes the listener, tells every client to go
     /// elsewhere (GOAWAY), and returns when their calls have ended.
-    pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()> + Send) -> Result<(), ApiError> {
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> Result<(), ApiError> {
         let Self { engine, limits, overview, counts } = self;
         let (reporter, health) = health_reporter();
         let descriptors = || {
@@ -101,11 +109,15 @@ impl Api {
             .http2_keepalive_interval(Some(KEEPALIVE_AFTER))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .add_service(
-                KvServer::new(kv::Kv { engine, limits })
+                KvServer::new(kv::Kv { calls: calls::Calls { engine, limits }, stop: stop.clone() })
                     .max_decoding_message_size(max_message)
                     .max_encoding_message_size(usize::MAX),
             )
-            .add_service(ClusterServer::new(cluster::Cluster(overview.clone())))
+            .add_service(ClusterServer::new(cluster::Cluster {
+                overview: overview.clone(),
+                stop: stop.clone(),
+                listeners: events::listeners(),
+            }))
             .add_service(health)
             .add_service(descriptors().build_v1()?)
             // Clients of before 2023, grpcurl among them, ask for this one.
@@ -114,10 +126,16 @@ impl Api {
         report(&reporter, phase).await;
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE_AFTER));
         tokio::select! {
-            served = router.serve_with_incoming_shutdown(incoming, stop) => Ok(served?),
+            served = router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()) => Ok(served?),
             never = report_health(reporter, overview, phase) => match never {},
         }
     }
+}
+
+/// Keys come in as UTF-8; one that is not came from a broken peer.
+fn text(key: &[u8]) -> Result<String, Status> {
+    String::from_utf8(key.to_vec())
+        .map_err(|_| Status::internal(format!("the node holds a key that is not UTF-8: {}", key.escape_ascii())))
 }
 
 /// Keeps health as the phase is, which was reported as `phase`.

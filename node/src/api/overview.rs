@@ -4,18 +4,21 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::discovery::{ProviderStatus, View};
-use crate::engine::{Engine, Phase, Stats};
-use crate::membership::{self, MemberInfo, MemberState, NodeId};
+use crate::engine::{Engine, Evicted, Phase, Stats};
+use crate::membership::{self, Event, MemberInfo, MemberState, Membership, NodeId};
+use crate::transport::Transport;
 
 /// A live view of the cluster, cheap to clone.
 #[derive(Clone)]
 pub struct Overview {
-    me: NodeId,
+    me: watch::Receiver<NodeId>,
     cluster: Arc<str>,
     engine: Arc<Engine>,
+    transport: Arc<Transport>,
+    events: broadcast::Sender<Event>,
     members: watch::Receiver<Arc<Vec<MemberInfo>>>,
     discovery: watch::Receiver<Arc<View>>,
     leaving: watch::Receiver<bool>,
@@ -38,14 +41,15 @@ pub struct Peer {
 impl Overview {
     /// `leaving` turns true when the node was told to stop.
     pub fn new(
-        me: NodeId,
+        membership: &Membership,
         cluster: &str,
         engine: Arc<Engine>,
-        members: watch::Receiver<Arc<Vec<MemberInfo>>>,
+        transport: Arc<Transport>,
         discovery: watch::Receiver<Arc<View>>,
         leaving: watch::Receiver<bool>,
     ) -> Self {
-        Self { me, cluster: cluster.into(), engine, members, discovery, leaving }
+        let (me, events, members) = (membership.me(), membership.events(), membership.members());
+        Self { me, cluster: cluster.into(), engine, transport, events, members, discovery, leaving }
     }
 
     /// The cluster's name.
@@ -115,10 +119,27 @@ impl Overview {
         self.everyone().into_iter().filter(found).map(|peer| peer.id.name).collect()
     }
 
+    /// What happens to members from now on, as membership sees it.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// Members that a majority gives up on, from now on.
+    pub fn evictions(&self) -> broadcast::Receiver<Evicted> {
+        self.engine.evictions()
+    }
+
+    /// Nodes that have no link because their clock and this one's are too far
+    /// apart: name, and which way.
+    pub fn skewed(&self) -> Vec<(String, String)> {
+        self.transport.skewed()
+    }
+
     /// This node.
     pub fn me(&self) -> Peer {
-        let found_by = self.discovery.borrow().addresses.get(&self.me.peer_address).copied();
-        Peer { id: self.me.clone(), state: MemberState::Alive, linked: true, found_by }
+        let id = self.me.borrow().clone();
+        let found_by = self.discovery.borrow().addresses.get(&id.peer_address).copied();
+        Peer { id, state: MemberState::Alive, linked: true, found_by }
     }
 
     /// The others, eldest first.
@@ -150,8 +171,9 @@ impl Overview {
     /// The eldest that is a member, not a sidecar; and whether it is this node.
     pub fn leader(&self) -> Option<(Peer, bool)> {
         let members = self.members.borrow().clone();
-        let origin = membership::leader(&self.me, &members)?.origin;
+        let me = self.me.borrow().clone();
+        let origin = membership::leader(&me, &members)?.origin;
         let leader = self.everyone().into_iter().find(|peer| peer.id.origin == origin)?;
-        Some((leader, origin == self.me.origin))
+        Some((leader, origin == me.origin))
     }
 }

@@ -5,6 +5,7 @@
 mod nats;
 mod print;
 mod settings;
+mod swim;
 mod text;
 mod validate;
 
@@ -20,8 +21,9 @@ use serde::{Deserialize, Serialize};
 pub use nats::{NatsConfig, NatsLogin, SecretSource};
 pub use settings::{
     Cli, Command, DevSettings, DiscoverySettings, DnsSettings, KubernetesSettings, NatsSettings, Settings,
-    StaticSettings,
+    StaticSettings, SwimSettings,
 };
+pub use swim::SwimConfig;
 pub use text::{DurationText, HostPort, Labels, Quantity, Secret, Servers};
 
 /// The longest node name: what fits a DNS label, and so a pod's name as Kubernetes makes them.
@@ -66,6 +68,19 @@ pub enum ConfigError {
         /// What is wrong with it, and what would be right.
         message: String,
     },
+}
+
+/// What a full node does with a write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum MaxMemoryPolicy {
+    /// Refuses it.
+    #[default]
+    #[value(name = "noeviction")]
+    #[serde(rename = "noeviction")]
+    NoEviction,
+    /// Deletes values that have a TTL, those that end first going first, on all nodes.
+    TtlFirst,
 }
 
 /// What a node is to its cluster.
@@ -196,10 +211,21 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// The memory that entries may take; `None` is no limit.
     pub max_memory: Option<u64>,
+    /// Whether values with a TTL make room when the memory is used up.
+    pub evict_ending: bool,
+    /// How many members the cluster is meant to have; 0: as many as are known.
+    pub voters: usize,
+    /// The file to look at again for a change of `voters`; `None` if something
+    /// that stands above a file gave it.
+    pub voters_file: Option<PathBuf>,
+    /// How long a node may be out of reach until a majority gives up on it.
+    pub evict_after: Duration,
     /// What a client may send.
     pub limits: Limits,
     /// How far ahead a peer's clock may be.
     pub max_clock_skew: Duration,
+    /// How the nodes keep track of who lives.
+    pub swim: SwimConfig,
     /// How the node finds its peers.
     pub discovery: DiscoveryConfig,
     /// How the node logs.
@@ -210,7 +236,8 @@ impl Config {
     /// The settings of a parsed command line, on top of the file it names.
     pub fn from_cli(cli: Cli) -> Result<Self, ConfigError> {
         let file = cli.config.as_deref().map(Settings::from_file).transpose()?.unwrap_or_default();
-        cli.settings.over(file).validate()
+        let voters_file = cli.config.filter(|_| cli.settings.voters.is_none());
+        Ok(Self { voters_file, ..cli.settings.over(file).validate()? })
     }
 }
 

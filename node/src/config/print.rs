@@ -3,8 +3,8 @@
 
 use super::{
     Config, DiscoveryConfig, DiscoverySettings, DnsConfig, DnsSettings, DurationText, KubernetesConfig,
-    KubernetesSettings, Labels, Limits, LogConfig, NatsConfig, NatsLogin, NatsSettings, Quantity, SecretSource,
-    Servers, Settings, StaticConfig, StaticSettings,
+    KubernetesSettings, Labels, Limits, LogConfig, MaxMemoryPolicy, NatsConfig, NatsLogin, NatsSettings, Quantity,
+    SecretSource, Servers, Settings, StaticConfig, StaticSettings, SwimConfig, SwimSettings,
 };
 
 impl Config {
@@ -41,8 +41,13 @@ impl From<&Config> for Settings {
             serve_alone,
             drain_timeout,
             max_memory,
+            evict_ending,
+            voters,
+            voters_file: _, // where a change of `voters` is looked for, not a setting
+            evict_after,
             limits: Limits { max_key_bytes, max_value_bytes, max_ttl },
             max_clock_skew,
+            swim,
             discovery,
             log: LogConfig { level, format },
         } = config;
@@ -59,13 +64,52 @@ impl From<&Config> for Settings {
             serve_alone: Some(*serve_alone),
             drain_timeout: Some(DurationText(*drain_timeout)),
             max_memory: Some(Quantity(max_memory.unwrap_or(0))),
+            max_memory_policy: Some(if *evict_ending {
+                MaxMemoryPolicy::TtlFirst
+            } else {
+                MaxMemoryPolicy::NoEviction
+            }),
+            voters: Some(*voters),
+            evict_after: Some(DurationText(*evict_after)),
             max_key_bytes: Some(*max_key_bytes),
             max_value_bytes: Some(*max_value_bytes),
             max_ttl: Some(DurationText(*max_ttl)),
             max_clock_skew: Some(DurationText(*max_clock_skew)),
             log_level: Some(level.clone()),
             log_format: Some(*format),
+            swim: SwimSettings::from(swim),
             discovery: DiscoverySettings::from(discovery),
+        }
+    }
+}
+
+impl From<&SwimConfig> for SwimSettings {
+    fn from(config: &SwimConfig) -> Self {
+        let SwimConfig {
+            probe_period,
+            probe_timeout,
+            suspicion,
+            gossip_period,
+            exchange_period,
+            retry_period,
+            announce_period,
+            forget_after,
+            indirect_probes,
+            gossip_fanout,
+            transmissions,
+        } = *config;
+        Self {
+            probe_period: Some(DurationText(probe_period)),
+            probe_timeout: Some(DurationText(probe_timeout)),
+            suspicion: Some(DurationText(suspicion)),
+            gossip_period: Some(DurationText(gossip_period)),
+            exchange_period: Some(DurationText(exchange_period)),
+            retry_period: Some(DurationText(retry_period)),
+            announce_period: Some(DurationText(announce_period)),
+            forget_after: Some(DurationText(forget_after)),
+            indirect_probes: Some(indirect_probes.get()),
+            gossip_fanout: Some(gossip_fanout.get()),
+            transmissions: Some(usize::from(transmissions.get())),
         }
     }
 }

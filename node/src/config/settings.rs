@@ -10,7 +10,7 @@ use std::{
 use clap::{ArgAction, Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, DurationText, HostPort, Labels, LogFormat, Quantity, Role, Secret, Servers};
+use super::{ConfigError, DurationText, HostPort, Labels, LogFormat, MaxMemoryPolicy, Quantity, Role, Secret, Servers};
 
 /// A node of a Kvasir cluster: a full replica of the cluster's keys, served over gRPC.
 ///
@@ -61,14 +61,14 @@ pub struct DevSettings {
 macro_rules! settings {
     (
         $(#[$struct_meta:meta])* $name:ident { $($(#[$meta:meta])* $field:ident: $type:ty,)* }
-        $(and { $(#[$group_meta:meta])* $group:ident: $group_type:ty })?
+        $(and { $($(#[$group_meta:meta])* $group:ident: $group_type:ty,)* })?
     ) => {
         $(#[$struct_meta])*
         #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize, Serialize)]
         #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
         pub struct $name {
             $($(#[$meta])* #[serde(skip_serializing_if = "Option::is_none")] pub $field: Option<$type>,)*
-            $($(#[$group_meta])* pub $group: $group_type,)?
+            $($($(#[$group_meta])* pub $group: $group_type,)*)?
         }
 
         impl $name {
@@ -77,7 +77,7 @@ macro_rules! settings {
             pub fn over(self, below: Self) -> Self {
                 Self {
                     $($field: Layer::over(self.$field, below.$field),)*
-                    $($group: self.$group.over(below.$group),)?
+                    $($($group: self.$group.over(below.$group),)*)?
                 }
             }
         }
@@ -96,7 +96,7 @@ macro_rules! whole {
         }
     )*};
 }
-whole!(String, bool, u16, u32, usize, IpAddr, SocketAddr, PathBuf, Role, LogFormat);
+whole!(String, bool, u16, u32, usize, IpAddr, SocketAddr, PathBuf, Role, MaxMemoryPolicy, LogFormat);
 whole!(DurationText, Quantity, Labels, Secret, Servers, Vec<HostPort>, Vec<SocketAddr>);
 
 macro_rules! by_field {
@@ -152,6 +152,15 @@ settings! {
         /// The memory that entries may take, in bytes, such as 256Mi; 0 is no limit [default: 0]
         #[arg(long, env = "KVASIR_MAX_MEMORY", value_name = "BYTES")]
         max_memory: Quantity,
+        /// What a full node does with a write [default: noeviction]
+        #[arg(long, env = "KVASIR_MAX_MEMORY_POLICY", value_enum)]
+        max_memory_policy: MaxMemoryPolicy,
+        /// How many members the cluster is meant to have: only a majority of them gives up on a node and forgets deletes; 0 is as many as are known [default: 0]
+        #[arg(long, env = "KVASIR_VOTERS", value_name = "NUMBER")]
+        voters: usize,
+        /// How long a node may be out of reach until a majority of the members gives up on it [default: 5m]
+        #[arg(long, env = "KVASIR_EVICT_AFTER", value_name = "DURATION")]
+        evict_after: DurationText,
         /// The longest key, in bytes [default: 1024]
         #[arg(long, env = "KVASIR_MAX_KEY_BYTES", value_name = "BYTES")]
         max_key_bytes: usize,
@@ -173,7 +182,10 @@ settings! {
     } and {
         /// How the node finds its peers; several ways may be given together.
         #[command(flatten)]
-        discovery: DiscoverySettings
+        discovery: DiscoverySettings,
+        /// How the nodes keep track of who lives.
+        #[command(flatten)]
+        swim: SwimSettings,
     }
 }
 
@@ -193,6 +205,45 @@ settings! {
         #[command(flatten)]
         #[serde(rename = "static")]
         static_hosts: StaticSettings,
+    }
+}
+
+settings! {
+    /// How the nodes keep track of who lives: the membership protocol.
+    SwimSettings {
+        /// How often the node probes one member [default: 200ms]
+        #[arg(long = "swim-probe-period", env = "KVASIR_SWIM_PROBE_PERIOD", value_name = "DURATION")]
+        probe_period: DurationText,
+        /// How long it waits for the answer before it asks others to probe [default: 80ms]
+        #[arg(long = "swim-probe-timeout", env = "KVASIR_SWIM_PROBE_TIMEOUT", value_name = "DURATION")]
+        probe_timeout: DurationText,
+        /// How long a member that did not answer may take to say that it lives [default: 1200ms]
+        #[arg(long = "swim-suspicion", env = "KVASIR_SWIM_SUSPICION", value_name = "DURATION")]
+        suspicion: DurationText,
+        /// How often news of members go out, while there are any [default: 100ms]
+        #[arg(long = "swim-gossip-period", env = "KVASIR_SWIM_GOSSIP_PERIOD", value_name = "DURATION")]
+        gossip_period: DurationText,
+        /// How often a member is asked for all members it knows [default: 10s]
+        #[arg(long = "swim-exchange-period", env = "KVASIR_SWIM_EXCHANGE_PERIOD", value_name = "DURATION")]
+        exchange_period: DurationText,
+        /// How often some of those who failed are tried again [default: 5s]
+        #[arg(long = "swim-retry-period", env = "KVASIR_SWIM_RETRY_PERIOD", value_name = "DURATION")]
+        retry_period: DurationText,
+        /// How often addresses that no member has are tried [default: 2s]
+        #[arg(long = "swim-announce-period", env = "KVASIR_SWIM_ANNOUNCE_PERIOD", value_name = "DURATION")]
+        announce_period: DurationText,
+        /// How long the dead are remembered, so that old news cannot revive them [default: 1h]
+        #[arg(long = "swim-forget-after", env = "KVASIR_SWIM_FORGET_AFTER", value_name = "DURATION")]
+        forget_after: DurationText,
+        /// How many members are asked to probe one that did not answer [default: 3]
+        #[arg(long = "swim-indirect-probes", env = "KVASIR_SWIM_INDIRECT_PROBES", value_name = "NUMBER")]
+        indirect_probes: usize,
+        /// How many members a round of gossip goes to [default: 3]
+        #[arg(long = "swim-gossip-fanout", env = "KVASIR_SWIM_GOSSIP_FANOUT", value_name = "NUMBER")]
+        gossip_fanout: usize,
+        /// How many times one node passes on a piece of news [default: 10]
+        #[arg(long = "swim-transmissions", env = "KVASIR_SWIM_TRANSMISSIONS", value_name = "NUMBER")]
+        transmissions: usize,
     }
 }
 

@@ -44,6 +44,9 @@ fn nothing_given_is_a_member_alone_on_loopback() {
     assert_eq!(config.limits.max_value_bytes, 1_048_576);
     assert_eq!(config.limits.max_ttl, Duration::from_hours(87_600));
     assert_eq!(config.max_clock_skew, Duration::from_secs(10));
+    assert_eq!((config.voters, config.evict_after), (0, Duration::from_mins(5)));
+    assert!(!config.evict_ending, "nothing is deleted unless asked for");
+    assert_eq!(config.swim, SwimConfig::LAN);
     assert_eq!(config.discovery, DiscoveryConfig::default());
     assert_eq!(config.log, LogConfig { level: "info".to_owned(), format: LogFormat::Text });
 }
@@ -63,6 +66,10 @@ syncInterval: 1m30s
 joinTimeout: 0s
 drainTimeout: 5s
 maxMemory: 256Mi
+maxMemoryPolicy: ttl-first
+voters: 3
+evictAfter: 90s
+swim: {probePeriod: 1s, suspicion: 5s, gossipFanout: 5, transmissions: 20}
 maxKeyBytes: 10
 maxValueBytes: 20
 maxTtl: 1h
@@ -88,6 +95,11 @@ discovery:
     assert_eq!(config.role, Role::Sidecar);
     assert_eq!(config.sync_interval, Duration::from_secs(90));
     assert_eq!(config.max_memory, Some(256 << 20));
+    assert!(config.evict_ending);
+    assert_eq!((config.voters, config.evict_after), (3, Duration::from_secs(90)));
+    assert_eq!((config.swim.probe_period, config.swim.suspicion), (Duration::from_secs(1), Duration::from_secs(5)));
+    assert_eq!((config.swim.gossip_fanout.get(), config.swim.transmissions.get()), (5, 20));
+    assert_eq!(config.swim.probe_timeout, SwimConfig::LAN.probe_timeout);
     assert!(!config.serve_alone, "a sidecar waits for the cluster unless told otherwise");
     let kubernetes = config.discovery.kubernetes.unwrap();
     assert_eq!(kubernetes.discovery_port_name, "peer");
@@ -136,6 +148,10 @@ fn flags_alone_say_everything() {
         "--role=sidecar",
         "--serve-alone",
         "--max-memory=1G",
+        "--max-memory-policy=noeviction",
+        "--voters=5",
+        "--evict-after=1m",
+        "--swim-suspicion=3s",
         "--discovery-kubernetes-pod-labels=a=b,c=d",
         "--discovery-kubernetes-namespace=ns",
         "--discovery-static-hosts=a:1,b:2",
@@ -153,6 +169,8 @@ fn flags_alone_say_everything() {
     .unwrap();
     assert!(config.serve_alone);
     assert_eq!(config.max_memory, Some(1_000_000_000));
+    assert_eq!((config.evict_ending, config.voters, config.evict_after), (false, 5, Duration::from_mins(1)));
+    assert_eq!(config.swim, SwimConfig { suspicion: Duration::from_secs(3), ..SwimConfig::LAN });
     let kubernetes = config.discovery.kubernetes.unwrap();
     assert_eq!(kubernetes.namespace.as_deref(), Some("ns"));
     assert_eq!(kubernetes.pod_labels.len(), 2);
@@ -229,6 +247,15 @@ fn what_cannot_work_is_named_and_the_range_is_told() {
     refused("maxKeyBytes: 0", &["maxKeyBytes", "65536"]);
     refused("maxValueBytes: 1000000000", &["maxValueBytes"]);
     refused("maxTtl: 0s", &["maxTtl"]);
+    refused("voters: 1025", &["voters", "1025", "between 0 and 1024"]);
+    refused("voters: -1", &["voters"]);
+    refused("evictAfter: 10ms", &["evictAfter", "1s"]);
+    refused("maxMemoryPolicy: lru", &["maxMemoryPolicy", "lru", "ttl-first"]);
+    refused("swim: {probePeriod: 1ms}", &["swim.probePeriod", "10ms"]);
+    refused("swim: {probeTimeout: 150ms}", &["swim.probeTimeout", "at most half of swim.probePeriod"]);
+    refused("swim: {suspicion: 100ms}", &["swim.suspicion", "at least swim.probePeriod"]);
+    refused("swim: {gossipFanout: 0}", &["swim.gossipFanout", "between 1 and 64"]);
+    refused("swim: {transmissions: 256}", &["swim.transmissions", "between 1 and 255"]);
     refused("maxClockSkew: 2h", &["maxClockSkew"]);
     refused("cluster: ''", &["cluster", "empty"]);
     refused("cluster: a b", &["cluster", "no spaces"]);
@@ -371,6 +398,26 @@ fn the_documented_file_has_every_setting() {
             assert!(named.contains(flag), "examples/node.yaml lacks --{flag}; it has {named:?}");
         }
     }
+}
+
+#[test]
+fn voters_may_change_in_the_file_unless_something_above_it_gave_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("node.yaml");
+    std::fs::write(&path, "voters: 3").unwrap();
+    let cli = |words: &[&str]| Cli {
+        config: Some(path.clone()),
+        settings: flags(&[&["--name", "n"], words].concat()),
+        ..Cli::default()
+    };
+    let config = Config::from_cli(cli(&[])).unwrap();
+    assert_eq!((config.voters, config.voters_file), (3, Some(path.clone())));
+    let config = Config::from_cli(cli(&["--voters=5"])).unwrap();
+    assert_eq!((config.voters, config.voters_file), (5, None));
+    assert_eq!(
+        Config::from_cli(Cli { settings: flags(&["--name", "n"]), ..Cli::default() }).unwrap().voters_file,
+        None
+    );
 }
 
 #[test]

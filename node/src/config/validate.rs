@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Config, ConfigError, DiscoveryConfig, DiscoverySettings, DnsConfig, DurationText, KubernetesConfig, Limits,
-    LogConfig, MAX_CLUSTER_BYTES, MAX_NAME_BYTES, Quantity, Role, Settings, StaticConfig,
+    LogConfig, MAX_CLUSTER_BYTES, MAX_NAME_BYTES, MaxMemoryPolicy, Quantity, Role, Settings, StaticConfig,
 };
 
 const DEFAULT_CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7070);
@@ -21,6 +21,7 @@ const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_MAX_KEY_BYTES: usize = 1 << 10;
 const DEFAULT_MAX_VALUE_BYTES: usize = 1 << 20;
 const DEFAULT_MAX_TTL: Duration = Duration::from_hours(87_600);
+const DEFAULT_EVICT_AFTER: Duration = Duration::from_mins(5);
 const DEFAULT_MAX_CLOCK_SKEW: Duration = Duration::from_secs(10);
 const DEFAULT_DISCOVERY_PORT_NAME: &str = "peer";
 const DEFAULT_PORT_NAME: &str = "client";
@@ -29,6 +30,8 @@ const SYNC_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=Dura
 const JOIN_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
 const DRAIN_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
 const MAX_TTL: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(876_000);
+const VOTERS: RangeInclusive<usize> = 0..=1024;
+const EVICT_AFTER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
 const MAX_CLOCK_SKEW: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(1);
 /// Keys travel whole in every frame, so they are kept small.
 const MAX_KEY_BYTES: RangeInclusive<usize> = 1..=64 << 10;
@@ -59,6 +62,9 @@ impl Settings {
             serve_alone,
             drain_timeout,
             max_memory,
+            max_memory_policy,
+            voters,
+            evict_after,
             max_key_bytes,
             max_value_bytes,
             max_ttl,
@@ -66,6 +72,7 @@ impl Settings {
             log_level,
             log_format,
             discovery,
+            swim,
         } = self;
         let role = role.unwrap_or_default();
         let peer_address = peer_address.unwrap_or(DEFAULT_PEER);
@@ -88,6 +95,10 @@ impl Settings {
             serve_alone: serve_alone.unwrap_or(role == Role::Member),
             drain_timeout: within("drainTimeout", drain_timeout, DEFAULT_DRAIN_TIMEOUT, &DRAIN_TIMEOUT)?,
             max_memory: max_memory.map(|Quantity(bytes)| bytes).filter(|bytes| *bytes > 0),
+            evict_ending: max_memory_policy.unwrap_or_default() == MaxMemoryPolicy::TtlFirst,
+            voters: checked_voters(voters)?,
+            voters_file: None,
+            evict_after: within("evictAfter", evict_after, DEFAULT_EVICT_AFTER, &EVICT_AFTER)?,
             limits: Limits {
                 max_key_bytes: size_within("maxKeyBytes", max_key_bytes, DEFAULT_MAX_KEY_BYTES, &MAX_KEY_BYTES)?,
                 max_value_bytes: size_within(
@@ -99,10 +110,22 @@ impl Settings {
                 max_ttl: within("maxTtl", max_ttl, DEFAULT_MAX_TTL, &MAX_TTL)?,
             },
             max_clock_skew: within("maxClockSkew", max_clock_skew, DEFAULT_MAX_CLOCK_SKEW, &MAX_CLOCK_SKEW)?,
+            swim: swim.validate()?,
             discovery: discovery.validate(&cluster)?,
             cluster,
             log: LogConfig { level: log_filter(log_level)?, format: log_format.unwrap_or_default() },
         })
+    }
+}
+
+fn checked_voters(given: Option<usize>) -> Result<usize, ConfigError> {
+    size_within("voters", given, 0, &VOTERS)
+}
+
+impl Settings {
+    /// How many members the cluster is meant to have, and nothing else.
+    pub fn voters(&self) -> Result<usize, ConfigError> {
+        checked_voters(self.voters)
     }
 }
 
@@ -190,7 +213,7 @@ pub(super) fn within(
     Err(invalid(field, format!("{value:?} is out of range: give between {:?} and {:?}", range.start(), range.end())))
 }
 
-fn size_within(
+pub(super) fn size_within(
     field: &'static str,
     given: Option<usize>,
     default: usize,
@@ -200,7 +223,7 @@ fn size_within(
     if range.contains(&value) {
         return Ok(value);
     }
-    Err(invalid(field, format!("{value} is out of range: give between {} and {} bytes", range.start(), range.end())))
+    Err(invalid(field, format!("{value} is out of range: give between {} and {}", range.start(), range.end())))
 }
 
 fn checked_text(field: &'static str, text: String, max_bytes: usize) -> Result<String, ConfigError> {

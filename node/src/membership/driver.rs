@@ -14,7 +14,7 @@ use std::{
 
 use tokio::{
     net::UdpSocket,
-    sync::{oneshot, watch},
+    sync::{broadcast, oneshot, watch},
     task::JoinHandle,
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -36,6 +36,9 @@ const FAREWELL_PAUSE: Duration = Duration::from_millis(30);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait after the socket failed to receive.
 const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Events that are kept for a listener who has not taken them yet.
+const EVENTS_KEPT: usize = 256;
 
 /// What has happened since the start.
 #[derive(Debug, Default)]
@@ -64,11 +67,17 @@ pub struct Counters {
     pub faults: AtomicU64,
 }
 
+/// One life of a node: the origin of its writes, and when it began,
+/// milliseconds since 1970.
+pub type Life = (u64, u64);
+
 /// This node's membership, for as long as it runs.
 #[derive(Debug)]
 pub struct Membership {
     members: watch::Receiver<Arc<Vec<MemberInfo>>>,
     me: watch::Receiver<NodeId>,
+    life: watch::Sender<Life>,
+    events: broadcast::Sender<Event>,
     counters: Arc<Counters>,
     goodbye: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -80,9 +89,19 @@ impl Membership {
         self.members.clone()
     }
 
-    /// This node, in its present generation.
-    pub fn me(&self) -> NodeId {
-        self.me.borrow().clone()
+    /// This node, in its present life and generation.
+    pub fn me(&self) -> watch::Receiver<NodeId> {
+        self.me.clone()
+    }
+
+    /// Where to listen to what happens to members.
+    pub fn events(&self) -> broadcast::Sender<Event> {
+        self.events.clone()
+    }
+
+    /// Where to say that this node has begun another life.
+    pub fn life(&self) -> watch::Sender<Life> {
+        self.life.clone()
     }
 
     /// What has happened since the start.
@@ -112,24 +131,28 @@ pub fn start(
     socket: UdpSocket,
     discovery: watch::Receiver<Arc<View>>,
     cluster: &str,
+    timing: Timing,
     stop: CancellationToken,
 ) -> Membership {
+    let (life, lives) = watch::channel((me.origin, me.started_ms));
     let (members_out, members) = watch::channel(Arc::default());
     let (me_out, me_in) = watch::channel(me.clone());
+    let events = broadcast::Sender::new(EVENTS_KEPT);
     let counters = Arc::new(Counters::default());
     let (goodbye, told_to_leave) = oneshot::channel();
     let driver = Driver {
-        swim: Swim::new(me, cluster, Timing::LAN, rand::random()),
+        swim: Swim::new(me, cluster, timing, rand::random()),
         started: Instant::now(),
         socket,
         members: members_out,
         me: me_out,
+        events: events.clone(),
         counters: Arc::clone(&counters),
         warned: HashSet::new(),
         receiving: true,
     };
-    let task = tokio::spawn(driver.run(discovery, told_to_leave, stop));
-    Membership { members, me: me_in, counters, goodbye, task }
+    let task = tokio::spawn(driver.run(discovery, lives, told_to_leave, stop));
+    Membership { members, me: me_in, life, events, counters, goodbye, task }
 }
 
 struct Driver {
@@ -138,6 +161,7 @@ struct Driver {
     socket: UdpSocket,
     members: watch::Sender<Arc<Vec<MemberInfo>>>,
     me: watch::Sender<NodeId>,
+    events: broadcast::Sender<Event>,
     counters: Arc<Counters>,
     /// The kinds of refusal that were told: each is told once.
     warned: HashSet<Discriminant<Refused>>,
@@ -149,11 +173,13 @@ impl Driver {
     async fn run(
         mut self,
         mut discovery: watch::Receiver<Arc<View>>,
+        mut lives: watch::Receiver<Life>,
         mut told_to_leave: oneshot::Receiver<()>,
         stop: CancellationToken,
     ) {
         let mut buffer = [0; MAX_DATAGRAM + 1];
         let mut discovering = true;
+        let mut may_change = true;
         // Goodbye is said only when asked for: a handle that is dropped is no request.
         let mut may_leave = true;
         self.look_at(&discovery.borrow_and_update().clone());
@@ -168,6 +194,16 @@ impl Driver {
                 changed = discovery.changed(), if discovering => match changed {
                     Ok(()) => self.look_at(&discovery.borrow_and_update().clone()),
                     Err(_) => discovering = false,
+                },
+                changed = lives.changed(), if may_change => match changed {
+                    Ok(()) => {
+                        let (origin, started_ms) = *lives.borrow_and_update();
+                        if self.swim.begin_anew(self.started.elapsed(), origin, started_ms) {
+                            self.me.send_replace(self.swim.me().clone());
+                        }
+                        self.act().await;
+                    }
+                    Err(_) => may_change = false,
                 },
                 received = self.socket.recv_from(&mut buffer) => self.received(&buffer, received.map(|(length, _)| length)).await,
                 () = sleep_until(deadline) => {}
@@ -267,6 +303,8 @@ impl Driver {
             address = %id.peer_address,
             "{what}"
         );
+        // Nobody may be listening.
+        let _ = self.events.send(event.clone());
         match event {
             Event::Renewed(me) => {
                 self.me.send_replace(me);
@@ -310,7 +348,7 @@ mod tests {
         let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let me = NodeId::new(name, rand::random(), Role::Member, address, since_1970.as_millis() as u64);
         let stop = CancellationToken::new();
-        let membership = start(me, socket, view(seeds), "test", stop.clone());
+        let membership = start(me, socket, view(seeds), "test", Timing::LAN, stop.clone());
         Node { membership, address, stop }
     }
 
@@ -360,7 +398,7 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(2)).await;
         let b = node("b", &[a.address]).await;
         sees(&a, &["b"]).await;
-        let old = b.membership.me().origin;
+        let old = b.membership.me().borrow().origin;
         b.stop.cancel();
         b.membership.task.await.unwrap();
         let socket = UdpSocket::bind(b.address).await.unwrap();

@@ -13,8 +13,9 @@ mod wire;
 #[cfg(test)]
 mod simulation;
 
-pub use driver::{Counters, Membership, start};
+pub use driver::{Counters, Life, Membership, start};
 pub use identity::{MAX_VERSION_BYTES, NodeId};
+pub use swim::Event;
 pub use wire::{MAX_DATAGRAM, Refused};
 
 use crate::config::Role;

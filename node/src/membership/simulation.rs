@@ -355,6 +355,30 @@ fn a_suspect_whose_name_came_back_elsewhere_is_not_waited_for() {
 }
 
 #[test]
+fn one_that_begins_anew_ends_for_the_others_and_joins_again() {
+    for seed in 0..10 {
+        let mut world = World::cluster(seed, 4);
+        world.settle(5 * SECOND);
+        world.nodes.iter_mut().for_each(|node| node.events.clear());
+        let (now, old) = (world.now, world.nodes[2].swim.me().clone());
+        // The clock of its machine may have gone back.
+        assert!(world.nodes[2].swim.begin_anew(now, 77, old.started_ms - 5));
+        assert!(!world.nodes[2].swim.begin_anew(now, 77, old.started_ms), "it has that life");
+        let took = world.settle(5 * SECOND);
+        assert!(took < 3 * SECOND, "seed {seed}: {took:?}");
+        for node in [0, 1, 3] {
+            let member = world.nodes[node].swim.members().into_iter().find(|it| it.id.name == old.name);
+            assert_eq!(member.map(|it| it.id.origin), Some(77), "seed {seed}, node {node}");
+            let events: Vec<_> = world.nodes[node].events.iter().map(|(_, event)| event.clone()).collect();
+            let ends = |event: &Event| matches!(event, Event::Failed(id) if id.origin == old.origin);
+            let joins = |event: &Event| matches!(event, Event::Joined(id) if id.origin == 77);
+            let [ended, joined] = &events[..] else { panic!("seed {seed}, node {node}: {events:?}") };
+            assert!(ends(ended) && joins(joined), "seed {seed}, node {node}: {events:?}");
+        }
+    }
+}
+
+#[test]
 fn groups_that_formed_apart_merge_when_they_can_see_each_other() {
     for seed in 0..10 {
         let mut world = World::new(seed);

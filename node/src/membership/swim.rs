@@ -19,13 +19,8 @@ use super::{
     MemberInfo, MemberState, NodeId, Refused,
     wire::{self, ENVELOPE, MAX_MESSAGE, Wire},
 };
+pub use crate::config::SwimConfig as Timing;
 
-/// How many members are asked to probe one that didn't answer.
-const INDIRECT_PROBES: NonZeroUsize = NonZeroUsize::new(3).expect("3 is not zero");
-/// How many members a round of gossip goes to.
-const GOSSIP_FANOUT: NonZeroUsize = NonZeroUsize::new(3).expect("3 is not zero");
-/// How many times one node passes on a piece of news: enough for some hundred nodes.
-const TRANSMISSIONS: NonZeroU8 = NonZeroU8::new(10).expect("10 is not zero");
 /// The same for the news that this node leaves, which it alone tells.
 const LAST_TRANSMISSIONS: NonZeroU8 = NonZeroU8::MAX;
 /// How many addresses one round of announcements goes to.
@@ -34,44 +29,6 @@ const ANNOUNCEMENTS: usize = 32;
 const LOST_TRIED: usize = 8;
 /// The least time between two rounds of announcements.
 const MIN_ROUND: Duration = Duration::from_millis(100);
-
-/// The intervals of the protocol.
-///
-/// A death is seen after the time until somebody's turn to probe the dead comes
-/// (a few periods), one more period without an answer, and the suspicion.
-#[derive(Clone, Copy, Debug)]
-pub struct Timing {
-    /// How often this node probes one member.
-    pub probe_period: Duration,
-    /// How long it waits for the answer before it asks others to probe.
-    pub probe_timeout: Duration,
-    /// How long a member that didn't answer may take to say that it lives.
-    pub suspicion: Duration,
-    /// How often news go out, while there are any.
-    pub gossip_period: Duration,
-    /// How often a member is asked for all members it knows.
-    pub exchange_period: Duration,
-    /// How often some of those who failed are tried again.
-    pub retry_period: Duration,
-    /// How often addresses that no member has are tried.
-    pub announce_period: Duration,
-    /// How long the dead are remembered, so that old news cannot revive them.
-    pub forget_after: Duration,
-}
-
-impl Timing {
-    /// For a local network: a death is seen within 3 s.
-    pub const LAN: Self = Self {
-        probe_period: Duration::from_millis(200),
-        probe_timeout: Duration::from_millis(80),
-        suspicion: Duration::from_millis(1200),
-        gossip_period: Duration::from_millis(100),
-        exchange_period: Duration::from_secs(10),
-        retry_period: Duration::from_secs(5),
-        announce_period: Duration::from_secs(2),
-        forget_after: Duration::from_hours(1),
-    };
-}
 
 /// What happened to the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -206,6 +163,20 @@ impl Swim {
         }
     }
 
+    /// This node begins another life, as the process `origin`: to the others
+    /// the old one has ended and a new one has joined. Returns whether it did.
+    pub fn begin_anew(&mut self, now: Duration, origin: u64, started_ms: u64) -> bool {
+        if self.left || origin == self.me().origin {
+            return false;
+        }
+        // Of the two at one address the later start wins.
+        let started_ms = started_ms.max(self.me().started_ms.saturating_add(1));
+        let anew = NodeId { origin, started_ms, ..self.me().clone() };
+        self.attempt(now, |foca, outbox| foca.change_identity(anew, outbox));
+        self.round_soon(now);
+        true
+    }
+
     /// Says goodbye to everyone. Only [`farewell`](Self::farewell) may follow.
     pub fn leave(&mut self, now: Duration) {
         if self.left {
@@ -213,7 +184,7 @@ impl Swim {
         }
         // The protocol itself would tell three members, and leave it to them
         // to pass it on; but nothing is more use to the others than to know at once.
-        self.config.num_indirect_probes = NonZeroUsize::new(self.foca.num_members()).unwrap_or(INDIRECT_PROBES);
+        self.config.num_indirect_probes = NonZeroUsize::new(self.foca.num_members()).unwrap_or(NonZeroUsize::MIN);
         self.config.max_transmissions = LAST_TRANSMISSIONS;
         if let Err(error) = self.foca.set_config(self.config.clone()) {
             self.outputs.push_back(Output::Fault(error));
@@ -375,15 +346,15 @@ fn config(timing: Timing) -> foca::Config {
     foca::Config {
         probe_period: timing.probe_period,
         probe_rtt: timing.probe_timeout,
-        num_indirect_probes: INDIRECT_PROBES,
-        max_transmissions: TRANSMISSIONS,
+        num_indirect_probes: timing.indirect_probes,
+        max_transmissions: timing.transmissions,
         suspect_to_down_after: timing.suspicion,
         remove_down_after: Some(timing.forget_after),
         max_packet_size: MAX_MESSAGE,
         notify_down_members: true,
         periodic_announce: each(timing.exchange_period, NonZeroUsize::MIN),
         periodic_announce_to_down_members: each(timing.retry_period, NonZeroUsize::MIN),
-        periodic_gossip: each(timing.gossip_period, GOSSIP_FANOUT),
+        periodic_gossip: each(timing.gossip_period, timing.gossip_fanout),
     }
 }
 

@@ -8,7 +8,7 @@
 //!    (GOAWAY). Calls under way end as usual; new ones go to a new connection,
 //!    which the Service leads to another node.
 //! 3. It refuses writes that still come, and waits until its peers hold its own.
-//! 4. It tells the members that it leaves, and closes the links.
+//! 4. It gives up its seat, tells the members that it leaves, and closes the links.
 
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ const LINGER: Duration = Duration::from_millis(1500);
 /// Calls under way get this long to end: long listings, and health watches,
 /// which never end by themselves.
 const HANG_UP: Duration = Duration::from_secs(2);
+/// The peers get this long to hear that nothing more is to come.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// Links get this long to close.
 const CLOSE: Duration = Duration::from_secs(1);
 
@@ -50,6 +52,9 @@ impl Node {
         }
         self.engine.drain();
         self.hand_over(end).await;
+        if !self.engine.leave(FAREWELL).await {
+            info!("not every peer could be told within {FAREWELL:?} that this node leaves: they will find out");
+        }
 
         let Self { membership, transport, admin, stop, .. } = self;
         membership.leave().await;

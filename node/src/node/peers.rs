@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::discovery;
 use crate::engine::Engine;
-use crate::membership::MemberInfo;
-use crate::replica::View;
+use crate::membership::{Life, MemberInfo};
+use crate::replica::{PeerId, View};
 use crate::transport::Peer;
 
 /// How often the links are compared with what was found; they have no channel
@@ -38,6 +38,18 @@ pub(super) fn to_link(mut members: Members, stop: CancellationToken) -> watch::R
         }
     }));
     peers
+}
+
+/// Keeps membership's idea of this node as the replica's: when the one begins
+/// anew, so does the other.
+pub(super) async fn live_on(mut identity: watch::Receiver<PeerId>, life: watch::Sender<Life>) {
+    while identity.changed().await.is_ok() {
+        let (origin, started_ms) = {
+            let id = identity.borrow_and_update();
+            (id.origin, id.started_ms)
+        };
+        life.send_replace((origin, started_ms));
+    }
 }
 
 fn peer(member: &MemberInfo) -> Peer {

@@ -103,7 +103,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_frame_comes_back_as_it_was() {
-        let hello = Hello { cluster: "c".into(), name: "n".into(), origin: 3, sidecar: true, now_ms: 4 };
+        let hello = Hello {
+            cluster: "c".into(),
+            name: "n".into(),
+            origin: 3,
+            sidecar: true,
+            now_ms: 4,
+            started_ms: 1,
+            returning: false,
+        };
         let mut wire = Vec::new();
         write(&mut wire, &mut BytesMut::new(), &hello).await.unwrap();
         assert_eq!(read_bytes(&wire, 100).await.unwrap(), hello);

@@ -26,8 +26,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use self::frame::FrameError;
-use crate::engine::{Engine, wall_ms};
-use crate::replica::{LinkId, MESSAGE_MAX_BYTES, Violation};
+use crate::engine::{Engine, Linked, wall_ms};
+use crate::replica::{LinkId, MESSAGE_MAX_BYTES, PeerId, Violation};
 
 /// A handshake must be over by then.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,10 +62,6 @@ pub struct Peer {
 pub struct Options {
     /// The cluster's name; nodes of other clusters are refused.
     pub cluster: String,
-    /// This node's name.
-    pub name: String,
-    /// Whether this node is a sidecar.
-    pub sidecar: bool,
     /// Between two heartbeats.
     pub sync_interval: Duration,
     /// How far ahead a peer's clock may be.
@@ -87,7 +83,7 @@ pub struct Counters {
     pub malformed: AtomicU64,
     /// Another cluster's node, or this node itself.
     pub stranger: AtomicU64,
-    /// A clock too far ahead.
+    /// A clock too far from this node's.
     pub clock: AtomicU64,
     /// A handshake that took too long or broke off.
     pub handshake: AtomicU64,
@@ -122,6 +118,12 @@ enum LinkError {
     OtherCluster { theirs: String, ours: String },
     #[error("the connection leads to this node itself")]
     Myself,
+    #[error(
+        "the peer's clock is {behind_ms} ms behind, at most {limit_ms} ms (maxClockSkew): check the time service of both machines"
+    )]
+    ClockBehind { behind_ms: u64, limit_ms: u64 },
+    #[error("this node began anew during the handshake")]
+    Outdated,
     #[error("nothing came for {0:?}")]
     Silent(Duration),
     #[error("the handshake took longer than {HANDSHAKE_TIMEOUT:?}")]
@@ -135,6 +137,9 @@ pub struct Transport {
     counters: Counters,
     /// Origins with a link that is up, and how many connections each has.
     up: Mutex<BTreeMap<u64, usize>>,
+    /// Nodes whose clock was too far from this one's when they last tried, by
+    /// name, and what was said of it.
+    skewed: Mutex<BTreeMap<String, String>>,
     /// The last refusal of each remote, so that each is logged once.
     refused: Mutex<BTreeMap<std::net::IpAddr, String>>,
     changed: Notify,
@@ -159,6 +164,7 @@ impl Transport {
             options,
             counters: Counters::default(),
             up: Mutex::default(),
+            skewed: Mutex::default(),
             refused: Mutex::default(),
             changed: Notify::new(),
             tasks: TaskTracker::new(),
@@ -174,6 +180,11 @@ impl Transport {
     /// What was refused.
     pub const fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Nodes that have no link for their clock or this one's: name and reason.
+    pub fn skewed(&self) -> Vec<(String, String)> {
+        self.skewed.lock().iter().map(|(name, reason)| (name.clone(), reason.clone())).collect()
     }
 
     /// Whether a link to the process is up.
@@ -286,9 +297,11 @@ impl Transport {
             LinkError::Frame(FrameError::Oversized { .. }) => &counters.oversized,
             LinkError::Frame(FrameError::Decode(_))
             | LinkError::Violation(Violation::Unknown | Violation::Malformed) => &counters.malformed,
-            LinkError::Violation(Violation::ClockAhead { .. }) => &counters.clock,
+            LinkError::Violation(Violation::ClockAhead { .. }) | LinkError::ClockBehind { .. } => &counters.clock,
             LinkError::OtherCluster { .. } | LinkError::Myself => &counters.stranger,
-            LinkError::Frame(FrameError::Io(_)) | LinkError::Silent(_) | LinkError::Slow => &counters.handshake,
+            LinkError::Frame(FrameError::Io(_)) | LinkError::Silent(_) | LinkError::Slow | LinkError::Outdated => {
+                &counters.handshake
+            }
         };
         counter.fetch_add(1, Ordering::Relaxed);
         let text = error.to_string();
@@ -305,9 +318,18 @@ impl Transport {
     async fn connection(&self, mut stream: TcpStream, shaken: impl FnOnce()) -> Result<(), LinkError> {
         let address = stream.peer_addr().map_err(FrameError::from)?;
         stream.set_nodelay(true).map_err(FrameError::from)?;
-        let hello = timeout(HANDSHAKE_TIMEOUT, self.handshake(&mut stream)).await.map_err(|_| LinkError::Slow)??;
+        let (me, hello) =
+            timeout(HANDSHAKE_TIMEOUT, self.handshake(&mut stream)).await.map_err(|_| LinkError::Slow)??;
         shaken();
-        let (link, waker) = self.engine.link_up(hello.origin);
+        let peer = PeerId {
+            origin: hello.origin,
+            name: hello.name.clone(),
+            voter: !hello.sidecar,
+            started_ms: hello.started_ms,
+            returning: hello.returning,
+        };
+        let Linked { id: link, waker, gone } = self.engine.link_up(me, peer).ok_or(LinkError::Outdated)?;
+        self.skewed.lock().remove(&hello.name);
         *self.up.lock().entry(hello.origin).or_default() += 1;
         self.changed.notify_waiters();
         info!(peer = hello.name, origin = format!("{:016x}", hello.origin), %address, "link up");
@@ -316,7 +338,10 @@ impl Transport {
         let result = tokio::select! {
             result = self.receive(link, BufReader::new(reader)) => result,
             result = self.send(link, &waker, writer) => result,
+            // A write to a peer that takes nothing must not hold up the next link.
+            () = gone.cancelled() => Ok(()),
         };
+        self.note_skew(&hello.name, result.as_ref().err());
 
         self.engine.link_down(link);
         {
@@ -337,13 +362,18 @@ impl Transport {
         }
     }
 
-    async fn handshake(&self, stream: &mut TcpStream) -> Result<Hello, LinkError> {
+    /// Both sides say who they are, and each judges the other. Returns which
+    /// process this node said it is, and what the peer said.
+    async fn handshake(&self, stream: &mut TcpStream) -> Result<(u64, Hello), LinkError> {
+        let id = self.engine.id();
         let ours = Hello {
             cluster: self.options.cluster.clone(),
-            name: self.options.name.clone(),
-            origin: self.engine.origin(),
-            sidecar: self.options.sidecar,
+            name: id.name,
+            origin: id.origin,
+            sidecar: !id.voter,
             now_ms: wall_ms(),
+            started_ms: id.started_ms,
+            returning: id.returning,
         };
         frame::write_preamble(stream).await?;
         frame::write(stream, &mut BytesMut::new(), &ours).await?;
@@ -355,29 +385,39 @@ impl Transport {
         if hello.origin == ours.origin || hello.origin == 0 {
             return Err(LinkError::Myself);
         }
-        let ahead = Duration::from_millis(hello.now_ms.saturating_sub(wall_ms()));
-        if ahead > self.options.max_clock_skew {
-            let limit_ms = self.options.max_clock_skew.as_millis() as u64;
-            return Err(Violation::ClockAhead { ahead_ms: ahead.as_millis() as u64, limit_ms }.into());
+        let judged = judge_clock(hello.now_ms, wall_ms(), self.options.max_clock_skew);
+        self.note_skew(&hello.name, judged.as_ref().err());
+        judged?;
+        Ok((ours.origin, hello))
+    }
+
+    /// Remembers a node that is refused for a clock, for the status.
+    fn note_skew(&self, name: &str, error: Option<&LinkError>) {
+        let Some(error @ (LinkError::Violation(Violation::ClockAhead { .. }) | LinkError::ClockBehind { .. })) = error
+        else {
+            return;
+        };
+        let mut skewed = self.skewed.lock();
+        if skewed.len() >= MAX_REFUSED {
+            skewed.clear();
         }
-        Ok(hello)
+        skewed.insert(name.to_owned(), error.to_string());
     }
 
     async fn receive(&self, link: LinkId, mut reader: impl AsyncRead + Unpin) -> Result<(), LinkError> {
         let silence = self.options.sync_interval * SILENT_BEATS;
         let limit = MESSAGE_MAX_BYTES + self.options.max_value_bytes + FRAME_SLACK;
-        while self.engine.is_up(link) {
+        loop {
             let message: Message =
                 timeout(silence, frame::read(&mut reader, limit)).await.map_err(|_| LinkError::Silent(silence))??;
             self.engine.receive(link, message)?;
         }
-        Ok(())
     }
 
     async fn send(&self, link: LinkId, waker: &Notify, mut writer: impl AsyncWrite + Unpin) -> Result<(), LinkError> {
         let silence = self.options.sync_interval * SILENT_BEATS;
         let mut buffer = BytesMut::new();
-        while self.engine.is_up(link) {
+        loop {
             while let Some(message) = self.engine.poll_send(link) {
                 // A peer that takes nothing is a peer that is gone: writes pile
                 // up in the bounded log alone.
@@ -387,6 +427,32 @@ impl Transport {
             }
             waker.notified().await;
         }
-        Ok(())
+    }
+}
+
+/// Whether two clocks are near enough to each other. Judged both ways, so that
+/// the node whose clock is wrong is told as well as the one that refuses it.
+fn judge_clock(theirs_ms: u64, ours_ms: u64, limit: Duration) -> Result<(), LinkError> {
+    let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    match (theirs_ms.saturating_sub(ours_ms), ours_ms.saturating_sub(theirs_ms)) {
+        (ahead_ms, _) if ahead_ms > limit_ms => Err(Violation::ClockAhead { ahead_ms, limit_ms }.into()),
+        (_, behind_ms) if behind_ms > limit_ms => Err(LinkError::ClockBehind { behind_ms, limit_ms }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sides_of_a_pair_with_clocks_apart_refuse() {
+        let judge = |theirs, ours| judge_clock(theirs, ours, Duration::from_secs(10));
+        assert!(judge(20_000, 10_000).is_ok() && judge(10_000, 20_000).is_ok());
+        assert!(matches!(
+            judge(20_001, 10_000),
+            Err(LinkError::Violation(Violation::ClockAhead { ahead_ms: 10_001, limit_ms: 10_000 }))
+        ));
+        assert!(matches!(judge(10_000, 20_001), Err(LinkError::ClockBehind { behind_ms: 10_001, limit_ms: 10_000 })));
     }
 }

@@ -308,12 +308,13 @@ impl Kv {
         ttl: Option<Duration>,
     ) -> Result<v1::Version, Status> {
         let ttl = ttl.map(|ttl| prost_types::Duration::try_from(ttl).unwrap());
-        let request = v1::PutRequest { key: key.to_owned(), value: value.to_owned().into(), ttl };
+        let request =
+            v1::PutRequest { key: key.to_owned(), value: value.to_owned().into(), ttl, ..v1::PutRequest::default() };
         Ok(self.0.put(request).await?.into_inner().version.expect("a put has a version"))
     }
 
     pub(crate) async fn get(&mut self, key: &str) -> Result<Option<String>, Status> {
-        match self.0.get(v1::GetRequest { key: key.to_owned() }).await {
+        match self.0.get(v1::GetRequest { key: key.to_owned(), ..v1::GetRequest::default() }).await {
             Ok(found) => Ok(Some(String::from_utf8(found.into_inner().value.to_vec()).unwrap())),
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(status),
@@ -321,11 +322,21 @@ impl Kv {
     }
 
     pub(crate) async fn exists(&mut self, key: &str) -> Result<bool, Status> {
-        Ok(self.0.exists(v1::ExistsRequest { key: key.to_owned() }).await?.into_inner().exists)
+        Ok(self
+            .0
+            .exists(v1::ExistsRequest { key: key.to_owned(), ..v1::ExistsRequest::default() })
+            .await?
+            .into_inner()
+            .exists)
     }
 
     pub(crate) async fn delete(&mut self, key: &str) -> Result<bool, Status> {
-        Ok(self.0.delete(v1::DeleteRequest { key: key.to_owned() }).await?.into_inner().existed)
+        Ok(self
+            .0
+            .delete(v1::DeleteRequest { key: key.to_owned(), ..v1::DeleteRequest::default() })
+            .await?
+            .into_inner()
+            .existed)
     }
 
     /// The messages of a listing.

@@ -29,7 +29,10 @@ async fn bad_input_is_refused_with_the_field_and_the_limit() {
     let long = "k".repeat(1025);
     let invalid = Code::InvalidArgument;
     let put = async |key: &str, value: usize, ttl| {
-        node.kv().0.put(v1::PutRequest { key: key.to_owned(), value: vec![0; value].into(), ttl }).await
+        node.kv()
+            .0
+            .put(v1::PutRequest { key: key.to_owned(), value: vec![0; value].into(), ttl, ..v1::PutRequest::default() })
+            .await
     };
     let key_limit: [&str; 2] = ["key: 1025 bytes", "1024 (maxKeyBytes)"];
     assert_refused(put("", 1, None).await, invalid, &["key: empty", "1024 bytes (maxKeyBytes)"]);
@@ -130,8 +133,13 @@ async fn a_listing_is_ordered_bounded_and_can_be_continued() {
     kv.put("o", "before").await.unwrap();
     kv.put("q", "after").await.unwrap();
     kv.put_for("p/0000", &value, Some(Duration::from_hours(1))).await.unwrap();
-    let request =
-        |limit, keys_only, page_token| v1::ListRequest { prefix: "p/".to_owned(), limit, page_token, keys_only };
+    let request = |limit, keys_only, page_token| v1::ListRequest {
+        prefix: "p/".to_owned(),
+        limit,
+        page_token,
+        keys_only,
+        ..v1::ListRequest::default()
+    };
     let keys = |messages: &[v1::ListResponse]| {
         messages.iter().flat_map(|m| m.entries.iter().map(|e| e.key.clone())).collect::<Vec<_>>()
     };

@@ -5,6 +5,7 @@ mod dns_server;
 mod harness;
 mod nats_server;
 
+mod api;
 mod dev;
 mod discovery;
 mod examples;
@@ -14,3 +15,4 @@ mod nats;
 mod observe;
 mod peer_port;
 mod replication;
+mod sdk;

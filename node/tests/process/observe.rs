@@ -129,7 +129,11 @@ async fn a_sidecar_waits_for_a_member_and_never_leads() {
     let member = nodes.remove(0).started().await;
     member.kv().put("k", "v").await.unwrap();
     sidecar.ready().await;
-    assert_eq!(sidecar.kv().get("k").await.unwrap().as_deref(), Some("v"));
+    // It may have been ready a moment before the put, which then is on its way.
+    crate::harness::eventually("the sidecar has the key", async || {
+        sidecar.kv().get("k").await.unwrap().filter(|value| value == "v").ok_or("not there")
+    })
+    .await;
     assert_eq!(sidecar.status().await["role"], "sidecar");
     let leader = sidecar.cluster().leader(v1::LeaderRequest {}).await.unwrap().into_inner();
     assert_eq!((leader.leader.unwrap().name, leader.is_me), (member.name.clone(), false));
@@ -204,7 +208,20 @@ async fn the_metrics_are_well_formed_and_say_what_happened() {
     kv.get("none").await.unwrap();
     kv.put("", "v").await.unwrap_err();
     kv.all().await.unwrap();
-    kv.0.put(v1::PutRequest { key: "k".to_owned(), value: vec![0; 16 << 20].into(), ttl: None }).await.unwrap_err();
+    // Once each has heard from the other.
+    crate::harness::eventually("the lag is that of heartbeats", async || {
+        let page = nodes[0].metrics().await;
+        page.value("kvasir_lag_seconds").filter(|lag| *lag < 2.0).ok_or(page.0)
+    })
+    .await;
+    kv.0.put(v1::PutRequest {
+        key: "k".to_owned(),
+        value: vec![0; 16 << 20].into(),
+        ttl: None,
+        ..v1::PutRequest::default()
+    })
+    .await
+    .unwrap_err();
     let Metrics(page) = nodes[0].metrics().await;
     let series = parse(&page);
     let value = |name: &str| *series.get(name).unwrap_or_else(|| panic!("{name} is not in\n{page}"));

@@ -20,7 +20,15 @@ fn frame(body: &[u8]) -> Vec<u8> {
 fn hello(cluster: &str, ahead: Duration) -> Vec<u8> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap() + ahead;
     let (cluster, name) = (cluster.to_owned(), "intruder".to_owned());
-    let hello = Hello { cluster, name, origin: rand::random(), sidecar: false, now_ms: now.as_millis() as u64 };
+    let hello = Hello {
+        cluster,
+        name,
+        origin: rand::random(),
+        sidecar: false,
+        now_ms: now.as_millis() as u64,
+        started_ms: 1,
+        returning: false,
+    };
     [PREAMBLE, &frame(&hello.encode_to_vec())].concat()
 }
 

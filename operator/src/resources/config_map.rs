@@ -29,11 +29,18 @@ pub fn build(cluster: &ValidatedCluster) -> ConfigMap {
 
 /// A hash of all that a change of which has to restart the members.
 pub fn hash(cluster: &ValidatedCluster) -> String {
-    format!("{:016x}", xxh3_64(settings(cluster).to_string().as_bytes()))
+    format!("{:016x}", xxh3_64(lasting(cluster).to_string().as_bytes()))
 }
 
-/// The number of members is none of the settings: scaling must restart nothing.
+/// What is in the file. Members take a change of `voters` from it while they run.
 fn settings(cluster: &ValidatedCluster) -> Value {
+    let mut settings = lasting(cluster);
+    settings["voters"] = cluster.replicas.into();
+    settings
+}
+
+/// The settings that are read at a start only. The number of members is none of them: scaling must restart nothing.
+fn lasting(cluster: &ValidatedCluster) -> Value {
     let mut settings = json!({
         "role": "member",
         "cluster": format!("{}/{}", cluster.namespace, cluster.name),
@@ -43,6 +50,8 @@ fn settings(cluster: &ValidatedCluster) -> Value {
         "syncInterval": duration::format(cluster.sync_interval),
         "drainTimeout": format!("{DRAIN_SECONDS}s"),
         "maxMemory": cluster.max_memory.to_string(),
+        "maxMemoryPolicy": cluster.max_memory_policy,
+        "evictAfter": duration::format(cluster.evict_after),
         "logFormat": "json",
         "discovery": discovery::settings(cluster),
     });
@@ -95,12 +104,15 @@ mod tests {
 
     #[test]
     fn the_file_says_what_the_settings_say() {
-        let cluster = valid("{syncInterval: 500ms, maxMemory: 64Mi}");
+        let cluster =
+            valid("{replicas: 5, syncInterval: 500ms, maxMemory: 64Mi, maxMemoryPolicy: ttl-first, evictAfter: 1m}");
         let file = build(&cluster).data.unwrap().remove(FILE).unwrap();
         let read: Value = serde_yaml::from_str(&file).unwrap();
         assert_eq!(read, settings(&cluster));
         assert_eq!(read["syncInterval"], "500ms");
         assert_eq!(read["maxMemory"], "67108864");
+        assert_eq!((&read["maxMemoryPolicy"], &read["evictAfter"]), (&json!("ttl-first"), &json!("60s")));
+        assert_eq!(read["voters"], 5);
         assert_eq!(read["cluster"], "shop/demo");
         assert_eq!(read["discovery"]["kubernetes"]["podLabels"]["kvasir.dev/member-of"], "demo");
         assert_eq!((&read["joinTimeout"], &read["serveAlone"]), (&Value::Null, &Value::Null));
@@ -124,5 +136,9 @@ mod tests {
         for other in ["{discovery: {dns: {}}}", "{joinTimeout: 1s}", "{serveAlone: false}"] {
             assert_ne!(hash_of("{}"), hash_of(other), "{other}");
         }
+        assert_ne!(hash_of("{}"), hash_of("{maxMemoryPolicy: ttl-first}"));
+        assert_ne!(hash_of("{}"), hash_of("{evictAfter: 1m}"));
+        let file_of = |spec| build(&valid(spec)).data;
+        assert_ne!(file_of("{replicas: 3}"), file_of("{replicas: 5}"), "the members must hear of it");
     }
 }

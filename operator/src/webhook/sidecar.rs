@@ -51,6 +51,10 @@ pub struct Sidecar {
     pub sync_interval: String,
     /// The most memory that entries may take, as the `KvCluster` says it.
     pub max_memory: Option<String>,
+    /// What a sidecar without room does with a write, as the `KvCluster` says it.
+    pub max_memory_policy: Option<String>,
+    /// After how long out of reach a node is given up on, as the `KvCluster` says it.
+    pub evict_after: Option<String>,
 }
 
 /// Why a pod that asks for a sidecar does not get one; each says what to do.
@@ -158,6 +162,8 @@ impl Sidecar {
             resources,
             sync_interval: spec.sync_interval.clone(),
             max_memory: spec.max_memory.clone(),
+            max_memory_policy: spec.max_memory_policy.clone(),
+            evict_after: spec.evict_after.clone(),
         }
     }
 
@@ -166,7 +172,8 @@ impl Sidecar {
     /// A native sidecar gets its signal when the application has ended, and only what is left of the pod's grace
     /// period: it is told to drain for less than the whole of it.
     fn container(&self, grace_seconds: i64) -> Container {
-        let Self { namespace, cluster, image, resources, sync_interval, max_memory } = self;
+        let Self { namespace, cluster, image, resources, sync_interval, max_memory, max_memory_policy, evict_after } =
+            self;
         let drain = (grace_seconds - GRACE_RESERVE_SECONDS).clamp(1, LONGEST_DRAIN_SECONDS);
         let mut env = vec![
             field("KVASIR_NAME", "metadata.name"),
@@ -185,6 +192,8 @@ impl Sidecar {
             variable("KVASIR_SYNC_INTERVAL", sync_interval),
         ];
         env.extend(max_memory.iter().map(|value| variable("KVASIR_MAX_MEMORY", value)));
+        env.extend(max_memory_policy.iter().map(|value| variable("KVASIR_MAX_MEMORY_POLICY", value)));
+        env.extend(evict_after.iter().map(|value| variable("KVASIR_EVICT_AFTER", value)));
         Container {
             name: SIDECAR_NAME.into(),
             image: Some(image.clone()),

@@ -2,7 +2,7 @@
 
 use crate::duration;
 use clap::{Parser, Subcommand, ValueEnum};
-use kvasir_client::DEFAULT_ADDRESS;
+use kvasir_client::{AckLevel, DEFAULT_ADDRESS};
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -11,9 +11,10 @@ Exit codes:
   0  done
   1  the call failed for another reason than those below
   2  the command line is wrong
-  3  the key is not there (get, exists)
+  3  the key is not there (get, exists, touch)
   4  the node cannot be reached, or is not ready, within --timeout
   5  the node refused the input: a limit is broken, or the node is full
+  6  the write was made, but is not known to be held by as many as --ack asked for
 
 Examples:
   kvctl put greeting hello --ttl 30s
@@ -62,13 +63,37 @@ pub(crate) enum Verb {
         /// The time until the key ends, as in 500ms, 3s, 1m30s [default: it does not end]
         #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
         ttl: Option<Duration>,
+        /// Who shall hold the write first: a number of other nodes, majority, or all [default: nobody else]
+        #[arg(long, value_parser = ack, value_name = "WHO")]
+        ack: Option<AckLevel>,
     },
     /// Print a value, byte for byte (a newline follows only on a terminal)
     Get { key: String },
     /// Tell whether a key is there: true, or false and exit code 3
     Exists { key: String },
     /// Delete a key; tells whether it was there (either way exit code 0)
-    Delete { key: String },
+    Delete {
+        key: String,
+        /// Who shall hold the delete first: a number of other nodes, majority, or all [default: nobody else]
+        #[arg(long, value_parser = ack, value_name = "WHO")]
+        ack: Option<AckLevel>,
+    },
+    /// Give a key another end and leave its value; exit code 3 if it is not there
+    Touch {
+        key: String,
+        /// The time until the key ends [default: it does not end]
+        #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+        ttl: Option<Duration>,
+    },
+    /// Tell what happens to keys, one line each, until interrupted
+    Watch {
+        /// Only keys that begin with this
+        #[arg(default_value = "", hide_default_value = true)]
+        prefix: String,
+        /// Tell first what is there
+        #[arg(long)]
+        content: bool,
+    },
     /// List keys in order
     List {
         /// Only keys that begin with this
@@ -89,6 +114,14 @@ pub(crate) enum Verb {
     Whoami,
     /// Show the eldest member
     Leader,
+}
+
+fn ack(text: &str) -> Result<AckLevel, String> {
+    match text {
+        "majority" => Ok(AckLevel::Majority),
+        "all" => Ok(AckLevel::All),
+        number => number.parse().map(AckLevel::Count).map_err(|_| "give a number, majority or all".to_owned()),
+    }
 }
 
 fn positive(text: &str) -> Result<Duration, String> {
@@ -114,7 +147,7 @@ mod tests {
         let args = Args::try_parse_from(["kvctl", "put", "k", "--ttl", "3s", "-5", "-o", "json"]).unwrap();
         assert_eq!(args.output, Format::Json);
         match args.verb {
-            Verb::Put { key, value, ttl } => {
+            Verb::Put { key, value, ttl, ack: None } => {
                 assert_eq!((key.as_str(), value.to_str(), ttl), ("k", Some("-5"), Some(Duration::from_secs(3))));
             }
             other => panic!("{other:?}"),
@@ -130,6 +163,7 @@ mod tests {
             &["kvctl", "put", "k", "v", "--ttl=-3s"],
             &["kvctl", "get", "k", "--timeout", "0s"],
             &["kvctl", "list", "--limit", "0"],
+            &["kvctl", "put", "k", "v", "--ack", "some"],
             &["kvctl", "get", "k", "-o", "yaml"],
         ] {
             let error = Args::try_parse_from(wrong).expect_err(&wrong.join(" "));

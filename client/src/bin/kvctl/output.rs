@@ -4,7 +4,7 @@ use crate::args::Format;
 use crate::duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use kvasir_client::{Entry, Leader, Member, Status, Value, Version, WhoAmI};
+use kvasir_client::{Entry, Event, Leader, Member, Status, Value, Version, WhoAmI};
 use serde_json::{Value as Json, json};
 use std::io::{self, IsTerminal as _, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -55,6 +55,43 @@ impl Out {
             Format::Text => writeln!(self.stdout, "{exists}"),
             Format::Json => self.json(&json!({"key": key, "exists": exists})),
         }
+    }
+
+    pub(crate) fn touch(&mut self, key: &str) -> io::Result<()> {
+        match self.format {
+            Format::Text => writeln!(self.stdout, "touched"),
+            Format::Json => self.json(&json!({"key": key, "existed": true})),
+        }
+    }
+
+    pub(crate) fn event(&mut self, event: &Event) -> io::Result<()> {
+        let (what, key, version) = match event {
+            Event::Put { key, value } => ("put", key.as_str(), Some(value.version)),
+            Event::Deleted { key, version } => ("deleted", key.as_str(), Some(*version)),
+            Event::Expired { key, version } => ("expired", key.as_str(), Some(*version)),
+            Event::Restarted => ("restarted", "", None),
+            Event::Live => ("live", "", None),
+        };
+        match (self.format, event) {
+            (Format::Json, _) => {
+                let mut line = json!({"event": what});
+                if let Some(version) = version {
+                    line["key"] = key.into();
+                    line["version"] = version.to_string().into();
+                }
+                if let Event::Put { value, .. } = event {
+                    line["value"] = BASE64.encode(&value.value).into();
+                }
+                self.json(&line)?;
+            }
+            (Format::Text, Event::Put { value, .. }) => {
+                write!(self.stdout, "put {key} ")?;
+                self.stdout.write_all(&value.value)?;
+                writeln!(self.stdout)?;
+            }
+            (Format::Text, _) => writeln!(self.stdout, "{}", format!("{what} {key}").trim_end())?,
+        }
+        self.stdout.flush()
     }
 
     pub(crate) fn delete(&mut self, key: &str, existed: bool) -> io::Result<()> {

@@ -4,7 +4,7 @@ use crate::args::{Args, Format, Verb};
 use crate::output::{self, Out};
 use futures::TryStreamExt as _;
 use futures::stream::TryReadyChunksError;
-use kvasir_client::{Client, Error, ListOptions, PutOptions, RetryPolicy};
+use kvasir_client::{Client, Error, ListOptions, PutOptions, RetryPolicy, WatchOptions};
 use std::ffi::OsString;
 use std::io::{self, Read as _};
 use std::process::ExitCode;
@@ -53,6 +53,7 @@ impl Failure {
                 Error::Address { .. } => 2,
                 Error::Unavailable { .. } => 4,
                 Error::Refused(_) | Error::Full(_) => 5,
+                Error::NotHeld { .. } => 6,
                 _ => 1,
             }),
         }
@@ -71,9 +72,9 @@ pub(crate) async fn run(args: Args) -> Result<Outcome, Failure> {
         .build()?;
     let mut out = Out::new(args.output);
     match args.verb {
-        Verb::Put { key, value, ttl } => {
+        Verb::Put { key, value, ttl, ack } => {
             let value = input(value)?;
-            let version = client.put(&key, value, PutOptions { ttl }).await?;
+            let version = client.put(&key, value, PutOptions { ttl, ack: ack.map(Into::into) }).await?;
             out.put(&key, version)?;
         }
         Verb::Get { key } => {
@@ -87,9 +88,25 @@ pub(crate) async fn run(args: Args) -> Result<Outcome, Failure> {
                 return Ok(Outcome::Missing);
             }
         }
-        Verb::Delete { key } => {
-            let existed = client.delete(&key).await?;
+        Verb::Delete { key, ack } => {
+            let existed = match ack {
+                Some(ack) => client.delete_with(&key, ack).await?,
+                None => client.delete(&key).await?,
+            };
             out.delete(&key, existed)?;
+        }
+        Verb::Touch { key, ttl } => {
+            if !client.touch(&key, ttl).await? {
+                return missing(args.output, &key, &mut out);
+            }
+            out.touch(&key)?;
+        }
+        Verb::Watch { prefix, content } => {
+            let options = WatchOptions { content_first: content, keys_only: false };
+            let mut events = client.watch(prefix, options);
+            while let Some(event) = events.try_next().await? {
+                out.event(&event)?;
+            }
         }
         Verb::List { prefix, limit, keys_only } => {
             let mut entries =

@@ -40,6 +40,12 @@ impl Log {
         hlc >= self.floor
     }
 
+    /// Begins a log of another origin.
+    pub(super) fn reset(&mut self) {
+        (self.bytes, self.floor) = (0, 0);
+        self.entries.clear();
+    }
+
     /// The writes above `hlc`, oldest first.
     pub(super) fn above(&self, hlc: u64) -> impl Iterator<Item = &Entry> {
         self.entries.range(self.entries.partition_point(|e| e.hlc <= hlc)..)

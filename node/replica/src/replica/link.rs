@@ -4,29 +4,40 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use kvasir_proto::peer::v1::{Seen, Standing, Stranger, Want};
+
+use super::vector::Vector;
+use crate::store::BUCKETS;
 
 /// Names a link; never used twice by a replica.
 pub type LinkId = u64;
-
-/// A version vector: every write of an origin up to a stamp.
-pub(super) type Vector = BTreeMap<u64, u64>;
 
 /// The answer to a peer's Sync, under way.
 #[derive(Debug)]
 pub(super) struct Scan {
     pub(super) id: u32,
     pub(super) seq: u32,
-    /// What the peer holds.
-    pub(super) theirs: Vector,
-    /// Send what the peer holds, too.
-    pub(super) full: bool,
+    pub(super) what: Select,
     /// The last key that was looked at.
     pub(super) after: Option<Bytes>,
     /// No entry is left to look at: only the last part is owed.
     pub(super) exhausted: bool,
     /// What the peer may join once it has everything.
-    pub(super) seen: Vector,
+    pub(super) seen: Vec<Seen>,
     pub(super) ready: bool,
+    pub(super) standing: Standing,
+    pub(super) stranger: Stranger,
+}
+
+/// Which entries an answer brings.
+#[derive(Debug)]
+pub(super) enum Select {
+    /// Those that the peer's vector does not cover.
+    Missing(BTreeMap<u64, u64>),
+    /// All.
+    Everything,
+    /// All of the buckets that differ.
+    Buckets(Box<[bool; BUCKETS]>),
 }
 
 /// Our Sync that the peer has not answered to the end.
@@ -34,18 +45,13 @@ pub(super) struct Scan {
 pub(super) struct Awaiting {
     pub(super) id: u32,
     pub(super) next_seq: u32,
-    pub(super) full: bool,
+    pub(super) want: Want,
     /// When the request or the last part of the answer passed.
     pub(super) since_ms: u64,
-}
-
-/// A Sync that is to be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Request {
-    /// What our vector does not cover.
-    Missing,
-    /// Everything.
-    Full,
+    /// Some entry was not taken: the vector must not be joined.
+    pub(super) refused: bool,
+    /// It was sent in search of what ended seats had half sent.
+    pub(super) adopting: bool,
 }
 
 // Each flag is a fact of its own: no two of them make a state.
@@ -54,6 +60,9 @@ pub(super) enum Request {
 pub(super) struct Link {
     /// The peer's process.
     pub(super) origin: u64,
+    /// Whether what the peer sends may be taken: its map and ours go back to
+    /// one founding, and it holds what was forgotten here.
+    pub(super) compatible: bool,
     /// The stamp up to which our own writes were pushed; `None` until the
     /// peer's first Sync says where to begin.
     pub(super) cursor: Option<u64>,
@@ -63,7 +72,9 @@ pub(super) struct Link {
     pub(super) ahead: Option<(u64, u64)>,
     pub(super) ack_due: bool,
     pub(super) digest_due: bool,
-    pub(super) request: Option<Request>,
+    pub(super) report_due: bool,
+    pub(super) roster_due: bool,
+    pub(super) request: Option<Want>,
     pub(super) awaiting: Option<Awaiting>,
     pub(super) requests: u32,
     pub(super) scan: Option<Scan>,
@@ -82,12 +93,15 @@ impl Link {
     pub(super) const fn new(origin: u64) -> Self {
         Self {
             origin,
+            compatible: false,
             cursor: None,
             acked: 0,
             ahead: None,
             ack_due: false,
             digest_due: false,
-            request: Some(Request::Missing),
+            report_due: false,
+            roster_due: true,
+            request: None,
             awaiting: None,
             requests: 0,
             scan: None,
@@ -98,4 +112,19 @@ impl Link {
             synced: false,
         }
     }
+
+    /// Asks for something, unless an answer is under way.
+    pub(super) fn ask(&mut self, want: Want) {
+        if self.awaiting.is_none() {
+            self.request.get_or_insert(want);
+        }
+    }
+}
+
+/// A vector as it travels.
+pub(super) fn to_wire(vector: &Vector) -> Vec<Seen> {
+    vector
+        .iter()
+        .map(|(&origin, cover)| Seen { origin, hlc: cover.seen, last: cover.last, beyond: cover.beyond })
+        .collect()
 }

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use bytes::Bytes;
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use crate::clock::Dot;
+use crate::clock::{Dot, ms_of, stamp_at};
 
 /// What one entry costs beyond the bytes of its key and value, in bytes: its
 /// slot in the tree and the two allocations' headers.
@@ -24,6 +24,8 @@ pub struct Record {
     pub value: Option<Bytes>,
     /// When the value ends, milliseconds since 1970.
     pub expires_ms: Option<u64>,
+    /// The dot under which the write was made, if it was issued again.
+    pub first: Option<Box<Dot>>,
 }
 
 impl Record {
@@ -36,15 +38,42 @@ impl Record {
     }
 }
 
-/// A last-writer-wins map. Tombstones stay in it.
-#[derive(Debug, Default)]
+/// Buckets that a map's fingerprint is also kept by, so that two maps which
+/// differ need not be exchanged whole.
+pub const BUCKETS: usize = 1024;
+
+/// A last-writer-wins map.
+#[derive(Debug)]
 pub struct Store {
     map: BTreeMap<Bytes, Record>,
     /// Values that will end, by when.
     expiry: BTreeSet<(u64, Bytes)>,
+    /// Tombstones, by the stamp since which they are one: see [`dead_since`].
+    dead: BTreeSet<(u64, Bytes)>,
     with_value: u64,
     memory: u64,
     fingerprint: u128,
+    buckets: Box<[u128; BUCKETS]>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            map: BTreeMap::new(),
+            expiry: BTreeSet::new(),
+            dead: BTreeSet::new(),
+            with_value: 0,
+            memory: 0,
+            fingerprint: 0,
+            buckets: Box::new([0; BUCKETS]),
+        }
+    }
+}
+
+/// The stamp since which a record that ends or has ended is a tombstone: the
+/// delete's own, or that of the value's end. The same on every node.
+fn dead_since(record: &Record) -> u64 {
+    record.expires_ms.map_or(record.dot.hlc, |end| record.dot.hlc.max(stamp_at(end.min(ms_of(u64::MAX)))))
 }
 
 impl Store {
@@ -61,50 +90,107 @@ impl Store {
         if self.map.get(&key).is_some_and(|old| old.dot >= record.dot) {
             return false;
         }
-        let (dot, cost, end) = (record.dot, cost(&key, &record), record.expires_ms);
+        let (dot, cost, end, dead) = (record.dot, cost(&key, &record), record.expires_ms, dead_since(&record));
         let has_value = record.value.is_some();
         if let Some(old) = self.map.insert(key.clone(), record) {
             self.forget(&key, &old);
         }
-        self.fingerprint = self.fingerprint.wrapping_add(summand(&key, dot));
+        self.add(&key, dot, u128::wrapping_add);
         self.memory += cost;
         if has_value {
             self.with_value += 1;
             if let Some(end) = end {
                 self.expiry.insert((end, key));
             }
+        } else {
+            self.dead.insert((dead, key));
         }
         true
     }
 
-    /// Takes a record's share out of the sums and the expiry index.
+    fn add(&mut self, key: &[u8], dot: Dot, how: fn(u128, u128) -> u128) {
+        let summand = summand(key, dot);
+        self.fingerprint = how(self.fingerprint, summand);
+        let bucket = &mut self.buckets[bucket_of(key)];
+        *bucket = how(*bucket, summand);
+    }
+
+    /// Takes a record's share out of the sums and the indexes.
     fn forget(&mut self, key: &Bytes, old: &Record) {
-        self.fingerprint = self.fingerprint.wrapping_sub(summand(key, old.dot));
+        self.add(key, old.dot, u128::wrapping_sub);
         self.memory -= cost(key, old);
         if old.value.is_some() {
             self.with_value -= 1;
             if let Some(end) = old.expires_ms {
                 self.expiry.remove(&(end, key.clone()));
             }
+        } else {
+            self.dead.remove(&(dead_since(old), key.clone()));
         }
     }
 
-    /// Frees the values whose time has come, at most `limit` of them. What is
-    /// left is a tombstone with the dot of the write. Returns how many.
+    /// Frees the values whose time has come, at most `limit` of them, and hands
+    /// each key to `ended`. What is left is a tombstone with the dot of the write.
     ///
     /// Reads do not depend on it: they compare the time themselves.
-    pub fn expire(&mut self, now_ms: u64, limit: usize) -> usize {
-        let mut done = 0;
-        while done < limit && self.expiry.first().is_some_and(|(end, _)| *end <= now_ms) {
-            let Some((_, key)) = self.expiry.pop_first() else { break };
-            if let Some(record) = self.map.get_mut(&key) {
-                let freed = record.value.take().map_or(0, |v| v.len());
-                self.memory -= freed as u64;
-                self.with_value -= 1;
+    pub fn expire(&mut self, now_ms: u64, limit: usize, mut ended: impl FnMut(&Bytes, &Record)) {
+        for _ in 0..limit {
+            if self.expiry.first().is_none_or(|(end, _)| *end > now_ms) {
+                return;
             }
-            done += 1;
+            let Some((_, key)) = self.expiry.pop_first() else { return };
+            if let Some(record) = self.map.get_mut(&key) {
+                self.memory -= record.value.take().map_or(0, |v| v.len()) as u64;
+                self.with_value -= 1;
+                ended(&key, record);
+                self.dead.insert((dead_since(record), key));
+            }
         }
-        done
+    }
+
+    /// Drops the tombstones of `stamp` and before, at most `limit` of them.
+    /// Returns whether none of them is left: only then is the fingerprint a
+    /// function of what was taken in and of `stamp`.
+    ///
+    /// Whoever calls it knows that every member holds each of them.
+    pub fn collect(&mut self, stamp: u64, limit: usize) -> bool {
+        // Ended by the stamp, whatever the wall clock here says.
+        self.expire(ms_of(stamp), limit, |_, _| ());
+        for _ in 0..limit {
+            let Some((_, key)) = self.dead.first().filter(|(since, _)| *since <= stamp).cloned() else { break };
+            if let Some(old) = self.map.remove(&key) {
+                self.forget(&key, &old);
+            }
+        }
+        self.is_collected(stamp)
+    }
+
+    /// Whether nothing is left that [`Self::collect`] would drop.
+    pub fn is_collected(&self, stamp: u64) -> bool {
+        self.dead.first().is_none_or(|(since, _)| *since > stamp)
+            && self.expiry.first().is_none_or(|(end, _)| *end > ms_of(stamp))
+    }
+
+    /// The value that ends first, for eviction.
+    pub fn first_to_end(&self) -> Option<&Bytes> {
+        self.expiry.first().map(|(_, key)| key)
+    }
+
+    /// Takes a record out, tombstone or not, without a trace: not a delete.
+    pub fn remove(&mut self, key: &Bytes) {
+        if let Some(record) = self.map.remove(key) {
+            self.forget(key, &record);
+        }
+    }
+
+    /// Records, tombstones included.
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Whether there is no record, not even a tombstone.
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
     }
 
     /// Records after `after` (from the first, with `None`), in key order.
@@ -143,10 +229,20 @@ impl Store {
     pub const fn fingerprint(&self) -> u128 {
         self.fingerprint
     }
+
+    /// The fingerprint by buckets of keys, see [`bucket_of`].
+    pub const fn buckets(&self) -> &[u128; BUCKETS] {
+        &self.buckets
+    }
 }
 
 fn cost(key: &[u8], record: &Record) -> u64 {
     Store::cost_of(key.len(), record.value.as_ref().map_or(0, Bytes::len))
+}
+
+/// The bucket of a key.
+pub fn bucket_of(key: &[u8]) -> usize {
+    xxh3_64(key) as usize % BUCKETS
 }
 
 /// A dot names one write, so key and dot stand for the value too.
@@ -165,7 +261,16 @@ mod tests {
     use super::*;
 
     fn put(hlc: u64, value: &'static str, expires_ms: Option<u64>) -> Record {
-        Record { dot: Dot { hlc, origin: 1 }, value: Some(Bytes::from_static(value.as_bytes())), expires_ms }
+        Record {
+            dot: Dot { hlc, origin: 1 },
+            value: Some(Bytes::from_static(value.as_bytes())),
+            expires_ms,
+            first: None,
+        }
+    }
+
+    fn delete(hlc: u64) -> Record {
+        Record { dot: Dot { hlc, origin: 1 }, value: None, expires_ms: None, first: None }
     }
 
     #[test]
@@ -183,9 +288,14 @@ mod tests {
         store.merge("k".into(), put(1, "v", Some(100)));
         let live = |store: &Store, now| store.get(b"k").is_some_and(|r| r.live(now).is_some());
         assert!(live(&store, 99) && !live(&store, 100));
-        assert_eq!(store.expire(99, 10), 0);
+        let ended = |store: &mut Store, now| {
+            let mut keys = Vec::new();
+            store.expire(now, 10, |key, record| keys.push((key.clone(), record.dot.hlc)));
+            keys
+        };
+        assert_eq!(ended(&mut store, 99), []);
         let before = store.fingerprint();
-        assert_eq!(store.expire(100, 10), 1);
+        assert_eq!(ended(&mut store, 100), [("k".into(), 1)]);
         assert_eq!((store.keys(), store.tombstones(), store.fingerprint()), (0, 1, before));
         assert!(!live(&store, 0), "what was freed does not come back with the clock");
     }
@@ -195,8 +305,26 @@ mod tests {
         let mut store = Store::default();
         store.merge("k".into(), put(1, "v", Some(100)));
         store.merge("k".into(), put(2, "w", None));
-        assert_eq!(store.expire(1000, 10), 0);
+        store.expire(1000, 10, |key, _| panic!("{key:?} ended"));
         assert!(store.get(b"k").is_some_and(|r| r.live(1000).is_some()));
+    }
+
+    #[test]
+    fn tombstones_go_up_to_a_stamp_whatever_the_wall_clock_says() {
+        let mut store = Store::default();
+        store.merge("deleted".into(), delete(stamp_at(5)));
+        store.merge("later".into(), delete(stamp_at(9)));
+        store.merge("ended".into(), put(stamp_at(3), "v", Some(6)));
+        store.merge("ends".into(), put(stamp_at(3), "v", Some(9)));
+        assert!(!store.collect(stamp_at(7), 1), "one step does not do it all");
+        while !store.collect(stamp_at(7), 1) {}
+        let left: Vec<_> = store.scan(None).map(|(key, _)| key.clone()).collect();
+        assert_eq!(left, ["ends", "later"]);
+        let mut other = Store::default();
+        other.merge("later".into(), delete(stamp_at(9)));
+        other.merge("ends".into(), put(stamp_at(3), "v", Some(9)));
+        assert_eq!((store.fingerprint(), store.memory()), (other.fingerprint(), other.memory()));
+        assert_eq!(store.buckets(), other.buckets());
     }
 
     fn records() -> impl Strategy<Value = Vec<(u8, Record)>> {
@@ -205,6 +333,7 @@ mod tests {
                 dot: Dot { hlc, origin },
                 value: value.map(|v| Bytes::from(vec![v; usize::from(v)])),
                 expires_ms,
+                first: None,
             },
         );
         // A dot names one write: whatever was drawn twice for it is dropped.
@@ -230,7 +359,7 @@ mod tests {
             prop_assert_eq!(&forward.map, &backward.map);
             prop_assert_eq!(forward.fingerprint(), backward.fingerprint());
 
-            backward.expire(now, usize::MAX);
+            backward.expire(now, 1000, |_, _| ());
             let memory: u64 = backward.map.iter().map(|(k, r)| cost(k, r)).sum();
             let keys = backward.map.values().filter(|r| r.value.is_some()).count() as u64;
             prop_assert_eq!((backward.memory(), backward.keys()), (memory, keys));

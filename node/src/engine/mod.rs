@@ -5,24 +5,46 @@
 //! One mutex, not a sharded map: a call holds it for about a microsecond, and
 //! the replica's invariants span the store, the vector and the log.
 
-use std::collections::BTreeMap;
+mod links;
+mod session;
+mod wait;
+mod watching;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use kvasir_proto::peer::v1::Message;
+use kvasir_proto::peer::v1::SeatState;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::clock::Dot;
-use crate::replica::{Bounds, Counters, Full, LinkId, Replica, Settings, View, Violation};
+pub use self::links::Linked;
+pub use self::session::{BadToken, MAX_ORIGINS, Session};
+pub use self::wait::{Acked, Crowded, MAX_WAITING, Need, Place, SessionError};
+pub use self::watching::{Happened, Lost, MAX_WATCHES, QUEUE_BYTES, QUEUE_EVENTS, Told, Watch, WatchError};
+use self::{links::LinkTask, watching::Watcher};
+use crate::clock::{Dot, ms_of};
+use crate::replica::{Bounds, Counters, Full, LinkId, PeerId, Replica, Settings, View};
+use crate::store::Record;
 
 /// How often expiry, heartbeats and time-outs are looked at.
 const TICK: Duration = Duration::from_millis(20);
 /// One step of a listing looks at no more than this many records under the lock.
 const LIST_STEP: usize = 4096;
+/// Evictions that are kept for a listener who has not taken them yet.
+const EVICTIONS_KEPT: usize = 256;
+
+/// Where a seat can be in its life, with the name that metrics and status use.
+pub const SEAT_STATES: [(SeatState, &str); 4] = [
+    (SeatState::Joining, "joining"),
+    (SeatState::Member, "member"),
+    (SeatState::Evicted, "evicted"),
+    (SeatState::Ended, "ended"),
+];
 
 /// Where the node is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +71,17 @@ impl Phase {
     }
 }
 
+/// A member that a majority gave up on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evicted {
+    /// Its name.
+    pub name: String,
+    /// The process.
+    pub origin: u64,
+    /// Whether it was a member of the cluster proper, not a sidecar.
+    pub voter: bool,
+}
+
 /// A live value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Value {
@@ -58,6 +91,15 @@ pub struct Value {
     pub dot: Dot,
     /// When it ends, milliseconds since 1970.
     pub expires_ms: Option<u64>,
+}
+
+/// What is under a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The live value.
+    pub value: Option<Value>,
+    /// The write that made it so; `None` if nothing is remembered of the key.
+    pub dot: Option<Dot>,
 }
 
 /// A part of a listing.
@@ -107,8 +149,21 @@ pub struct Stats {
     pub lag: Option<Duration>,
     /// Origins of the linked processes.
     pub linked: Vec<u64>,
+    /// Seats of the roster in each [state](SEAT_STATES).
+    pub seats: [usize; SEAT_STATES.len()],
+    /// How long ago the stamp was up to which deletes are forgotten; `None`
+    /// while none are.
+    pub collected_age: Option<Duration>,
+    /// Whether a peer's write found no room lately.
+    pub overfull: bool,
     /// Totals since the start.
     pub counters: Counters,
+    /// Members that a majority gave up on.
+    pub evicted: u64,
+    /// Watches that are open.
+    pub watches: usize,
+    /// Calls that wait for other nodes.
+    pub waiting: usize,
 }
 
 struct Inner {
@@ -117,16 +172,32 @@ struct Inner {
     /// Accounted bytes when the last write was refused for want of memory.
     full: Option<u64>,
     draining: bool,
-    /// A task for each link waits here for something to send.
-    wakers: BTreeMap<LinkId, Arc<Notify>>,
+    leaving: bool,
+    /// What the replica's origin was when it was last looked at.
+    origin: u64,
+    /// The tasks that carry the links.
+    links: BTreeMap<LinkId, LinkTask>,
+    watchers: BTreeMap<u64, Watcher>,
+    next_watch: u64,
+    /// Seats that were seen to be evicted, so that each is told once.
+    evicted: BTreeSet<u64>,
 }
 
 /// The node's data: see the module.
 pub struct Engine {
     inner: Mutex<Inner>,
     phase: watch::Sender<Phase>,
-    origin: u64,
+    /// This node as its peers are to know it.
+    identity: watch::Sender<PeerId>,
+    /// Rises when a peer said something that a waiting call may wait for.
+    heard: watch::Sender<u64>,
+    /// For calls that wait.
+    places: Arc<Semaphore>,
+    /// Members that a majority gave up on.
+    evictions: broadcast::Sender<Evicted>,
+    evicted: AtomicU64,
     max_memory: Option<u64>,
+    started_ms: u64,
 }
 
 /// What [`Engine::new`] must know.
@@ -134,6 +205,16 @@ pub struct Engine {
 pub struct Options {
     /// This process.
     pub origin: u64,
+    /// The node, unique in the cluster.
+    pub name: String,
+    /// When the process started, milliseconds since 1970.
+    pub started_ms: u64,
+    /// How many members the cluster is meant to have; 0: as many as are known.
+    pub voters: usize,
+    /// After how long a silence a member may be given up on.
+    pub evict_after: Duration,
+    /// Whether values with a TTL make room when the store is full.
+    pub evict_ending: bool,
     /// Between two heartbeats.
     pub sync_interval: Duration,
     /// How far ahead a peer's clock may be.
@@ -153,6 +234,12 @@ impl Engine {
     pub fn new(options: &Options) -> Arc<Self> {
         let settings = Settings {
             origin: options.origin,
+            name: options.name.clone(),
+            voter: options.may_found,
+            started_ms: options.started_ms,
+            voters: options.voters,
+            evict_after_ms: millis(options.evict_after),
+            evict_ending: options.evict_ending,
             sync_interval_ms: millis(options.sync_interval),
             max_clock_skew_ms: millis(options.max_clock_skew),
             max_memory: options.max_memory,
@@ -166,13 +253,23 @@ impl Engine {
             view: View::default(),
             full: None,
             draining: false,
-            wakers: BTreeMap::new(),
+            leaving: false,
+            origin: options.origin,
+            links: BTreeMap::new(),
+            watchers: BTreeMap::new(),
+            next_watch: 0,
+            evicted: BTreeSet::new(),
         };
         Arc::new(Self {
+            identity: watch::Sender::new(inner.replica.id()),
+            heard: watch::Sender::new(0),
+            places: Arc::new(Semaphore::new(MAX_WAITING)),
+            evictions: broadcast::Sender::new(EVICTIONS_KEPT),
+            evicted: AtomicU64::new(0),
             inner: Mutex::new(inner),
             phase: watch::Sender::new(Phase::Joining),
-            origin: options.origin,
             max_memory: options.max_memory,
+            started_ms: options.started_ms,
         })
     }
 
@@ -184,16 +281,24 @@ impl Engine {
             let mut inner = self.inner.lock();
             let view = inner.view;
             inner.replica.tick(view, wall_ms());
-            self.after(&inner);
+            self.see_evictions(&mut inner);
+            self.after(&mut inner);
+            drop(inner);
+            self.hear();
         }
     }
 
-    /// Wakes the links and tells of a new phase.
-    fn after(&self, inner: &Inner) {
-        for waker in inner.wakers.values() {
-            waker.notify_one();
+    /// Sees to what a call changed: the node's own identity, what the links
+    /// have to send, the phase.
+    fn after(&self, inner: &mut Inner) {
+        if inner.replica.origin() != inner.origin {
+            self.began_anew(inner);
         }
-        let phase = match (inner.draining, inner.replica.is_ready(), inner.wakers.is_empty()) {
+        watching::feed(inner);
+        for link in inner.links.values() {
+            link.waker.notify_one();
+        }
+        let phase = match (inner.draining, inner.replica.is_ready(), inner.links.is_empty()) {
             (true, _, _) => Phase::Draining,
             (_, true, _) => Phase::Ready,
             (_, _, true) => Phase::Joining,
@@ -204,6 +309,35 @@ impl Engine {
             info!(from = before.as_str(), to = phase.as_str(), keys = inner.replica.store().keys(), "phase changed");
             self.phase.send_replace(phase);
         }
+    }
+
+    /// Has waiting calls look again.
+    fn hear(&self) {
+        if self.heard.receiver_count() > 0 {
+            self.heard.send_modify(|times| *times = times.wrapping_add(1));
+        }
+    }
+
+    /// A majority decides on an eviction, but one node counts the votes: the
+    /// others see it in the roster.
+    fn see_evictions(&self, inner: &mut Inner) {
+        let Inner { replica, evicted, .. } = inner;
+        for (origin, seat) in replica.seats().filter(|(_, seat)| seat.state == SeatState::Evicted) {
+            if evicted.insert(origin) {
+                info!(name = seat.name, origin = format!("{origin:016x}"), "a majority gave up on a member");
+                self.evicted.fetch_add(1, Ordering::Relaxed);
+                // Nobody may be listening.
+                let _ = self.evictions.send(Evicted { name: seat.name.clone(), origin, voter: seat.voter });
+            }
+        }
+        if evicted.len() > crate::replica::MAX_ENDED {
+            evicted.retain(|origin| replica.seats().any(|(seat, _)| seat == *origin));
+        }
+    }
+
+    /// Members that a majority gives up on, from now on.
+    pub fn evictions(&self) -> broadcast::Receiver<Evicted> {
+        self.evictions.subscribe()
     }
 
     // ---- clients
@@ -225,7 +359,7 @@ impl Engine {
         }
         inner.full = full;
         let dot = result?;
-        self.after(&inner);
+        self.after(&mut inner);
         Ok(dot)
     }
 
@@ -234,25 +368,43 @@ impl Engine {
         let mut inner = self.inner.lock();
         self.writable(&inner)?;
         let dot = inner.replica.delete(Bytes::copy_from_slice(key.as_bytes()), wall_ms());
-        self.after(&inner);
+        self.after(&mut inner);
+        Ok(dot)
+    }
+
+    /// Gives a key another end, or none. `None` when nothing was there.
+    pub fn touch(&self, key: &str, ttl: Option<Duration>) -> Result<Option<Dot>, WriteError> {
+        let mut inner = self.inner.lock();
+        self.writable(&inner)?;
+        let now_ms = wall_ms();
+        let expires_ms = ttl.map(|ttl| now_ms.saturating_add(millis(ttl)));
+        let dot = inner.replica.touch(Bytes::copy_from_slice(key.as_bytes()), expires_ms, now_ms);
+        self.after(&mut inner);
         Ok(dot)
     }
 
     /// Reads a key.
-    pub fn get(&self, key: &str) -> Result<Option<Value>, ReadError> {
+    pub fn read(&self, key: &str) -> Result<Read, ReadError> {
         let inner = self.inner.lock();
         self.readable(&inner)?;
         let now_ms = wall_ms();
-        Ok(inner
-            .replica
-            .store()
-            .get(key.as_bytes())
-            .and_then(|r| r.live(now_ms).map(|v| Value { value: v.clone(), dot: r.dot, expires_ms: r.expires_ms })))
+        let record = inner.replica.store().get(key.as_bytes());
+        let live = |r: &Record| {
+            r.live(now_ms).map(|value| Value { value: value.clone(), dot: r.dot, expires_ms: r.expires_ms })
+        };
+        Ok(Read { value: record.and_then(live), dot: record.map(|r| r.dot) })
     }
 
-    /// Tells whether a key is there.
-    pub fn exists(&self, key: &str) -> Result<bool, ReadError> {
-        Ok(self.get(key)?.is_some())
+    /// The last write under a key that is remembered, a delete too.
+    pub fn dot(&self, key: &str) -> Option<Dot> {
+        self.inner.lock().replica.store().get(key.as_bytes()).map(|r| r.dot)
+    }
+
+    /// Notes all that this node holds: what is not there was seen, too.
+    pub fn saw_all(&self, session: &mut Session) {
+        for (&origin, cover) in self.inner.lock().replica.vector() {
+            session.saw(Dot { hlc: cover.last.min(cover.seen), origin });
+        }
     }
 
     /// Live entries under `prefix`, after the key `after`, in key order: at most
@@ -311,58 +463,23 @@ impl Engine {
         }
     }
 
-    // ---- links
-
-    /// A connection to the process `origin` is up. The waker fires when there
-    /// may be something to send.
-    pub fn link_up(&self, origin: u64) -> (LinkId, Arc<Notify>) {
-        let mut inner = self.inner.lock();
-        let link = inner.replica.link_up(origin);
-        let waker = Arc::new(Notify::new());
-        inner.wakers.insert(link, waker.clone());
-        // A link that this one replaced is told by its next poll.
-        self.after(&inner);
-        (link, waker)
-    }
-
-    /// The connection ended.
-    pub fn link_down(&self, link: LinkId) {
-        let mut inner = self.inner.lock();
-        inner.replica.link_down(link);
-        inner.wakers.remove(&link);
-        self.after(&inner);
-    }
-
-    /// Whether no newer link to the same process replaced this one.
-    pub fn is_up(&self, link: LinkId) -> bool {
-        self.inner.lock().replica.is_up(link)
-    }
-
-    /// Takes a message. On an error the link must be closed.
-    pub fn receive(&self, link: LinkId, message: Message) -> Result<(), Violation> {
-        let mut inner = self.inner.lock();
-        let result = inner.replica.receive(link, message, wall_ms());
-        self.after(&inner);
-        result
-    }
-
-    /// The next message to send, if there is one.
-    pub fn poll_send(&self, link: LinkId) -> Option<Message> {
-        self.inner.lock().replica.poll_send(link, wall_ms())
-    }
+    // ---- life
 
     /// What discovery and membership know, for the decision to be ready.
     pub fn set_view(&self, view: View) {
         self.inner.lock().view = view;
     }
 
-    // ---- life
+    /// How many members the cluster is meant to have, from now on.
+    pub fn set_voters(&self, voters: usize) {
+        self.inner.lock().replica.set_voters(voters);
+    }
 
     /// From now on no write is taken.
     pub fn drain(&self) {
         let mut inner = self.inner.lock();
         inner.draining = true;
-        self.after(&inner);
+        self.after(&mut inner);
     }
 
     /// Waits until every linked peer holds every own write that is still in the
@@ -373,7 +490,7 @@ impl Engine {
         loop {
             let uncovered = {
                 let inner = self.inner.lock();
-                if inner.wakers.is_empty() { (inner.replica.uncovered().0, 0) } else { inner.replica.uncovered() }
+                if inner.links.is_empty() { (inner.replica.uncovered().0, 0) } else { inner.replica.uncovered() }
             };
             if uncovered == (0, 0) || tokio::time::Instant::now() >= end {
                 return uncovered;
@@ -392,15 +509,11 @@ impl Engine {
         self.phase.subscribe()
     }
 
-    /// This process.
-    pub const fn origin(&self) -> u64 {
-        self.origin
-    }
-
     /// Figures.
     pub fn stats(&self) -> Stats {
         let inner = self.inner.lock();
         let store = inner.replica.store();
+        let now_ms = wall_ms();
         Stats {
             keys: store.keys(),
             tombstones: store.tombstones(),
@@ -409,9 +522,22 @@ impl Engine {
             // A peer's delete or an expiry may have made room, and no write of ours may come to find it.
             full: inner.full.is_some_and(|held| store.memory() >= held),
             fingerprint: store.fingerprint(),
-            lag: inner.replica.lag_ms(wall_ms()).map(Duration::from_millis),
+            // Before a peer's first heartbeat nothing of it is known: the lag is as
+            // long as this process runs, and not since 1970.
+            lag: inner
+                .replica
+                .lag_ms(now_ms)
+                .map(|lag| Duration::from_millis(lag.min(now_ms.saturating_sub(self.started_ms)))),
             linked: inner.replica.linked().collect(),
+            seats: SEAT_STATES.map(|(state, _)| inner.replica.seats().filter(|(_, seat)| seat.state == state).count()),
+            collected_age: Some(inner.replica.collected())
+                .filter(|stamp| *stamp > 0)
+                .map(|stamp| Duration::from_millis(now_ms.saturating_sub(ms_of(stamp)))),
+            overfull: inner.replica.is_overfull(),
             counters: inner.replica.counters(),
+            evicted: self.evicted.load(Ordering::Relaxed),
+            watches: inner.watchers.len(),
+            waiting: MAX_WAITING - self.places.available_permits(),
         }
     }
 
@@ -432,72 +558,4 @@ fn millis(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn alone(max_memory: Option<u64>) -> Arc<Engine> {
-        let engine = Engine::new(&Options {
-            origin: 7,
-            sync_interval: Duration::from_secs(1),
-            max_clock_skew: Duration::from_secs(10),
-            max_memory,
-            may_found: true,
-            serve_alone: true,
-            join_timeout: Duration::ZERO,
-        });
-        let mut inner = engine.inner.lock();
-        inner.replica.tick(View { answered: true, unlinked: 0 }, wall_ms());
-        engine.after(&inner);
-        drop(inner);
-        engine
-    }
-
-    #[test]
-    fn lists_by_prefix_in_pages_and_skips_what_ended() {
-        let engine = alone(None);
-        for key in ["a", "b/1", "b/2", "b/3", "b/4", "c"] {
-            engine.put(key, &Bytes::from_static(b"v"), None).unwrap();
-        }
-        engine.delete("b/2").unwrap();
-        let keys =
-            |page: &Page| page.entries.iter().map(|(k, _)| String::from_utf8_lossy(k).into()).collect::<Vec<String>>();
-        let first = engine.list("b/", None, 2, usize::MAX).unwrap();
-        assert_eq!((keys(&first), first.more), (vec!["b/1".to_owned(), "b/3".into()], true));
-        let rest = engine.list("b/", Some("b/3"), 2, usize::MAX).unwrap();
-        assert_eq!((keys(&rest), rest.more), (vec!["b/4".to_owned()], false));
-        assert_eq!(engine.list("", None, 100, 1).unwrap().entries.len(), 1);
-    }
-
-    #[test]
-    fn a_full_node_refuses_puts_and_takes_deletes() {
-        let engine = alone(Some(1_000));
-        engine.put("k", &Bytes::from(vec![0; 500]), None).unwrap();
-        let refused = engine.put("l", &Bytes::from(vec![0; 500]), None);
-        assert!(matches!(refused, Err(WriteError::Full(Full { limit: 1_000, .. }))), "{refused:?}");
-        assert!(engine.stats().full && engine.exists("k").unwrap());
-        engine.delete("k").unwrap();
-        engine.put("l", &Bytes::from(vec![0; 500]), None).unwrap();
-        assert!(!engine.stats().full);
-    }
-
-    #[test]
-    fn a_node_is_full_no_more_once_anything_made_room() {
-        let engine = alone(Some(1_000));
-        engine.put("k", &Bytes::from(vec![0; 500]), Some(Duration::from_millis(1))).unwrap();
-        assert!(engine.put("l", &Bytes::from(vec![0; 500]), None).is_err());
-        assert!(engine.stats().full);
-        let mut inner = engine.inner.lock();
-        inner.replica.tick(View { answered: true, unlinked: 0 }, wall_ms() + 10);
-        drop(inner);
-        assert!(!engine.stats().full, "what expired made room");
-    }
-
-    #[test]
-    fn a_draining_node_serves_reads_only() {
-        let engine = alone(None);
-        engine.put("k", &Bytes::from_static(b"v"), None).unwrap();
-        engine.drain();
-        assert_eq!(engine.put("k", &Bytes::new(), None), Err(WriteError::NotReady(Phase::Draining)));
-        assert!(engine.exists("k").unwrap());
-    }
-}
+mod tests;

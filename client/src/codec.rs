@@ -1,0 +1,161 @@
+//! Values that are more than bytes: text, protobuf messages, JSON, and whatever a codec of the user's own makes of them.
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::kv::{PutOptions, Version};
+use bytes::Bytes;
+
+/// Turns values of one type into bytes and back.
+///
+/// ```
+/// use kvasir_client::{Bytes, Codec};
+///
+/// struct BigEndian;
+///
+/// impl Codec<u32> for BigEndian {
+///     type Error = std::array::TryFromSliceError;
+///
+///     fn encode(&self, value: &u32) -> Result<Bytes, Self::Error> {
+///         Ok(Bytes::copy_from_slice(&value.to_be_bytes()))
+///     }
+///
+///     fn decode(&self, bytes: Bytes) -> Result<u32, Self::Error> {
+///         Ok(u32::from_be_bytes(bytes[..].try_into()?))
+///     }
+/// }
+///
+/// let bytes = BigEndian.encode(&7).unwrap();
+/// assert_eq!(BigEndian.decode(bytes).unwrap(), 7);
+/// ```
+pub trait Codec<T> {
+    /// Why a value cannot be turned, either way.
+    type Error: std::fmt::Display;
+
+    /// The bytes of a value.
+    fn encode(&self, value: &T) -> Result<Bytes, Self::Error>;
+
+    /// The value that the bytes are of.
+    fn decode(&self, bytes: Bytes) -> Result<T, Self::Error>;
+}
+
+/// UTF-8 text.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Text;
+
+impl Codec<String> for Text {
+    type Error = std::string::FromUtf8Error;
+
+    fn encode(&self, value: &String) -> Result<Bytes, Self::Error> {
+        Ok(Bytes::copy_from_slice(value.as_bytes()))
+    }
+
+    fn decode(&self, bytes: Bytes) -> Result<String, Self::Error> {
+        String::from_utf8(bytes.into())
+    }
+}
+
+/// Any protobuf message.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Proto;
+
+impl<M: prost::Message + Default> Codec<M> for Proto {
+    type Error = prost::DecodeError;
+
+    fn encode(&self, value: &M) -> Result<Bytes, Self::Error> {
+        Ok(value.encode_to_vec().into())
+    }
+
+    fn decode(&self, bytes: Bytes) -> Result<M, Self::Error> {
+        M::decode(bytes)
+    }
+}
+
+/// JSON of whatever serde can write and read.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Json;
+
+impl<T: serde::Serialize + serde::de::DeserializeOwned> Codec<T> for Json {
+    type Error = serde_json::Error;
+
+    fn encode(&self, value: &T) -> Result<Bytes, Self::Error> {
+        serde_json::to_vec(value).map(Bytes::from)
+    }
+
+    fn decode(&self, bytes: Bytes) -> Result<T, Self::Error> {
+        serde_json::from_slice(&bytes)
+    }
+}
+
+impl Client {
+    /// Stores what the codec makes of `value`.
+    pub async fn put_with<T, C: Codec<T>>(
+        &self,
+        codec: &C,
+        key: impl Into<String>,
+        value: &T,
+        options: PutOptions,
+    ) -> Result<Version, Error> {
+        let key = key.into();
+        let bytes = codec.encode(value).map_err(|error| codec_error(&key, &error))?;
+        self.put(key, bytes, options).await
+    }
+
+    /// Reads what the codec makes of a key's value; none when the key is not there.
+    pub async fn get_with<T, C: Codec<T>>(&self, codec: &C, key: impl Into<String>) -> Result<Option<T>, Error> {
+        let key = key.into();
+        let Some(found) = self.get(key.clone()).await? else { return Ok(None) };
+        codec.decode(found.value).map(Some).map_err(|error| codec_error(&key, &error))
+    }
+
+    /// Stores text.
+    pub async fn put_string(
+        &self,
+        key: impl Into<String>,
+        text: impl Into<String>,
+        options: PutOptions,
+    ) -> Result<Version, Error> {
+        self.put(key, text.into(), options).await
+    }
+
+    /// Reads text.
+    pub async fn get_string(&self, key: impl Into<String>) -> Result<Option<String>, Error> {
+        self.get_with(&Text, key).await
+    }
+
+    /// Stores a protobuf message.
+    pub async fn put_proto<M: prost::Message + Default>(
+        &self,
+        key: impl Into<String>,
+        message: &M,
+        options: PutOptions,
+    ) -> Result<Version, Error> {
+        self.put_with(&Proto, key, message, options).await
+    }
+
+    /// Reads a protobuf message.
+    pub async fn get_proto<M: prost::Message + Default>(&self, key: impl Into<String>) -> Result<Option<M>, Error> {
+        self.get_with(&Proto, key).await
+    }
+
+    /// Stores JSON.
+    pub async fn put_json<T: serde::Serialize + serde::de::DeserializeOwned>(
+        &self,
+        key: impl Into<String>,
+        value: &T,
+        options: PutOptions,
+    ) -> Result<Version, Error> {
+        self.put_with(&Json, key, value, options).await
+    }
+
+    /// Reads JSON.
+    pub async fn get_json<T: serde::Serialize + serde::de::DeserializeOwned>(
+        &self,
+        key: impl Into<String>,
+    ) -> Result<Option<T>, Error> {
+        self.get_with(&Json, key).await
+    }
+}
+
+fn codec_error(key: &str, error: &dyn std::fmt::Display) -> Error {
+    Error::Codec { key: key.to_owned(), reason: error.to_string() }
+}

@@ -1,0 +1,230 @@
+//! What is agreed: who takes part, what all hold, and so what may be forgotten.
+//!
+//! About once a second each node vouches to each peer for what it holds of all
+//! seats, under a hash of its roster. When all seats have vouched under the
+//! hash that this node has itself, everything up to the least of their stamps
+//! is held by all, and tombstones up to there may go. A vouched-for stamp stays
+//! true for ever; a seat that comes later writes above all of them, since its
+//! clock was raised by the one that let it in.
+
+use kvasir_proto::peer::v1::{Report, SeatState, Standing, Want};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::link::Link;
+use super::{COLLECT_STEP_MS, Change, EXPIRE_STEP, REMEMBER_EVICTED_MS, Replica, founding_of};
+use crate::clock::{ms_of, stamp_at};
+
+impl Replica {
+    /// How many voters are a majority.
+    pub(super) fn majority(&self) -> usize {
+        self.settings.voters.max(self.roster.voters()) / 2 + 1
+    }
+
+    /// Equal on two nodes that agree on who takes part, on the founding, and on
+    /// what they hold of everyone who writes no more.
+    fn roster_hash(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        hash.update(&self.founding.0.to_le_bytes());
+        hash.update(&self.founding.1.to_le_bytes());
+        self.roster.hash(&mut hash);
+        let writes = |origin| self.roster.get(origin).is_some_and(|s| s.state == SeatState::Member);
+        for (origin, cover) in self.vector.iter().filter(|(o, c)| !writes(**o) && c.wrote() > self.floor(**o)) {
+            hash.update(&origin.to_le_bytes());
+            hash.update(&cover.last.to_le_bytes());
+            hash.update(&cover.beyond.to_le_bytes());
+        }
+        hash.digest()
+    }
+
+    /// Origins that write no more, of which a write above a gap is held.
+    fn half_sent(&self) -> impl Iterator<Item = u64> {
+        self.vector.iter().filter(|(o, c)| c.beyond > 0 && !self.roster.is_live(**o)).map(|(&o, _)| o)
+    }
+
+    /// Everything of all seats up to here was taken in; 0 while no majority is there.
+    fn stable(&self) -> u64 {
+        let hindered = self.leaving || self.half_sent().next().is_some();
+        if !self.ready || hindered || self.roster.voters() < self.majority() {
+            return 0;
+        }
+        // Of writes that were taken as they are nobody knows which of them were
+        // deleted since: the tombstones must wait for whoever may bring them again.
+        let adopted = self
+            .vector
+            .iter()
+            .filter(|(o, c)| c.last > c.seen && !self.roster.is_live(**o) && self.roster.awaits_return())
+            .map(|(_, c)| c.seen);
+        self.roster.live().map(|origin| self.vector_seen(origin)).chain(adopted).min().unwrap_or(0)
+    }
+
+    pub(super) fn cut_report(&mut self, now_ms: u64) -> Report {
+        let stable = self.stable();
+        self.promised |= stable > 0;
+        self.vouched = self.vouched.max(stable);
+        let silent = if self.ready { self.silent(now_ms).collect() } else { Vec::new() };
+        Report { roster_hash: self.roster_hash(), stable, standing: Some(self.standing()), silent }
+    }
+
+    pub(super) fn take_report(&mut self, link: &mut Link, report: Report) {
+        let standing: Standing = report.standing.unwrap_or_default();
+        // Only who is ready goes back to a founding.
+        link.peer_ready = founding_of(&standing) != (0, 0);
+        let same_founding = self.ready && founding_of(&standing) == self.founding;
+        if report.roster_hash != self.roster_hash() {
+            link.roster_due = true;
+        }
+        if self.ready && !same_founding && link.peer_ready {
+            link.ask(Want::Missing);
+        }
+        if same_founding && link.compatible && self.roster.is_live(link.origin) {
+            self.promised |= standing.promised;
+            self.forgotten = self.forgotten.max(standing.forgotten);
+            // Whoever dropped them had everybody's word, this node's included.
+            self.collected = self.collected.max(standing.collected.min(self.stable()));
+            self.reports.insert(link.origin, report);
+        }
+    }
+
+    /// Whether all members vouch under this node's own roster: they agree on
+    /// who takes part, and on what was taken in of everyone who does not write.
+    pub(super) fn is_agreed(&self) -> bool {
+        let hash = self.roster_hash();
+        let me = self.settings.origin;
+        self.ready
+            && self.roster.voters() >= self.majority()
+            && self
+                .roster
+                .members()
+                .filter(|&o| o != me)
+                .all(|o| self.reports.get(&o).is_some_and(|r| r.roster_hash == hash))
+    }
+
+    pub(super) fn collect(&mut self) {
+        if !self.ready {
+            return;
+        }
+        let me = self.settings.origin;
+        let own = self.stable();
+        let hash = self.roster_hash();
+        let vouched = |origin: u64| match self.reports.get(&origin) {
+            Some(report) if report.roster_hash == hash => report.stable,
+            _ => 0,
+        };
+        let all = self.roster.live().filter(|&o| o != me).map(vouched).min().unwrap_or(own).min(own);
+        let step = stamp_at(COLLECT_STEP_MS);
+        self.collected = self.collected.max(all - all % step);
+        self.drop_collected();
+        self.retire();
+    }
+
+    pub(super) fn drop_collected(&mut self) {
+        if !self.store.is_collected(self.collected) {
+            // Watchers hear of what ends by the stamp before it is dropped.
+            self.expire(ms_of(self.collected));
+            self.store.collect(self.collected, EXPIRE_STEP);
+        }
+    }
+
+    /// Forgets seats that nothing can come of any more, and what is known of
+    /// their writes.
+    fn retire(&mut self) {
+        let at = ms_of(self.collected);
+        let late: Vec<u64> = self
+            .roster
+            .iter()
+            .filter(|(_, s)| s.state == SeatState::Evicted && ms_of(s.since) + REMEMBER_EVICTED_MS <= at)
+            .map(|(o, _)| o)
+            .collect();
+        for origin in late {
+            let ended = self.roster.get(origin).map_or(0, |s| s.since);
+            self.roster.end(origin, SeatState::Ended, ended);
+            self.forgotten = self.forgotten.max(ended);
+        }
+        let gone: Vec<u64> = self
+            .roster
+            .iter()
+            .filter(|(o, s)| s.state == SeatState::Ended && self.may_forget(*o, s.since))
+            .map(|(o, _)| o)
+            .collect();
+        for origin in gone {
+            self.roster.remove(origin);
+        }
+        self.forgotten = self.forgotten.max(self.roster.bound());
+        if !self.roster.awaits_return() {
+            let (roster, collected) = (&self.roster, self.collected);
+            self.vector.retain(|&o, c| roster.get(o).is_some() || c.seen.max(c.wrote()) > collected);
+        }
+        let roster = &self.roster;
+        self.reports.retain(|&o, _| roster.is_live(o));
+        let collected = self.collected;
+        self.vouched_before.retain(|&o, vouched| roster.is_live(o) && *vouched > collected);
+    }
+
+    /// Seats that were not linked for `evictAfter`.
+    fn silent(&self, now_ms: u64) -> impl Iterator<Item = u64> {
+        let limit = self.settings.evict_after_ms;
+        self.silent_since
+            .iter()
+            .filter(move |(_, since)| now_ms.saturating_sub(**since) >= limit)
+            .map(|(&origin, _)| origin)
+    }
+
+    /// Notes who is not linked, and gives up on those whom a majority of the
+    /// voters has not heard of for long. Each says so itself: a vote is never
+    /// passed on, and ends when the link comes up.
+    pub(super) fn judge_silence(&mut self, now_ms: u64) {
+        let me = self.settings.origin;
+        let linked: Vec<u64> = self.linked().collect();
+        let (roster, since) = (&self.roster, &mut self.silent_since);
+        since.retain(|o, _| roster.is_live(*o) && !linked.contains(o));
+        for origin in roster.live().filter(|o| *o != me && !linked.contains(o)) {
+            since.entry(origin).or_insert(now_ms);
+        }
+        if !self.ready {
+            return;
+        }
+        let given_up: Vec<u64> =
+            self.silent(now_ms).filter(|&o| self.votes_against(o, &linked) >= self.majority()).collect();
+        for origin in given_up {
+            if let Some(seat) = self.roster.get(origin).cloned() {
+                self.tell(Change::Evicted(seat));
+            }
+            let now = self.clock.last();
+            self.roster.end(origin, SeatState::Evicted, now);
+            self.roster_changed();
+        }
+    }
+
+    fn votes_against(&self, origin: u64, linked: &[u64]) -> usize {
+        let mut names: Vec<&str> = linked
+            .iter()
+            .filter(|&&o| self.reports.get(&o).is_some_and(|r| r.silent.contains(&origin)))
+            .filter_map(|&o| self.roster.get(o).filter(|s| s.voter && s.state == SeatState::Member))
+            .map(|s| s.name.as_str())
+            .chain(self.settings.voter.then_some(self.settings.name.as_str()))
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names.len()
+    }
+
+    /// A write of an ended seat that some hold and none can cover, since what
+    /// came before it is lost, is taken as it is, under its own dot: a new one
+    /// would beat a delete that had seen it. First every member is asked for
+    /// all that it holds of the seat, so that all come to hold the same.
+    pub(super) fn adopt_orphans(&mut self) {
+        if !self.ready || self.half_sent().next().is_none() || !self.is_agreed() {
+            self.adopting = None;
+            return;
+        }
+        let me = self.settings.origin;
+        let pending = self.adopting.get_or_insert_with(|| self.roster.members().filter(|&o| o != me).collect());
+        if pending.is_empty() {
+            for origin in self.half_sent().collect::<Vec<_>>() {
+                self.vector.entry(origin).or_default().adopt();
+            }
+            self.adopting = None;
+            self.counters.adoptions += 1;
+        }
+    }
+}

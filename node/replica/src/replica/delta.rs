@@ -1,0 +1,291 @@
+//! Sync and delta: what a peer lacks, by a scan of the store in key order.
+
+use kvasir_proto::peer::v1::{Delta, Entry, Seen, Standing, Stranger, Sync, Want};
+
+use super::link::{Awaiting, Link, LinkId, Scan, Select, to_wire};
+use super::push::Taken;
+use super::{Bounds, MESSAGE_MAX_BYTES, RELAY_AFTER_MS, Replica, Violation, founding_of};
+use crate::clock::{Dot, stamp_at};
+use crate::store::{BUCKETS, bucket_of};
+
+impl Replica {
+    pub(super) fn cut_sync(&mut self, link: &mut Link, want: Want, now_ms: u64) -> Sync {
+        link.requests += 1;
+        link.awaiting = Some(Awaiting {
+            id: link.requests,
+            next_seq: 0,
+            want,
+            since_ms: now_ms,
+            refused: false,
+            adopting: self.adopting.is_some(),
+        });
+        self.counters.syncs += 1;
+        Sync {
+            id: link.requests,
+            want: want.into(),
+            // Until the map is there, there is nothing to claim.
+            seen: if self.ready { to_wire(&self.vector) } else { Vec::new() },
+            ready: self.ready,
+            standing: Some(self.standing()),
+            buckets: match want {
+                Want::Repair => self.store.buckets().iter().flat_map(|b| b.to_le_bytes()).collect::<Vec<_>>().into(),
+                _ => bytes::Bytes::new(),
+            },
+            echo: !link.compatible,
+        }
+    }
+
+    pub(super) fn take_sync(&mut self, link: &mut Link, sync: &Sync, now_ms: u64) -> Result<(), Violation> {
+        // One that came twice must not start the numbered parts anew: the two
+        // scans would be cut at different keys.
+        if sync.id <= link.answered {
+            return Ok(());
+        }
+        let want = Want::try_from(sync.want).map_err(|_| Violation::Unknown)?;
+        let standing = sync.standing.unwrap_or_default();
+        link.answered = sync.id;
+        if sync.ready && self.roster.admit(link.origin) {
+            self.roster_changed();
+        }
+        let stranger = self.judge(link, sync, &standing);
+        link.peer_ready = sync.ready;
+        if sync.echo {
+            link.ask(if self.ready { Want::Missing } else { Want::Hello });
+        }
+        let answer = |what, seen, this: &Self, exhausted| Scan {
+            id: sync.id,
+            seq: 0,
+            what,
+            after: None,
+            exhausted,
+            seen,
+            ready: this.ready,
+            standing: this.standing(),
+            stranger,
+        };
+        link.scan = Some(match want {
+            Want::Snapshot if self.ready => answer(Select::Everything, to_wire(&self.vector), self, false),
+            Want::Missing | Want::Repair if self.ready && sync.ready && link.compatible => {
+                self.answer_missing(link, sync, want, now_ms)
+            }
+            _ => answer(Select::Everything, Vec::new(), self, true),
+        });
+        if link.scan.as_ref().is_some_and(|scan| !scan.exhausted) {
+            self.counters.scans += 1;
+        }
+        Ok(())
+    }
+
+    fn answer_missing(&mut self, link: &mut Link, sync: &Sync, want: Want, now_ms: u64) -> Scan {
+        let me = self.settings.origin;
+        let theirs: std::collections::BTreeMap<u64, u64> = sync.seen.iter().map(|s| (s.origin, s.hlc)).collect();
+        let last = |origin: u64| sync.seen.iter().find(|s| s.origin == origin).map_or(0, |s| s.last);
+        let floor = sync.standing.map_or(0, |s| s.collected);
+        let held = |origin: u64| {
+            theirs.get(&origin).copied().unwrap_or(0).max(last(origin)).max(self.floor(origin).min(floor))
+        };
+        let mine = theirs.get(&me).copied().unwrap_or(0);
+        link.acked = link.acked.max(mine);
+
+        // What a scan must bring: own writes that the log has lost, and other
+        // nodes' writes that will not come from those nodes themselves.
+        let stale = stamp_at(now_ms.saturating_sub(RELAY_AFTER_MS));
+        let lacks = |origin: u64, last: u64| held(origin) < last;
+        let scan = want == Want::Repair
+            || self.vector.iter().any(|(&origin, cover)| {
+                lacks(origin, cover.wrote())
+                    && if origin == me {
+                        !self.log.covers(mine)
+                    } else {
+                        held(origin) < stale || !self.roster.is_live(origin)
+                    }
+            });
+        let mut seen = to_wire(&self.vector);
+        if scan {
+            link.cursor = Some(self.vector_seen(me));
+        } else {
+            link.cursor = Some(mine.min(self.vector_seen(me)));
+            // A write that the vector covers may be beaten here by one that the
+            // peer lacks: it may join the vector only if it lacks nothing.
+            if self.vector.iter().any(|(&origin, cover)| lacks(origin, cover.wrote())) {
+                seen.clear();
+            }
+        }
+        let what = if want == Want::Repair {
+            let mut differ = Box::new([false; BUCKETS]);
+            for (at, bucket) in self.store.buckets().iter().enumerate() {
+                differ[at] = sync.buckets.get(at * 16..at * 16 + 16) != Some(&bucket.to_le_bytes()[..]);
+            }
+            Select::Buckets(differ)
+        } else {
+            Select::Missing(theirs)
+        };
+        Scan {
+            id: sync.id,
+            seq: 0,
+            what,
+            after: None,
+            exhausted: !scan,
+            seen,
+            ready: true,
+            standing: self.standing(),
+            stranger: Stranger::No,
+        }
+    }
+
+    pub(super) fn take_delta(
+        &mut self,
+        id: LinkId,
+        link: &mut Link,
+        delta: Delta,
+        now_ms: u64,
+    ) -> Result<(), Violation> {
+        let Some(awaiting) = &mut link.awaiting else { return Ok(()) };
+        if delta.id != awaiting.id || delta.seq < awaiting.next_seq {
+            return Ok(()); // an answer to an older request, or a part that came twice
+        }
+        let want = awaiting.want;
+        let snapshot = want == Want::Snapshot;
+        if delta.seq > awaiting.next_seq {
+            link.awaiting = None;
+            link.request = Some(if snapshot { Want::Hello } else { want });
+            return Ok(());
+        }
+        awaiting.next_seq += 1;
+        awaiting.since_ms = now_ms;
+        let (mut refused, adopting) = (awaiting.refused, awaiting.adopting);
+        // Nothing is taken into a map that is not there yet but a snapshot, and
+        // into one that is there, only from who may be merged with.
+        let takes = if snapshot { !self.ready && self.sponsor == id } else { self.ready && link.compatible };
+        // One part that was not taken voids the vector that comes with the last.
+        refused |= !takes;
+        if takes {
+            for entry in delta.entries {
+                // Covered means held or beaten: except when that is what is in doubt.
+                if snapshot || want == Want::Repair || entry.hlc > self.covered(entry.origin) {
+                    refused |= self.take_entry(&entry, now_ms)? == Taken::NoRoom;
+                }
+            }
+        }
+        if !delta.last {
+            link.awaiting = link.awaiting.take().map(|a| Awaiting { refused, ..a });
+            return Ok(());
+        }
+        link.awaiting = None;
+        link.synced = true;
+        link.peer_ready = delta.ready;
+        let standing = delta.standing.unwrap_or_default();
+        let stranger = Stranger::try_from(delta.stranger).map_err(|_| Violation::Unknown)?;
+        if stranger != Stranger::No {
+            self.begin_anew(stranger, now_ms);
+        } else if snapshot && !refused {
+            if delta.ready && !delta.seen.is_empty() {
+                self.finish_snapshot(&delta.seen, &standing, now_ms);
+            }
+        } else if !refused {
+            for Seen { origin, hlc, last, beyond } in delta.seen {
+                self.clock.observe(hlc);
+                self.cover(origin, hlc, last);
+                // Held there, or beaten: so it is here, now.
+                self.vector.entry(origin).or_default().note(beyond);
+            }
+            self.close_gap(link);
+            link.ack_due = true;
+            if let Some(pending) = self.adopting.as_mut().filter(|_| adopting) {
+                pending.remove(&link.origin);
+            }
+        }
+        if !self.ready && delta.ready && want == Want::Hello {
+            self.clock.observe(standing.collected);
+        }
+        Ok(())
+    }
+
+    pub(super) fn cut_delta(&mut self, scan: &mut Scan) -> Delta {
+        let mut entries = Vec::new();
+        if !scan.exhausted {
+            let mut bytes = 0;
+            let mut last_key = None;
+            scan.exhausted = true;
+            let Bounds { message_entries, scan_step, .. } = self.settings.bounds;
+            for (looked, (key, record)) in self.store.scan(scan.after.as_deref()).enumerate() {
+                if bytes >= MESSAGE_MAX_BYTES || entries.len() == message_entries || looked == scan_step {
+                    scan.exhausted = false;
+                    break;
+                }
+                last_key = Some(key);
+                let Dot { hlc, origin } = record.dot;
+                let wanted = match &scan.what {
+                    Select::Missing(theirs) => theirs.get(&origin).is_none_or(|&held| held < hlc),
+                    Select::Everything => true,
+                    Select::Buckets(differ) => differ[bucket_of(key)],
+                };
+                if wanted {
+                    let value = record.value.clone().unwrap_or_default();
+                    bytes += key.len() + value.len();
+                    entries.push(Entry {
+                        key: key.clone(),
+                        hlc,
+                        origin,
+                        deleted: record.value.is_none(),
+                        value,
+                        expires_ms: record.expires_ms.unwrap_or(0),
+                        first_hlc: record.first.as_ref().map_or(0, |f| f.hlc),
+                        first_origin: record.first.as_ref().map_or(0, |f| f.origin),
+                    });
+                }
+            }
+            scan.after = last_key.cloned().or_else(|| scan.after.take());
+        }
+        self.counters.entries_out += entries.len() as u64;
+        let seq = scan.seq;
+        scan.seq += 1;
+        let last = scan.exhausted;
+        Delta {
+            id: scan.id,
+            seq,
+            entries,
+            last,
+            seen: if last { std::mem::take(&mut scan.seen) } else { Vec::new() },
+            ready: scan.ready,
+            standing: Some(scan.standing),
+            stranger: scan.stranger.into(),
+        }
+    }
+
+    /// Whether the peer must begin anew before anything is taken from it; sets
+    /// whether it may be merged with.
+    fn judge(&mut self, link: &mut Link, sync: &Sync, theirs: &Standing) -> Stranger {
+        link.compatible = false;
+        if !self.ready || !sync.ready {
+            return Stranger::No;
+        }
+        if !self.roster.is_live(link.origin) {
+            return Stranger::Ended;
+        }
+        let founding = founding_of(theirs);
+        if founding != self.founding {
+            if self.promised || theirs.promised {
+                // The later founding stands, if a majority was part of it.
+                let stands = (self.promised, self.founding) > (theirs.promised, founding);
+                return if stands { Stranger::Foreign } else { Stranger::No };
+            }
+            // Nobody has forgotten anything yet: the maps merge as they are.
+            self.founding = self.founding.max(founding);
+            self.reports.clear();
+        }
+        // Who holds as much as was forgotten here holds every delete there was.
+        // One that was not known yet when this node vouched must hold that much:
+        // others may forget it on the strength of this node's word.
+        // (Not judged: seats that it has not heard of, whose writes are all later.)
+        let least = self.collected.max(self.vouched_before.get(&link.origin).copied().unwrap_or(0));
+        let holds = |origin: u64| sync.seen.iter().find(|s| s.origin == origin).map(|s| s.hlc);
+        let enough = |origin: u64, held: u64| held >= least.min(self.vector_seen(origin));
+        let me = self.settings.origin;
+        let knows = theirs.collected >= least
+            || (enough(me, holds(me).unwrap_or(0))
+                && self.roster.members().all(|o| holds(o).is_none_or(|held| enough(o, held))));
+        link.compatible = knows;
+        if knows { Stranger::No } else { Stranger::Behind }
+    }
+}

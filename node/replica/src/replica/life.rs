@@ -1,0 +1,343 @@
+//! How a node comes to hold what the cluster holds: a snapshot from a ready
+//! peer, or a founding. One whose life was ended by others begins anew the same
+//! way, and issues again what no member had of it.
+
+use bytes::Bytes;
+use kvasir_proto::peer::v1::{Roster as WireRoster, SeatState, Seen, Standing, Stranger, Want};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::link::Link;
+use super::roster::{MAX_SEATS, from_wire};
+use super::{Change, Cover, Replica, SCAN_STEP, Seat, Vector, View, Violation, founding_of};
+use crate::clock::{Dot, ms_of};
+use crate::store::{Record, Store};
+
+/// What an ended seat of this node left, until it is issued again.
+#[derive(Debug)]
+pub(super) struct Bag {
+    store: Store,
+    vector: Vector,
+    founding: (u64, u64),
+    promised: bool,
+    collected: u64,
+    /// Of an origin that the snapshot knew nothing of, writes up to this stamp
+    /// were taken in before.
+    floor: u64,
+    /// The last key that was looked at.
+    after: Option<Bytes>,
+}
+
+impl Bag {
+    pub(super) fn len(&self) -> usize {
+        self.store.len()
+    }
+}
+
+impl Replica {
+    /// Asks one ready peer for a snapshot, if none is on its way.
+    pub(super) fn seek_sponsor(&mut self) {
+        let asked = |l: &Link| {
+            l.request == Some(Want::Snapshot) || l.awaiting.as_ref().is_some_and(|a| a.want == Want::Snapshot)
+        };
+        if self.ready || self.links.values().any(|l| asked(l)) {
+            return;
+        }
+        let able = |(_, l): &(&u64, &mut Box<Link>)| l.peer_ready && l.awaiting.is_none();
+        let sponsor = self.sponsor;
+        let next = self.links.iter_mut().filter(able).min_by_key(|(id, _)| (**id <= sponsor, **id));
+        if let Some((&id, link)) = next {
+            link.request = Some(Want::Snapshot);
+            self.sponsor = id;
+            // Of a snapshot that broke off, nothing is kept.
+            self.clear();
+        }
+    }
+
+    /// The snapshot is whole.
+    pub(super) fn finish_snapshot(&mut self, seen: &[Seen], standing: &Standing, now_ms: u64) {
+        let cover = |s: &Seen| (s.origin, Cover { seen: s.hlc, last: s.last, beyond: s.beyond });
+        let held = std::mem::replace(&mut self.vector, seen.iter().map(cover).collect());
+        // Some of what came was written while the sponsor was scanning.
+        for (origin, cover) in held {
+            self.vector.entry(origin).or_default().note(cover.wrote());
+        }
+        for s in seen {
+            self.clock.observe(s.hlc);
+        }
+        self.clock.observe(standing.collected);
+        (self.founding, self.promised, self.collected) = (founding_of(standing), standing.promised, standing.collected);
+        self.forgotten = standing.forgotten;
+        for bag in &mut self.bags {
+            bag.floor = if bag.founding != self.founding {
+                0
+            } else if bag.collected < self.forgotten {
+                // Nobody may remember what was taken in of it: what may have
+                // been deleted since must not come back.
+                self.collected
+            } else {
+                bag.collected
+            };
+        }
+        self.become_ready(now_ms);
+    }
+
+    /// Issues again what ended seats of this node left and no member has, once
+    /// the members agree on what they have: a write that only one of them has
+    /// covered may be deleted there.
+    pub(super) fn issue_bags(&mut self, now_ms: u64) {
+        if self.bags.is_empty() || !self.ready || !self.is_agreed() || !self.is_my_turn() {
+            return;
+        }
+        let Some(mut bag) = self.bags.pop() else { return };
+        let step: Vec<_> =
+            bag.store.scan(bag.after.as_deref()).take(SCAN_STEP).map(|(k, r)| (k.clone(), r.clone())).collect();
+        let more = step.len() == SCAN_STEP;
+        bag.after = step.last().map(|(key, _)| key.clone()).filter(|_| more);
+        for (key, record) in step {
+            if self.is_beaten(&bag, &key, &record) || self.is_known(&bag, record.dot) {
+                bag.store.remove(&key);
+            } else if !self.roster.is_live(record.dot.origin) {
+                bag.store.remove(&key);
+                self.issue_again(key, &record, now_ms);
+            } // else its origin is there, and will bring it itself
+        }
+        if bag.store.is_empty() {
+            self.join_bag(&bag);
+            if self.bags.is_empty() {
+                self.roster.returned(self.settings.origin, self.clock.tick(now_ms));
+                self.roster_changed();
+            }
+        } else {
+            self.bags.push(bag);
+        }
+    }
+
+    /// Of several that return, one after the other issues what it brought, and
+    /// each first takes in what those before it did: their bags may hold writes
+    /// that this node's had deleted.
+    fn is_my_turn(&self) -> bool {
+        let me = self.settings.origin;
+        self.roster
+            .iter()
+            .filter(|(origin, seat)| *origin != me && seat.is_live())
+            .all(|(origin, seat)| !(seat.returning && origin < me) && seat.since <= self.vector_seen(origin))
+    }
+
+    /// Whether something newer than a record of a bag stands. A write that was
+    /// issued again is only as new as when it was made, if the bag's map had it.
+    fn is_beaten(&self, bag: &Bag, key: &Bytes, record: &Record) -> bool {
+        self.store.get(key).is_some_and(|held| match held.first.as_deref() {
+            Some(first) if bag.vector.get(&first.origin).is_some_and(|c| first.hlc <= c.seen) => *first >= record.dot,
+            _ => held.dot >= record.dot,
+        })
+    }
+
+    /// Whether the cluster has taken in a write of a bag.
+    fn is_known(&self, bag: &Bag, dot: Dot) -> bool {
+        match self.vector.get(&dot.origin) {
+            Some(cover) => dot.hlc <= cover.seen,
+            None => dot.hlc <= bag.floor,
+        }
+    }
+
+    /// What the bag's map covered is covered now: it was issued again, or
+    /// beaten. Others who return with the same writes will hear of it.
+    fn join_bag(&mut self, bag: &Bag) {
+        for (&origin, cover) in &bag.vector {
+            if !self.roster.is_live(origin) {
+                self.cover(origin, cover.seen, cover.last);
+            }
+        }
+    }
+
+    /// The content of a write under a new dot.
+    pub(super) fn issue_again(&mut self, key: Bytes, record: &Record, now_ms: u64) {
+        let value = record.live(now_ms).cloned();
+        let expires_ms = record.expires_ms.filter(|_| value.is_some());
+        let first = record.first.as_deref().copied().unwrap_or(record.dot);
+        let dot = self.write(key, value, expires_ms, Some(first), now_ms);
+        self.counters.reissued += 1;
+        self.tell(Change::Reissued(record.dot, dot));
+    }
+
+    /// This seat is over: others have ended it, or hold another founding's map.
+    /// The node takes a new one, and what it holds goes into a bag.
+    pub(super) fn begin_anew(&mut self, why: Stranger, now_ms: u64) {
+        if self.leaving {
+            return;
+        }
+        self.ended_because = why;
+        self.counters.returns += 1;
+        let ended = self.clock.tick(now_ms);
+        // A map that was not whole yet has nothing to bring along.
+        if self.ready {
+            self.bags.push(Bag {
+                store: std::mem::take(&mut self.store),
+                vector: std::mem::take(&mut self.vector),
+                founding: self.founding,
+                promised: self.promised,
+                collected: self.collected,
+                floor: 0,
+                after: None,
+            });
+        }
+        let origin = self.settings.origin;
+        let seat = self.roster.get(origin).cloned();
+        self.roster.end(origin, SeatState::Ended, ended);
+        // The clock never gave this stamp before: no origin was ever drawn from it.
+        self.settings.origin = next_origin(origin, ended);
+        let started_ms = seat.map_or(now_ms, |s| now_ms.max(s.started_ms + 1));
+        self.settings.started_ms = started_ms;
+        self.roster.take(
+            self.settings.origin,
+            Seat {
+                name: self.settings.name.clone(),
+                voter: self.settings.voter,
+                started_ms,
+                state: SeatState::Joining,
+                since: 0,
+                returning: !self.bags.is_empty(),
+            },
+        );
+        (self.ready, self.founding, self.promised) = (false, (0, 0), false);
+        (self.collected, self.forgotten, self.vouched) = (0, 0, 0);
+        self.vouched_before.clear();
+        self.clear();
+        self.log.reset();
+        self.reports.clear();
+        self.adopting = None;
+        self.sponsor = 0;
+        self.started_ms = now_ms;
+        self.links.clear();
+    }
+
+    fn clear(&mut self) {
+        (self.store, self.vector) = (Store::default(), Vector::new());
+        self.tell(Change::Reset);
+    }
+
+    pub(super) fn consider_ready(&mut self, view: View, now_ms: u64) {
+        let mut links = self.links.values();
+        let first =
+            self.settings.may_found && view.answered && view.unlinked == 0 && links.all(|l| l.synced && !l.peer_ready);
+        let waited = now_ms.saturating_sub(self.started_ms) >= self.settings.join_timeout_ms;
+        let alone = self.settings.serve_alone && waited && !self.links.values().any(|l| l.peer_ready);
+        if !first && !alone {
+            return;
+        }
+        self.founding = (self.clock.tick(now_ms), self.settings.origin);
+        // What came of a snapshot until its sponsor died is kept: who else has it?
+        if let Some(bag) = self.bags.pop() {
+            // Nobody is there to return to: the old map is as good as any.
+            let part = std::mem::replace(&mut self.store, bag.store);
+            let held = std::mem::replace(&mut self.vector, bag.vector);
+            (self.founding, self.promised, self.collected) = (bag.founding, bag.promised, bag.collected);
+            for (key, record) in part.scan(None) {
+                self.store.merge(key.clone(), record.clone());
+            }
+            for (origin, cover) in held {
+                self.vector.entry(origin).or_default().note(cover.wrote());
+            }
+        }
+        self.become_ready(now_ms);
+    }
+
+    fn become_ready(&mut self, now_ms: u64) {
+        self.ready = true;
+        // Nothing was written here before: what follows is above all that was seen.
+        let seen = self.clock.tick(now_ms);
+        self.vector.insert(self.settings.origin, Cover { seen, last: 0, beyond: 0 });
+        for link in self.links.values_mut() {
+            link.cursor.get_or_insert(0);
+            // Those who wait for a ready peer must hear of it, and the others judge.
+            link.awaiting = None;
+            link.request = Some(Want::Missing);
+        }
+        self.roster.admit(self.settings.origin);
+        if self.bags.is_empty() {
+            self.roster.returned(self.settings.origin, seen);
+        }
+        self.roster_changed();
+    }
+
+    /// This node goes: nobody needs to wait for its word.
+    pub fn leave(&mut self, now_ms: u64) {
+        self.leaving = true;
+        let now = self.clock.tick(now_ms);
+        self.roster.end(self.settings.origin, SeatState::Ended, now);
+        self.roster_changed();
+    }
+
+    pub(super) fn take_roster(&mut self, roster: WireRoster, now_ms: u64) -> Result<(), Violation> {
+        if roster.seats.len() > MAX_SEATS {
+            return Err(Violation::Malformed);
+        }
+        let me = self.settings.origin;
+        let mut changed = false;
+        for seat in roster.seats {
+            let (origin, seat) = from_wire(seat).ok_or(Violation::Malformed)?;
+            if origin == me {
+                if !seat.is_live() && !self.leaving {
+                    self.begin_anew(Stranger::Ended, now_ms);
+                    return Ok(());
+                }
+            } else if !self.is_retired(origin, &seat) {
+                if self.roster.get(origin).is_none() {
+                    self.vouched_before.insert(origin, self.vouched);
+                }
+                changed |= self.roster.take(origin, seat);
+            }
+        }
+        // One name, two processes: the later stands. This one lives, so if it
+        // is not taken for the later, its clock had gone back: it outbids.
+        if !self.leaving
+            && let Some(mine) = self.roster.get(me)
+            && let Some(rival) = self
+                .roster
+                .iter()
+                .filter(|(o, s)| *o != me && s.name == mine.name && s.state != SeatState::Ended)
+                .map(|(_, s)| s.started_ms)
+                .max()
+            && rival >= mine.started_ms
+        {
+            self.roster.outbid(me, rival + 1);
+            changed = true;
+        }
+        let now = self.clock.last();
+        changed |= self.roster.end_predecessors(now);
+        if changed {
+            self.roster_changed();
+        }
+        Ok(())
+    }
+
+    /// Whether an account is of a seat that was rightly forgotten here.
+    fn is_retired(&self, origin: u64, seat: &Seat) -> bool {
+        self.roster.get(origin).is_none() && seat.state == SeatState::Ended && self.may_forget(origin, seat.since)
+    }
+
+    /// Whether an ended seat needs to be remembered no longer.
+    pub(super) fn may_forget(&self, origin: u64, ended: u64) -> bool {
+        let kept = ms_of(ended) + super::REMEMBER_ENDED_MS;
+        let cover = self.vector.get(&origin).copied().unwrap_or_default();
+        !self.roster.awaits_return()
+            && cover.seen <= self.collected
+            && cover.wrote() <= self.collected
+            && kept <= ms_of(self.collected)
+    }
+
+    /// Peers must hear of it.
+    pub(super) fn roster_changed(&mut self) {
+        for link in self.links.values_mut() {
+            link.roster_due = true;
+        }
+    }
+}
+
+/// The origin of a node that begins anew: never used before, not 0.
+fn next_origin(origin: u64, ended: u64) -> u64 {
+    let mut input = [0; 16];
+    input[..8].copy_from_slice(&origin.to_le_bytes());
+    input[8..].copy_from_slice(&ended.to_le_bytes());
+    xxh3_64(&input).max(1)
+}

@@ -1,0 +1,141 @@
+//! What others may know of a replica.
+
+use kvasir_proto::peer::v1::Stranger;
+
+use super::life::Bag;
+use super::{Counters, Coverage, Holders, PeerId, Replica, Seat, Vector};
+use crate::clock::{Dot, ms_of};
+use crate::store::Store;
+
+impl Replica {
+    /// Whether it holds what a ready peer held when it joined, or was first.
+    pub const fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// The map.
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What was taken in of each origin.
+    pub const fn vector(&self) -> &Vector {
+        &self.vector
+    }
+
+    /// Who takes part, by origin.
+    pub fn seats(&self) -> impl Iterator<Item = (u64, &Seat)> {
+        self.roster.iter()
+    }
+
+    /// Tombstones up to this stamp are dropped.
+    pub const fn collected(&self) -> u64 {
+        self.collected
+    }
+
+    /// The founding that the map goes back to: a stamp, and who founded.
+    pub const fn founding(&self) -> (u64, u64) {
+        self.founding
+    }
+
+    /// This node as its peers are to know it.
+    pub fn id(&self) -> PeerId {
+        PeerId {
+            origin: self.settings.origin,
+            name: self.settings.name.clone(),
+            voter: self.settings.voter,
+            started_ms: self.settings.started_ms,
+            returning: !self.bags.is_empty(),
+        }
+    }
+
+    /// The origin of this node's writes. Another one once the node has begun
+    /// anew: all its links are gone then.
+    pub const fn origin(&self) -> u64 {
+        self.settings.origin
+    }
+
+    /// Whether a peer's write found no room lately.
+    pub const fn is_overfull(&self) -> bool {
+        self.full_since_ms.is_some()
+    }
+
+    /// Origins of the processes that are linked.
+    pub fn linked(&self) -> impl Iterator<Item = u64> {
+        self.links.values().map(|l| l.origin)
+    }
+
+    /// How many voters the cluster is meant to have, from now on.
+    pub fn set_voters(&mut self, voters: usize) {
+        self.settings.voters = voters;
+    }
+
+    /// Own writes that are still in the log and that no linked peer, or not
+    /// every one, said it holds: `(none, not all)`. What is yet to be issued
+    /// again nobody holds.
+    pub fn uncovered(&self) -> (usize, usize) {
+        let any = self.links.values().map(|l| l.acked).max().unwrap_or(0);
+        let all = self.links.values().map(|l| l.acked).min().unwrap_or(0);
+        (self.log.above(any).count() + self.brought(), self.log.above(all).count() + self.brought())
+    }
+
+    /// Why this node last began anew.
+    pub const fn ended_because(&self) -> Stranger {
+        self.ended_because
+    }
+
+    /// Records of ended seats of this node that are yet to be issued again, or
+    /// found to be known.
+    pub fn brought(&self) -> usize {
+        self.bags.iter().map(Bag::len).sum()
+    }
+
+    /// Who holds this node's own write with the stamp `hlc`. Counted by name:
+    /// a node that restarted is not two.
+    pub fn holders(&self, hlc: u64) -> Holders {
+        let mut names: Vec<(&str, bool)> = self
+            .links
+            .values()
+            .filter(|l| l.acked >= hlc && l.compatible && self.roster.is_live(l.origin))
+            .filter_map(|l| self.roster.get(l.origin).map(|seat| (seat.name.as_str(), seat.voter)))
+            .filter(|(name, _)| *name != self.settings.name)
+            .collect();
+        names.sort_unstable();
+        names.dedup_by_key(|(name, _)| *name);
+        let voters = names.iter().filter(|(_, voter)| *voter).count() + usize::from(self.settings.voter);
+        let others = self.roster.members().filter(|&o| o != self.settings.origin).count();
+        Holders { peers: names.len(), voters, lacking: others.saturating_sub(names.len()), majority: self.majority() }
+    }
+
+    /// Whether the write `dot`, which was seen on a node whose map goes back to
+    /// `founding`, is held here.
+    pub fn coverage(&self, dot: Dot, founding: (u64, u64)) -> Coverage {
+        if dot.hlc <= self.vector_seen(dot.origin) {
+            Coverage::Covered
+        } else if dot.hlc <= self.collected {
+            // Taken in by all, if it was of this founding. (What an evicted node
+            // knew alone is neither covered nor lost until it has come back.)
+            match self.roster.get(dot.origin) {
+                Some(seat) if !seat.is_live() && self.roster.awaits_return() => Coverage::Behind,
+                Some(seat) if !seat.is_live() => Coverage::Lost,
+                _ if founding == self.founding => Coverage::Covered,
+                _ => Coverage::Lost,
+            }
+        } else if self.roster.get(dot.origin).is_some_and(|seat| !seat.is_live()) && self.is_agreed() {
+            Coverage::Lost
+        } else {
+            Coverage::Behind
+        }
+    }
+
+    /// The age of the oldest moment that some linked peer has not yet vouched
+    /// for, milliseconds; `None` with no link.
+    pub fn lag_ms(&self, now_ms: u64) -> Option<u64> {
+        self.links.values().map(|l| now_ms.saturating_sub(ms_of(self.vector_seen(l.origin)))).max()
+    }
+
+    /// Figures since the start.
+    pub const fn counters(&self) -> Counters {
+        self.counters
+    }
+}

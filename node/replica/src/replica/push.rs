@@ -1,0 +1,154 @@
+//! Own writes to peers, from the log, and the digests that find what got lost.
+
+use bytes::Bytes;
+use kvasir_proto::peer::v1::{Digest, Entry, Push, Want};
+
+use super::link::Link;
+use super::{HEADROOM, MESSAGE_MAX_BYTES, Replica, STRIKES, Violation, log};
+use crate::clock::{Dot, ms_of};
+use crate::store::{Record, Store};
+
+/// Whether an entry was taken, or there was no room for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    Yes,
+    NoRoom,
+}
+
+impl Replica {
+    /// Whether writes of the link's peer may be taken.
+    fn accepts(&self, link: &Link) -> bool {
+        self.ready && link.compatible && self.roster.is_live(link.origin)
+    }
+
+    pub(super) fn take_push(&mut self, link: &mut Link, push: Push, now_ms: u64) -> Result<(), Violation> {
+        // Judged of the link's peer only: one bad stamp that is relayed must
+        // not block everything that is relayed with it.
+        let (ahead_ms, limit_ms) = (ms_of(push.last).saturating_sub(now_ms), self.settings.max_clock_skew_ms);
+        if ahead_ms > limit_ms {
+            return Err(Violation::ClockAhead { ahead_ms, limit_ms });
+        }
+        self.clock.observe(push.last);
+        if !self.accepts(link) {
+            return Ok(());
+        }
+        let covered = self.covered(link.origin);
+        let wrote = push.entries.last().map(|e| e.hlc);
+        let mut room = true;
+        for mut entry in push.entries {
+            entry.origin = link.origin;
+            if entry.hlc > covered {
+                room &= self.take_entry(&entry, now_ms)? == Taken::Yes;
+            }
+        }
+        if push.prev > covered {
+            // Something between is missing. The entries count all the same,
+            // and the gap is what the delta must close.
+            if room {
+                link.ahead = match link.ahead {
+                    // Only what joins without a gap may count as one stretch.
+                    Some((from, to)) if push.prev <= to && from <= push.last => {
+                        Some((from.min(push.prev), to.max(push.last)))
+                    }
+                    _ => Some((push.prev, push.last)),
+                };
+            }
+            link.ask(Want::Missing);
+        } else if room {
+            self.cover(link.origin, push.last, wrote.unwrap_or(0));
+            self.close_gap(link);
+            link.ack_due |= wrote.is_some();
+        }
+        Ok(())
+    }
+
+    /// What was held above a gap counts once the gap is closed.
+    pub(super) fn close_gap(&mut self, link: &mut Link) {
+        if let Some((from, to)) = link.ahead
+            && from <= self.covered(link.origin)
+        {
+            self.cover(link.origin, to, 0);
+            link.ahead = None;
+        }
+    }
+
+    pub(super) fn take_entry(&mut self, entry: &Entry, now_ms: u64) -> Result<Taken, Violation> {
+        if entry.key.is_empty() || entry.hlc == 0 || entry.origin == 0 {
+            return Err(Violation::Malformed);
+        }
+        self.counters.entries_in += 1;
+        let dot = Dot { hlc: entry.hlc, origin: entry.origin };
+        self.clock.observe(dot.hlc);
+        if self.store.get(&entry.key).is_some_and(|held| held.dot >= dot) {
+            self.note_write(dot);
+            return Ok(Taken::Yes);
+        }
+        if let Some(limit) = self.settings.max_memory
+            && !entry.deleted
+        {
+            let cost = Store::cost_of(entry.key.len(), entry.value.len());
+            if !self.make_room(&entry.key, cost, limit + limit / HEADROOM, now_ms) {
+                self.counters.no_room += 1;
+                self.full_since_ms.get_or_insert(now_ms);
+                return Ok(Taken::NoRoom);
+            }
+        }
+        self.note_write(dot);
+        // Copied: a slice of a frame would keep the whole frame alive.
+        let value = (!entry.deleted).then(|| Bytes::copy_from_slice(&entry.value));
+        let expires_ms = (entry.expires_ms > 0).then_some(entry.expires_ms);
+        let first = Dot { hlc: entry.first_hlc, origin: entry.first_origin };
+        let first = (first.hlc > 0).then(|| Box::new(first));
+        self.merge(Bytes::copy_from_slice(&entry.key), Record { dot, value, expires_ms, first });
+        Ok(Taken::Yes)
+    }
+
+    fn note_write(&mut self, dot: Dot) {
+        self.vector.entry(dot.origin).or_default().note(dot.hlc);
+    }
+
+    pub(super) fn cut_push(&mut self, link: &mut Link, mut prev: u64) -> Push {
+        let mut last = self.vector_seen(self.settings.origin);
+        if !self.log.covers(prev) {
+            // The peer fell behind the log. It will see the gap and ask.
+            prev = last;
+        }
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for entry in self.log.above(prev) {
+            if bytes >= MESSAGE_MAX_BYTES || entries.len() == self.settings.bounds.message_entries {
+                last = entries.last().map_or(last, |e: &Entry| e.hlc);
+                break;
+            }
+            bytes += log::size(entry);
+            entries.push(entry.clone());
+        }
+        self.counters.entries_out += entries.len() as u64;
+        link.cursor = Some(last);
+        Push { prev, last, entries }
+    }
+
+    pub(super) fn take_digest(&mut self, link: &mut Link, digest: &Digest) {
+        if !self.ready || !link.compatible {
+            return;
+        }
+        let theirs = u128::from(digest.fingerprint_hi) << 64 | u128::from(digest.fingerprint_lo);
+        if digest.seen_hash != self.seen_hash() {
+            return link.ask(Want::Missing);
+        }
+        // Where one has forgotten more, or is about to, the maps cannot be compared.
+        if digest.collected != self.collected || !self.store.is_collected(self.collected) {
+            return;
+        }
+        if theirs == self.store.fingerprint() {
+            link.strikes = 0;
+        } else {
+            link.strikes += 1;
+            if link.strikes >= STRIKES && link.awaiting.is_none() {
+                link.strikes = 0;
+                self.counters.divergences += 1;
+                link.request = Some(Want::Repair);
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Who is a member: seats that only ever move forward, so that rosters merge
+//! in any order to the same. Knows nothing of keys, values and links.
+
+use std::collections::BTreeMap;
+
+use kvasir_proto::peer::v1::{self as wire, SeatState};
+use xxhash_rust::xxh3::Xxh3;
+
+/// At most this many ended seats are remembered; the longest ended go first.
+pub const MAX_ENDED: usize = 1024;
+/// No more seats than this are taken from a peer: a roster is a few dozen.
+pub const MAX_SEATS: usize = 4096;
+
+/// One process of the cluster; one that begins anew takes a new seat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// The node's name.
+    pub name: String,
+    /// Whether it is a member of the cluster proper, not a sidecar.
+    pub voter: bool,
+    /// Decides between two processes of one name, milliseconds since 1970.
+    pub started_ms: u64,
+    /// Where it is in its life.
+    pub state: SeatState,
+    /// When its end was decided, a stamp; of a seat that takes part, when it had
+    /// issued again all that it brought.
+    pub since: u64,
+    /// Whether it brings writes of an ended seat that it has yet to issue again.
+    pub returning: bool,
+}
+
+impl Seat {
+    /// Takes part: its writes are counted on, and its word is waited for.
+    pub const fn is_live(&self) -> bool {
+        matches!(self.state, SeatState::Joining | SeatState::Member)
+    }
+
+    /// What decides which of two accounts of one seat is the later.
+    const fn age(&self) -> (i32, bool, u64, u64) {
+        (self.state as i32, !self.returning, self.started_ms, self.since)
+    }
+}
+
+/// Seats by origin.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Roster {
+    seats: BTreeMap<u64, Seat>,
+}
+
+impl Roster {
+    pub(super) fn get(&self, origin: u64) -> Option<&Seat> {
+        self.seats.get(&origin)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Seat)> {
+        self.seats.iter().map(|(&origin, seat)| (origin, seat))
+    }
+
+    /// Origins that take part.
+    pub(super) fn live(&self) -> impl Iterator<Item = u64> {
+        self.iter().filter(|(_, seat)| seat.is_live()).map(|(origin, _)| origin)
+    }
+
+    /// Origins that hold what the cluster holds.
+    pub(super) fn members(&self) -> impl Iterator<Item = u64> {
+        self.iter().filter(|(_, seat)| seat.state == SeatState::Member).map(|(origin, _)| origin)
+    }
+
+    /// Whether the seat has a life that is not over.
+    pub(super) fn is_live(&self, origin: u64) -> bool {
+        self.get(origin).is_some_and(Seat::is_live)
+    }
+
+    /// Whether an evicted process may still come back with writes of its own,
+    /// or has come back and not issued them yet.
+    pub(super) fn awaits_return(&self) -> bool {
+        self.seats.values().any(|seat| seat.state == SeatState::Evicted || (seat.is_live() && seat.returning))
+    }
+
+    /// Takes an account of a seat. Returns whether it told something new.
+    pub(super) fn take(&mut self, origin: u64, seat: Seat) -> bool {
+        match self.seats.get_mut(&origin) {
+            Some(held) if held.age() >= seat.age() => false,
+            Some(held) => {
+                *held = seat;
+                true
+            }
+            None => {
+                self.seats.insert(origin, seat);
+                true
+            }
+        }
+    }
+
+    /// Of the live seats with one name, all but the latest have ended: a
+    /// process that comes back under its name replaces its old self. Returns
+    /// whether any did.
+    pub(super) fn end_predecessors(&mut self, now: u64) -> bool {
+        let mut latest: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        for (&origin, seat) in &self.seats {
+            if seat.state != SeatState::Ended {
+                let rank = (seat.started_ms, origin);
+                let best = latest.entry(seat.name.clone()).or_insert(rank);
+                *best = rank.max(*best);
+            }
+        }
+        let mut ended = false;
+        for (&origin, seat) in &mut self.seats {
+            if seat.state != SeatState::Ended && latest.get(&seat.name).is_some_and(|(_, it)| *it != origin) {
+                // An evicted process whose name another has taken is no more.
+                (seat.state, seat.since) = (SeatState::Ended, seat.since.max(now));
+                ended = true;
+            }
+        }
+        ended
+    }
+
+    pub(super) fn end(&mut self, origin: u64, state: SeatState, now: u64) {
+        if let Some(seat) = self.seats.get_mut(&origin)
+            && (seat.state as i32) < (state as i32)
+        {
+            (seat.state, seat.since) = (state, now);
+        }
+    }
+
+    /// A joining seat holds what the cluster holds.
+    pub(super) fn admit(&mut self, origin: u64) -> bool {
+        let seat = self.seats.get_mut(&origin).filter(|s| s.state == SeatState::Joining);
+        seat.map(|seat| seat.state = SeatState::Member).is_some()
+    }
+
+    /// Everything was issued again that the process had brought along.
+    pub(super) fn returned(&mut self, origin: u64, now: u64) {
+        if let Some(seat) = self.seats.get_mut(&origin).filter(|s| s.returning) {
+            (seat.returning, seat.since) = (false, now);
+        }
+    }
+
+    /// Makes a process the latest of its name.
+    pub(super) fn outbid(&mut self, origin: u64, started_ms: u64) {
+        if let Some(seat) = self.seats.get_mut(&origin) {
+            seat.started_ms = seat.started_ms.max(started_ms);
+        }
+    }
+
+    pub(super) fn remove(&mut self, origin: u64) {
+        self.seats.remove(&origin);
+    }
+
+    /// Drops the longest ended when there are too many. Returns when the last
+    /// of them had ended; 0: none was dropped.
+    pub(super) fn bound(&mut self) -> u64 {
+        let mut ended: Vec<_> = self.iter().filter(|(_, s)| !s.is_live()).map(|(o, s)| (s.since, o)).collect();
+        let many = ended.len().saturating_sub(MAX_ENDED);
+        ended.sort_unstable();
+        for (_, origin) in &ended[..many] {
+            self.seats.remove(origin);
+        }
+        ended[..many].last().map_or(0, |(since, _)| *since)
+    }
+
+    /// Distinct names of live voters.
+    pub(super) fn voters(&self) -> usize {
+        let mut names: Vec<_> =
+            self.seats.values().filter(|s| s.voter && s.is_live()).map(|s| s.name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.len()
+    }
+
+    /// Equal on two nodes that list the same seats in the same states.
+    pub(super) fn hash(&self, hash: &mut Xxh3) {
+        for (origin, seat) in self.iter() {
+            hash.update(&origin.to_le_bytes());
+            hash.update(&[seat.state as u8, u8::from(seat.returning)]);
+        }
+    }
+
+    pub(super) fn to_wire(&self) -> wire::Roster {
+        let seats = self.iter().map(|(origin, seat)| wire::Seat {
+            origin,
+            name: seat.name.clone(),
+            voter: seat.voter,
+            started_ms: seat.started_ms,
+            state: seat.state.into(),
+            since_hlc: seat.since,
+            returning: seat.returning,
+        });
+        wire::Roster { seats: seats.collect() }
+    }
+}
+
+/// A seat as a peer tells of it; `None` for one that no node makes.
+pub(super) fn from_wire(seat: wire::Seat) -> Option<(u64, Seat)> {
+    let state = SeatState::try_from(seat.state).ok()?;
+    (seat.origin != 0).then_some((
+        seat.origin,
+        Seat {
+            name: seat.name,
+            voter: seat.voter,
+            started_ms: seat.started_ms,
+            state,
+            since: seat.since_hlc,
+            returning: seat.returning,
+        },
+    ))
+}

@@ -1,0 +1,257 @@
+//! What was promised, as a naive model sees it: the history of all writes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use bytes::Bytes;
+use kvasir_proto::peer::v1::SeatState;
+use kvasir_replica::clock::Dot;
+use kvasir_replica::replica::Vector;
+
+use crate::world::{Node, World};
+
+/// Far past every skew and TTL of a run.
+const LATER_MS: u64 = 60_000;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Write {
+    pub key: Bytes,
+    pub value: Option<Bytes>,
+    pub expires_ms: Option<u64>,
+    /// The client's write whose content this is.
+    pub root: Dot,
+}
+
+/// A write that so many said they hold.
+#[derive(Debug)]
+pub struct Acked {
+    pub dot: Dot,
+    pub holders: Vec<u64>,
+    pub at: u64,
+}
+
+/// A client's delete, and what the node that took it had covered.
+struct Delete {
+    key: Bytes,
+    dot: Dot,
+    vector: Vector,
+    before: Option<Dot>,
+    at: u64,
+}
+
+#[derive(Default)]
+pub struct History {
+    writes: HashMap<Dot, Write>,
+    by_key: BTreeMap<Bytes, BTreeSet<Dot>>,
+    deletes: Vec<Delete>,
+    pub acked: Vec<Acked>,
+    /// Processes that lost their map, and when they last did.
+    interrupted: HashMap<u64, u64>,
+    events: u64,
+    /// Whether any memory was lost.
+    pub crashed: bool,
+}
+
+impl History {
+    pub fn len(&self) -> usize {
+        self.writes.len()
+    }
+
+    pub const fn now(&self) -> u64 {
+        self.events
+    }
+
+    pub fn get(&self, dot: Dot) -> Option<&Write> {
+        self.writes.get(&dot)
+    }
+
+    pub fn add(&mut self, dot: Dot, write: Write) {
+        self.events += 1;
+        self.by_key.entry(write.key.clone()).or_default().insert(dot);
+        assert!(self.writes.insert(dot, write).is_none(), "a dot was given twice");
+    }
+
+    pub fn reissued(&mut self, old: Dot, new: Dot) {
+        let root = self.writes[&old].root;
+        if let Some(write) = self.writes.get_mut(&new) {
+            write.root = root;
+        }
+    }
+
+    pub fn deleted(&mut self, key: Bytes, dot: Dot, vector: Vector, before: Option<Dot>) {
+        let at = self.events;
+        self.deletes.push(Delete { key, dot, vector, before, at });
+    }
+
+    pub fn gone(&mut self, origin: u64) {
+        self.interrupted(origin);
+    }
+
+    pub fn interrupted(&mut self, origin: u64) {
+        self.events += 1;
+        self.interrupted.insert(origin, self.events);
+    }
+
+    /// Whether the process lost the map in which it made the write.
+    pub fn was_interrupted(&self, origin: u64, _dot: Dot) -> bool {
+        self.interrupted.contains_key(&origin)
+    }
+
+    /// Whether one of those who held it has held it ever since.
+    fn has_holder(&self, acked: &Acked) -> bool {
+        acked.holders.iter().any(|origin| self.interrupted.get(origin).is_none_or(|last| *last <= acked.at))
+    }
+
+    /// Whether a write may be gone at `now_ms`: it, or a later one of its key,
+    /// was a delete or has ended.
+    pub fn ended(&self, key: &Bytes, dot: Dot, now_ms: u64) -> bool {
+        self.by_key.get(key).into_iter().flat_map(|dots| dots.range(dot..)).any(|d| {
+            let write = &self.writes[d];
+            write.value.is_none() || write.expires_ms.is_some_and(|end| end <= now_ms)
+        })
+    }
+}
+
+fn map(node: &Node) -> BTreeMap<Bytes, Dot> {
+    node.replica.store().scan(None).map(|(k, r)| (k.clone(), r.dot)).collect()
+}
+
+/// Holds at every moment.
+pub fn always(world: &World) {
+    for node in world.live().filter(|n| n.replica.is_ready()) {
+        let replica = &node.replica;
+        for (dot, write) in &world.history.writes {
+            let covered = replica.vector().get(&dot.origin).is_some_and(|c| c.seen >= dot.hlc);
+            let held = replica.store().get(&write.key).map(|r| r.dot);
+            if covered && held < Some(*dot) {
+                let forgotten = held.is_none() && world.history.ended(&write.key, *dot, world.now_ms + 8_000);
+                assert!(forgotten, "{} covers {dot:?} of {:?} but holds {held:?}", node.name, write.key);
+            }
+        }
+        for (key, dot) in &node.held {
+            let held = replica.store().get(key).map(|r| r.dot);
+            if held != Some(*dot) {
+                let forgotten = held.is_none()
+                    && dot.hlc <= replica.collected()
+                    && world.history.ended(key, *dot, world.now_ms + 8_000);
+                assert!(forgotten, "{} held {dot:?} under {key:?} and now {held:?}", node.name);
+            }
+        }
+    }
+    // Equal vectors, equal maps.
+    let comparable = |n: &&Node| {
+        let r = &n.replica;
+        r.is_ready() && r.store().is_collected(r.collected()) && r.vector().values().all(|c| c.beyond == 0)
+    };
+    let wrote = |n: &Node| -> Vec<(u64, u64)> {
+        let collected = n.replica.collected();
+        n.replica.vector().iter().map(|(&o, c)| (o, c.last)).filter(|(_, w)| *w > collected).collect()
+    };
+    let nodes: Vec<&Node> = world.live().filter(comparable).collect();
+    for (at, a) in nodes.iter().enumerate() {
+        for b in &nodes[at + 1..] {
+            let (x, y) = (&a.replica, &b.replica);
+            if x.founding() == y.founding() && x.collected() == y.collected() && wrote(a) == wrote(b) {
+                assert_eq!(map(a), map(b), "{} and {} took in the same", a.name, b.name);
+                assert_eq!(x.store().fingerprint(), y.store().fingerprint());
+            }
+        }
+    }
+}
+
+/// The largest dot of each key that anyone holds who is ready.
+pub fn survivors(world: &World) -> BTreeMap<Bytes, Dot> {
+    let mut best: BTreeMap<Bytes, Dot> = BTreeMap::new();
+    for node in world.live().filter(|n| n.replica.is_ready()) {
+        for (key, &dot) in &node.held {
+            let held = best.entry(key.clone()).or_default();
+            *held = dot.max(*held);
+        }
+    }
+    best
+}
+
+/// Whether a sidecar that died is waited for: until it is given up on, and when
+/// it had half sent something, until it can be sure not to return.
+fn waits(world: &World, node: &Node) -> bool {
+    let replica = &node.replica;
+    let gone = |origin| world.live().all(|n| n.origin != origin);
+    let late = world.plan.evict_after_ms > 60_000 && replica.seats().any(|(o, seat)| seat.is_live() && gone(o));
+    let half_sent = replica.vector().values().any(|c| c.last > c.seen);
+    late || half_sent && replica.seats().any(|(_, seat)| seat.state == SeatState::Evicted)
+}
+
+/// Whether all are ready, equal, and have forgotten what may be forgotten.
+pub fn settled(world: &World) -> Result<(), String> {
+    let mut first = None;
+    for node in world.live() {
+        let replica = &node.replica;
+        if !replica.is_ready() {
+            return Err(format!("{} is not ready", node.name));
+        }
+        let alike = (replica.founding(), map(node), replica.store().fingerprint(), replica.store().buckets());
+        let first = first.get_or_insert_with(|| alike.clone());
+        if *first != alike {
+            return Err(format!("{} differs: {:?} and {:?}", node.name, first, alike));
+        }
+        let waits = waits(world, node);
+        if !waits && replica.seats().any(|(_, seat)| seat.is_live() && seat.returning) {
+            return Err(format!("{} waits for writes to be issued again", node.name));
+        }
+        if replica.store().tombstones() > 0 && !waits {
+            return Err(format!("{} holds {} tombstones", node.name, replica.store().tombstones()));
+        }
+    }
+    Ok(())
+}
+
+pub fn at_the_end(world: &World, survivors: &BTreeMap<Bytes, Dot>) {
+    let history = &world.history;
+    let now = world.now_ms + LATER_MS;
+    let node = world.live().next().expect("all were started");
+    let end = map(node);
+    let at = |key: &Bytes| end.get(key).copied();
+
+    // What is there is what was written.
+    for (key, record) in node.replica.store().scan(None) {
+        let write = &history.writes[&record.dot];
+        assert_eq!((&write.key, write.expires_ms), (key, record.expires_ms));
+        assert!(record.value == write.value || record.expires_ms.is_some_and(|end| end < now), "{key:?}");
+    }
+    // What someone has yet to issue again is not lost.
+    let issued = !(waits(world, node) && node.replica.seats().any(|(_, seat)| seat.is_live() && seat.returning));
+    // Without a loss of memory, the last write of each key stands.
+    if !history.crashed && issued {
+        for (key, dots) in &history.by_key {
+            let last = dots.last().expect("a key has a write");
+            let stands = at(key) == Some(*last) || (at(key).is_none() && history.ended(key, *last, now));
+            assert!(stands, "{key:?}: the last write was {last:?}, at the end is {:?}", at(key));
+        }
+    }
+    // Nothing that anyone held when it healed is lost.
+    for (key, dot) in survivors.iter().filter(|_| issued) {
+        let stands = at(key) >= Some(*dot) || (at(key).is_none() && history.ended(key, *dot, now));
+        assert!(stands, "{key:?}: {dot:?} was held, at the end is {:?}", at(key));
+    }
+    // An acknowledged write lives while one of its holders does.
+    for acked in &history.acked {
+        let dot = &acked.dot;
+        if history.has_holder(acked) {
+            let key = &history.writes[dot].key;
+            let stands = at(key) >= Some(*dot) || (at(key).is_none() && history.ended(key, *dot, now));
+            assert!(stands, "{key:?}: {dot:?} was acknowledged, at the end is {:?}", at(key));
+        }
+    }
+    // A delete is final for what it had covered.
+    for Delete { key, dot, vector, before, at: when } in &history.deletes {
+        let Some(there) = at(key) else { continue };
+        // (One that all its holders lost leaves no evidence.)
+        let alone = Acked { dot: *dot, holders: vec![dot.origin], at: *when };
+        let told = history.acked.iter().filter(|a| a.dot == *dot);
+        if !told.chain([&alone]).any(|a| history.has_holder(a)) {
+            continue;
+        }
+        let root = history.writes[&there].root;
+        let covered = *before == Some(root) || vector.get(&root.origin).is_some_and(|c| c.seen >= root.hlc);
+        assert!(!covered || root == *dot, "{key:?}: {there:?} is {root:?}, which {dot:?} had deleted");
+    }
+}

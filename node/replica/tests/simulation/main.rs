@@ -1,0 +1,94 @@
+//! Whole clusters of replicas in one thread, on a network that loses, doubles,
+//! delays, reorders and cuts, with crashes, restarts, evictions, clocks that
+//! differ and jump, full nodes, TTLs, sessions and acknowledgements, by seed.
+//!
+//! `SEEDS=n` runs n seeds (default 5000) from `FROM` (default 0), and `SEED=s`
+//! one, with its trace. A seed that fails is cut down to the operations that it
+//! takes to fail, and those are printed as a trace.
+
+#![allow(unreachable_pub)] // a test is nobody's library
+
+mod check;
+mod plan;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use plan::Plan;
+use world::World;
+
+/// Runs of a shorter and shorter plan, at most, to cut down one that fails.
+const SHRINK_RUNS: usize = 400;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|v| v.parse::<u64>().expect("SEED, SEEDS and FROM are numbers"))
+}
+
+fn fails(plan: &Plan) -> bool {
+    catch_unwind(AssertUnwindSafe(|| World::new(plan, false).run())).is_err()
+}
+
+/// Leaves out operations as long as it fails without them.
+fn shrink(mut plan: Plan) -> Plan {
+    let mut runs = 0;
+    let mut chunk = plan.ops.len() / 2;
+    while chunk > 0 && runs < SHRINK_RUNS {
+        let mut at = 0;
+        while at < plan.ops.len() && runs < SHRINK_RUNS {
+            let mut shorter = plan.clone();
+            shorter.ops.drain(at..(at + chunk).min(plan.ops.len()));
+            runs += 1;
+            if fails(&shorter) {
+                plan = shorter;
+            } else {
+                at += chunk;
+            }
+        }
+        chunk /= 2;
+    }
+    plan
+}
+
+#[test]
+fn clusters_keep_every_promise_whatever_the_network_does() {
+    if let Some(seed) = number("SEED") {
+        let plan = Plan::new(seed);
+        if number("SHRINK").is_some() {
+            std::panic::set_hook(Box::new(|_| ()));
+            let plan = shrink(plan);
+            let _ = std::panic::take_hook();
+            return World::new(&plan, true).run();
+        }
+        return World::new(&plan, true).run();
+    }
+    let (from, seeds) = (number("FROM").unwrap_or(0), number("SEEDS").unwrap_or(5_000));
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let (next, done) = (AtomicU64::new(from), AtomicU64::new(0));
+    let failed = AtomicU64::new(u64::MAX);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= from + seeds || failed.load(Ordering::Relaxed) != u64::MAX {
+                        return;
+                    }
+                    if fails(&Plan::new(seed)) {
+                        failed.fetch_min(seed, Ordering::Relaxed);
+                    }
+                    let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+                    if done.is_multiple_of(100_000) {
+                        println!("{done} of {seeds} seeds passed");
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.load(Ordering::Relaxed);
+    assert!(
+        failed == u64::MAX,
+        "seed {failed} failed; replay it, cut down to what it takes, with:\n    \
+         SEED={failed} SHRINK=1 cargo test -p kvasir-replica --test simulation -- --nocapture"
+    );
+}

@@ -1,0 +1,138 @@
+//! What happens in one run, drawn from its seed before it begins, so that a
+//! run can be repeated with a part of it left out.
+
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{Rng as _, RngExt as _, SeedableRng as _};
+
+/// Something that a client does, or that befalls the cluster. Nodes are named
+/// by their places.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// A write at a node, to be held by so many peers.
+    Put {
+        node: usize,
+        key: u8,
+        ttl_ms: Option<u64>,
+        ack: usize,
+    },
+    Delete {
+        node: usize,
+        key: u8,
+    },
+    /// A session goes to a node and reads, or writes and remembers.
+    Read {
+        session: usize,
+        node: usize,
+        key: u8,
+    },
+    SessionPut {
+        session: usize,
+        node: usize,
+        key: u8,
+    },
+    /// The connection of a pair breaks, and comes up again at once.
+    Reset(usize, usize),
+    /// No message gets from the first to the second.
+    Block(usize, usize),
+    /// Two groups, by bits, do not hear each other.
+    Split(u32),
+    /// All can hear each other again.
+    Mend,
+    /// The memory is lost; nobody is told.
+    Crash(usize),
+    Start(usize),
+    /// Drains and goes.
+    Leave(usize),
+    /// The wall clock jumps, milliseconds.
+    Jump(usize, i64),
+    /// How many voters the nodes think there are meant to be.
+    Nothing,
+}
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub voters: usize,
+    pub sidecars: usize,
+    pub keys: u8,
+    pub loss: f64,
+    pub duplicate: f64,
+    /// Messages take 1 to this many milliseconds each, so they overtake one another.
+    pub delay_ms: u64,
+    /// Messages of this pair take ten times as long.
+    pub slow: (usize, usize),
+    pub evict_after_ms: u64,
+    /// Node 0 has room for so many entries, and whether values that end make room.
+    pub room: Option<(u64, bool)>,
+    /// What happens, and when, milliseconds.
+    pub ops: Vec<(u64, Op)>,
+}
+
+impl Plan {
+    pub fn new(seed: u64) -> Self {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+        let rng = &mut rng;
+        let voters = rng.random_range(2..=5);
+        let sidecars = if rng.random_bool(0.4) { rng.random_range(1..=2) } else { 0 };
+        let size = voters + sidecars;
+        let calm = rng.random_bool(0.3);
+        let mut plan = Self {
+            seed,
+            voters,
+            sidecars,
+            keys: rng.random_range(1..=10),
+            loss: if calm { 0.0 } else { rng.random_range(0.0..0.15) },
+            duplicate: if calm { 0.0 } else { rng.random_range(0.0..0.15) },
+            delay_ms: if rng.random_bool(0.5) { rng.random_range(1..20) } else { rng.random_range(20..400) },
+            slow: (rng.random_range(0..size), rng.random_range(0..size)),
+            evict_after_ms: if rng.random_bool(0.6) { rng.random_range(2_000..6_000) } else { 600_000 },
+            room: rng.random_bool(0.15).then(|| (rng.random_range(2..8), rng.random_bool(0.5))),
+            ops: Vec::new(),
+        };
+        let writes = rng.random_range(10..120);
+        let troubles = rng.random_range(0..14);
+        let end_ms = rng.random_range(4_000..30_000);
+        for _ in 0..writes {
+            let at = rng.random_range(0..end_ms);
+            let node = rng.random_range(0..size);
+            let key = rng.random_range(0..plan.keys);
+            let session = rng.random_range(0..3);
+            let op = match rng.random_range(0..10) {
+                0..4 => Op::Put {
+                    node,
+                    key,
+                    ttl_ms: rng.random_bool(0.2).then(|| rng.random_range(1..8_000)),
+                    ack: rng.random_range(0..3),
+                },
+                4..7 => Op::Delete { node, key },
+                7 => Op::SessionPut { session, node, key },
+                _ => Op::Read { session, node, key },
+            };
+            plan.ops.push((at, op));
+        }
+        for _ in 0..troubles {
+            let at = rng.random_range(0..end_ms);
+            let (a, b) = (rng.random_range(0..size), rng.random_range(0..size));
+            let op = match rng.next_u32() % 16 {
+                0..2 => Op::Reset(a, b),
+                2..4 => Op::Block(a, b),
+                4..8 => Op::Split(rng.random_range(1..1 << size)),
+                8..10 => Op::Mend,
+                10..13 => {
+                    // Most come back; some soon, some late.
+                    plan.ops.push((at + rng.random_range(10..12_000), Op::Start(a)));
+                    Op::Crash(a)
+                }
+                13 => {
+                    plan.ops.push((at + rng.random_range(10..12_000), Op::Start(a)));
+                    Op::Leave(a)
+                }
+                14 => Op::Jump(a, rng.random_range(-3_000..3_000)),
+                _ => Op::Nothing,
+            };
+            plan.ops.push((at, op));
+        }
+        plan.ops.sort_by_key(|(at, _)| *at);
+        plan
+    }
+}

@@ -1,0 +1,152 @@
+//! The operations on single keys, however they come in: as calls of their own
+//! or through a pipe. Checks what came in, hands it to the engine, waits for
+//! what was asked to be waited for, and answers in the API's terms.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kvasir_proto::v1::{
+    Ack, Acked, DeleteRequest, DeleteResponse, ExistsRequest, ExistsResponse, GetRequest, GetResponse, PutRequest,
+    PutResponse, TouchRequest, TouchResponse, Version,
+};
+use tonic::Status;
+
+use super::check;
+use super::deadline::Deadline;
+use super::status::{not_served, of_session, refused};
+use crate::clock::Dot;
+use crate::config::Limits;
+use crate::engine::{Engine, Place, Read, Session, Value};
+
+/// The engine, and what a request may hold.
+#[derive(Clone)]
+pub(super) struct Calls {
+    pub(super) engine: Arc<Engine>,
+    pub(super) limits: Limits,
+}
+
+/// What a write waits for, and its place among those that wait.
+pub(super) struct Waiting {
+    ack: check::Ack,
+    place: Place,
+}
+
+impl Calls {
+    pub(super) async fn put(&self, request: PutRequest, deadline: Deadline) -> Result<PutResponse, Status> {
+        let PutRequest { key, value, ttl, ack, session } = request;
+        check::key(&key, &self.limits)?;
+        check::value(&value, &self.limits)?;
+        let ttl = ttl.map(|ttl| check::ttl(ttl, &self.limits)).transpose()?;
+        let waiting = self.will_wait(ack)?;
+        let mut session = self.enter(session, deadline).await?;
+        let dot = self.engine.put(&key, &value, ttl).map_err(refused)?;
+        saw(&mut session, Some(dot));
+        let acked = self.acked(waiting, Some(dot), deadline).await;
+        Ok(PutResponse { version: Some(version(dot)), acked, session: self.leave(session)? })
+    }
+
+    /// A key that is not there is an answer here.
+    pub(super) async fn get(&self, request: GetRequest, deadline: Deadline) -> Result<GetResponse, Status> {
+        let GetRequest { key, session } = request;
+        check::key(&key, &self.limits)?;
+        let mut session = self.enter(session, deadline).await?;
+        let now_ms = self.engine.now_ms();
+        let Read { value, dot } = self.engine.read(&key).map_err(not_served)?;
+        saw(&mut session, dot);
+        Ok(GetResponse { session: self.leave(session)?, ..found(value, now_ms) })
+    }
+
+    pub(super) async fn exists(&self, request: ExistsRequest, deadline: Deadline) -> Result<ExistsResponse, Status> {
+        let ExistsRequest { key, session } = request;
+        check::key(&key, &self.limits)?;
+        let mut session = self.enter(session, deadline).await?;
+        let Read { value, dot } = self.engine.read(&key).map_err(not_served)?;
+        saw(&mut session, dot);
+        Ok(ExistsResponse { exists: value.is_some(), session: self.leave(session)? })
+    }
+
+    pub(super) async fn delete(&self, request: DeleteRequest, deadline: Deadline) -> Result<DeleteResponse, Status> {
+        let DeleteRequest { key, ack, session } = request;
+        check::key(&key, &self.limits)?;
+        let waiting = self.will_wait(ack)?;
+        let mut session = self.enter(session, deadline).await?;
+        let dot = self.engine.delete(&key).map_err(refused)?;
+        saw(&mut session, dot.or_else(|| self.engine.dot(&key)));
+        let acked = self.acked(waiting, dot, deadline).await;
+        Ok(DeleteResponse { existed: dot.is_some(), version: dot.map(version), acked, session: self.leave(session)? })
+    }
+
+    pub(super) async fn touch(&self, request: TouchRequest, deadline: Deadline) -> Result<TouchResponse, Status> {
+        let TouchRequest { key, ttl, ack, session } = request;
+        check::key(&key, &self.limits)?;
+        let ttl = ttl.map(|ttl| check::ttl(ttl, &self.limits)).transpose()?;
+        let waiting = self.will_wait(ack)?;
+        let mut session = self.enter(session, deadline).await?;
+        let dot = self.engine.touch(&key, ttl).map_err(refused)?;
+        saw(&mut session, dot.or_else(|| self.engine.dot(&key)));
+        let acked = self.acked(waiting, dot, deadline).await;
+        Ok(TouchResponse { existed: dot.is_some(), version: dot.map(version), acked, session: self.leave(session)? })
+    }
+
+    /// Makes sure, before anything is written, that the call may wait.
+    pub(super) fn will_wait(&self, ack: Option<Ack>) -> Result<Option<Waiting>, Status> {
+        let Some(ack) = check::ack(ack)? else { return Ok(None) };
+        let place = self.engine.place().map_err(|crowded| Status::resource_exhausted(crowded.to_string()))?;
+        Ok(Some(Waiting { ack, place }))
+    }
+
+    /// Waits for those that shall hold a write. `None` if nothing was to be
+    /// waited for, or nothing written.
+    pub(super) async fn acked(&self, waiting: Option<Waiting>, dot: Option<Dot>, deadline: Deadline) -> Option<Acked> {
+        let (Waiting { ack, place }, dot) = (waiting?, dot?);
+        let acked = self.engine.acked(&place, dot, ack.need, deadline.wait(ack.timeout)).await;
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Some(Acked {
+            met: acked.met,
+            peers: count(acked.holders.peers),
+            voters: count(acked.holders.voters),
+            lacking: count(acked.holders.lacking),
+            majority: count(acked.holders.majority),
+        })
+    }
+
+    /// Waits until this node holds what the session saw.
+    pub(super) async fn enter(&self, token: Option<Bytes>, deadline: Deadline) -> Result<Option<Session>, Status> {
+        let Some(token) = token else { return Ok(None) };
+        let session = Session::decode(&token).map_err(|bad| Status::invalid_argument(bad.to_string()))?;
+        if !self.engine.covers(&session) {
+            let _place = self.engine.place().map_err(|crowded| Status::resource_exhausted(crowded.to_string()))?;
+            self.engine.catch_up(&session, deadline.wait(None)).await.map_err(of_session)?;
+        }
+        Ok(Some(session))
+    }
+
+    /// The session's new token; empty without one.
+    pub(super) fn leave(&self, session: Option<Session>) -> Result<Bytes, Status> {
+        session.map_or(Ok(Bytes::new()), |mut session| self.engine.token(&mut session).map_err(of_session))
+    }
+}
+
+/// Notes what a session read or wrote.
+pub(super) fn saw(session: &mut Option<Session>, dot: Option<Dot>) {
+    if let (Some(session), Some(dot)) = (session, dot) {
+        session.saw(dot);
+    }
+}
+
+/// What was read, without a session.
+pub(super) fn found(value: Option<Value>, now_ms: u64) -> GetResponse {
+    match value {
+        Some(Value { value, dot, expires_ms }) => GetResponse {
+            value,
+            version: Some(version(dot)),
+            ttl: check::left(expires_ms, now_ms),
+            ..GetResponse::default()
+        },
+        None => GetResponse { missing: true, ..GetResponse::default() },
+    }
+}
+
+pub(super) fn version(dot: Dot) -> Version {
+    Version { hlc: dot.hlc, origin: dot.origin }
+}

@@ -1,0 +1,73 @@
+//! Watches as gRPC streams. A message is made only when the transport asks for
+//! it: what a slow client does not take waits in the engine's bounded queue.
+
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt as _};
+use kvasir_proto::v1::{WatchEvent, WatchKind, WatchLost, WatchRequest, WatchResponse};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::calls::{Calls, version};
+use super::status::of_watch;
+use super::{LIST_MESSAGE_BYTES, LIST_MESSAGE_ENTRIES, check, text};
+use crate::engine::{Happened, Lost, Told, Watch};
+
+struct Watching {
+    watch: Watch,
+    calls: Calls,
+    keys_only: bool,
+    stop: CancellationToken,
+    done: bool,
+}
+
+/// Opens a watch; it ends when `stop` is cancelled.
+pub(super) fn watch(
+    calls: Calls,
+    request: &WatchRequest,
+    stop: CancellationToken,
+) -> Result<BoxStream<'static, Result<WatchResponse, Status>>, Status> {
+    check::prefix(&request.prefix, &calls.limits)?;
+    let watch = calls.engine.watch(&request.prefix, request.content_first).map_err(of_watch)?;
+    let watching = Watching { watch, calls, keys_only: request.keys_only, stop, done: false };
+    Ok(stream::unfold(watching, async |mut watching| {
+        if watching.done {
+            return None;
+        }
+        let message = watching.next().await;
+        watching.done = !matches!(&message, Ok(message) if message.lost() == WatchLost::No);
+        Some((message, watching))
+    })
+    .boxed())
+}
+
+impl Watching {
+    async fn next(&mut self) -> Result<WatchResponse, Status> {
+        let told = tokio::select! {
+            told = self.watch.next(LIST_MESSAGE_ENTRIES, LIST_MESSAGE_BYTES) => told,
+            () = self.stop.cancelled() => return Ok(WatchResponse { lost: WatchLost::Draining.into(), ..WatchResponse::default() }),
+        };
+        let Told { events, live, lost } = told;
+        let now_ms = self.calls.engine.now_ms();
+        let events =
+            events.into_iter().map(|(key, happened)| self.event(&key, happened, now_ms)).collect::<Result<_, _>>()?;
+        let lost = match lost {
+            None => WatchLost::No,
+            Some(Lost::Slow) => WatchLost::Slow,
+            Some(Lost::Reset) => WatchLost::Reset,
+        };
+        Ok(WatchResponse { events, live, lost: lost.into() })
+    }
+
+    fn event(&self, key: &Bytes, happened: Happened, now_ms: u64) -> Result<WatchEvent, Status> {
+        let (kind, value, dot, ttl) = match happened {
+            Happened::Put(value) => {
+                let ttl = check::left(value.expires_ms, now_ms);
+                let bytes = if self.keys_only { Bytes::new() } else { value.value };
+                (WatchKind::Put, bytes, value.dot, ttl)
+            }
+            Happened::Deleted(dot) => (WatchKind::Delete, Bytes::new(), dot, None),
+            Happened::Expired(dot) => (WatchKind::Expire, Bytes::new(), dot, None),
+        };
+        Ok(WatchEvent { kind: kind.into(), key: text(key)?, value, version: Some(version(dot)), ttl })
+    }
+}

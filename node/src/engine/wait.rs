@@ -1,0 +1,157 @@
+//! What calls wait for: that others hold a write, or that this node holds what
+//! a session saw. A waiting call looks again whenever a peer said something;
+//! how many may wait is bounded.
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
+
+use super::session::{MAX_ORIGINS, Session};
+use super::{Engine, ReadError};
+use crate::clock::Dot;
+use crate::replica::{Coverage, Holders};
+
+/// Calls that may wait at a time.
+pub const MAX_WAITING: usize = 4096;
+
+/// A place among those that wait, until it is dropped.
+#[derive(Debug)]
+pub struct Place(#[allow(dead_code)] OwnedSemaphorePermit); // held, never read
+
+/// Too many calls wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{MAX_WAITING} calls wait on this node for what other nodes do, which is the limit: try again, or another node"
+)]
+pub struct Crowded;
+
+/// Who shall hold a write before it is answered, beside the node that takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// This many others.
+    Count(usize),
+    /// A majority of the voters, this one counted if it is one.
+    Majority,
+    /// All that take part.
+    All,
+}
+
+impl Need {
+    const fn met(self, holders: &Holders) -> bool {
+        match self {
+            Self::Count(count) => holders.peers >= count,
+            Self::Majority => holders.voters >= holders.majority,
+            Self::All => holders.lacking == 0,
+        }
+    }
+}
+
+/// How far a wait for others came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acked {
+    /// Whether as many hold the write as was asked for.
+    pub met: bool,
+    /// Who holds it.
+    pub holders: Holders,
+}
+
+/// Why a session's call is not carried out here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    /// This node was too slow.
+    #[error("session: this node did not come to hold what the session saw in time: try again, or another node")]
+    Behind,
+    /// No node will ever be fast enough.
+    #[error(
+        "session: a write that it saw was lost with the nodes that held it: begin a new session with an empty token"
+    )]
+    Lost,
+    /// Its token would be too long.
+    #[error(
+        "session: it saw writes of more than {MAX_ORIGINS} processes that not all nodes are known to hold: begin a new session with an empty token"
+    )]
+    TooWide,
+    /// The node does not serve.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl Engine {
+    /// A place for a call that will wait.
+    pub fn place(&self) -> Result<Place, Crowded> {
+        self.places.clone().try_acquire_owned().map(Place).map_err(|_| Crowded)
+    }
+
+    /// Waits until as many hold this node's own write as are needed, at most
+    /// until `end`.
+    pub async fn acked(&self, _place: &Place, dot: Dot, need: Need, end: Instant) -> Acked {
+        let mut heard = self.heard.subscribe();
+        let mut last = None;
+        loop {
+            {
+                let inner = self.inner.lock();
+                // A write of a seat that has ended is nobody's to count: it
+                // is issued again under another dot, or was beaten.
+                let mine = inner.replica.origin() == dot.origin;
+                let holders = match last {
+                    Some(last) if !mine => last,
+                    _ => inner.replica.holders(dot.hlc),
+                };
+                let met = mine && need.met(&holders);
+                if met || !mine || Instant::now() >= end {
+                    return Acked { met, holders };
+                }
+                last = Some(holders);
+            }
+            // On its end, or should the sender be gone, the state is looked at once more.
+            if !matches!(timeout_at(end, heard.changed()).await, Ok(Ok(()))) {
+                tokio::time::sleep_until(end).await;
+            }
+        }
+    }
+
+    /// Waits until this node holds what the session saw, at most until `end`.
+    pub async fn catch_up(&self, session: &Session, end: Instant) -> Result<(), SessionError> {
+        let mut heard = self.heard.subscribe();
+        loop {
+            {
+                let inner = self.inner.lock();
+                self.readable(&inner)?;
+                let mut behind = false;
+                for dot in session.dots() {
+                    match inner.replica.coverage(dot, session.founding) {
+                        Coverage::Covered => {}
+                        Coverage::Behind => behind = true,
+                        Coverage::Lost => return Err(SessionError::Lost),
+                    }
+                }
+                if !behind {
+                    return Ok(());
+                }
+                if Instant::now() >= end {
+                    return Err(SessionError::Behind);
+                }
+            }
+            if !matches!(timeout_at(end, heard.changed()).await, Ok(Ok(()))) {
+                tokio::time::sleep_until(end).await;
+            }
+        }
+    }
+
+    /// Whether the node holds what the session saw, so that nothing is to be waited for.
+    pub fn covers(&self, session: &Session) -> bool {
+        let inner = self.inner.lock();
+        session.dots().all(|dot| inner.replica.coverage(dot, session.founding) == Coverage::Covered)
+    }
+
+    /// The session's token, as short as it may be: what all nodes hold need not
+    /// be asked of any.
+    pub fn token(&self, session: &mut Session) -> Result<bytes::Bytes, SessionError> {
+        let (founding, collected) = {
+            let inner = self.inner.lock();
+            (inner.replica.founding(), inner.replica.collected())
+        };
+        session.founding = founding;
+        session.seen.retain(|_, hlc| *hlc > collected);
+        if session.seen.len() > MAX_ORIGINS { Err(SessionError::TooWide) } else { Ok(session.encode()) }
+    }
+}
