@@ -8,8 +8,8 @@ use tonic::Code;
 
 use crate::harness::{Node, cluster, eventually};
 
-fn ack(asked: Asked, timeout: Duration) -> Option<v1::Ack> {
-    Some(v1::Ack { asked: Some(asked), timeout: Some(timeout.try_into().unwrap()) })
+fn ack(asked: Asked, timeout: Duration) -> v1::Ack {
+    v1::Ack { asked: Some(asked), timeout: Some(timeout.try_into().unwrap()) }
 }
 
 fn put(key: &str, value: &str) -> v1::PutRequest {
@@ -25,7 +25,7 @@ async fn a_put_waits_for_those_it_asked_for_and_says_how_far_it_came() {
     let mut kv = nodes[0].kv().0;
     for asked in [Asked::Count(2), Asked::Level(v1::AckLevel::Majority.into()), Asked::Level(v1::AckLevel::All.into())]
     {
-        let request = v1::PutRequest { ack: ack(asked, LONG), ..put("k", "v") };
+        let request = v1::PutRequest { ack: Some(ack(asked, LONG)), ..put("k", "v") };
         let acked = kv.put(request).await.unwrap().into_inner().acked.unwrap();
         assert!(acked.met, "{asked:?}: {acked:?}");
         if asked == Asked::Count(2) {
@@ -36,7 +36,7 @@ async fn a_put_waits_for_those_it_asked_for_and_says_how_far_it_came() {
         }
     }
     nodes[2].freeze();
-    let request = v1::PutRequest { ack: ack(Asked::Count(2), SHORT), ..put("k", "w") };
+    let request = v1::PutRequest { ack: Some(ack(Asked::Count(2), SHORT)), ..put("k", "w") };
     let answer = kv.put(request).await.unwrap().into_inner();
     let acked = answer.acked.unwrap();
     assert_eq!((acked.met, acked.peers, acked.voters), (false, 1, 2), "{acked:?}");
@@ -162,7 +162,7 @@ async fn a_touch_changes_the_end_and_spreads() {
     let nodes = cluster(2).await;
     nodes[0].kv().put_for("k", "v", Some(Duration::from_secs(1))).await.unwrap();
     let request =
-        v1::TouchRequest { key: "k".to_owned(), ack: ack(Asked::Count(1), LONG), ..v1::TouchRequest::default() };
+        v1::TouchRequest { key: "k".to_owned(), ack: Some(ack(Asked::Count(1), LONG)), ..v1::TouchRequest::default() };
     let touched = nodes[0].kv().0.touch(request).await.unwrap().into_inner();
     assert!(touched.existed && touched.acked.unwrap().met);
     for node in &nodes {
@@ -179,7 +179,7 @@ async fn a_pipe_answers_every_operation_whatever_waits() {
     let mut nodes = cluster(2).await;
     nodes[1].freeze();
     // The first waits for a node that stands still; the others overtake it.
-    let waits = v1::PutRequest { ack: ack(Asked::Count(1), SHORT), ..put("waits", "v") };
+    let waits = v1::PutRequest { ack: Some(ack(Asked::Count(1), SHORT)), ..put("waits", "v") };
     let operations = [Operation::Put(waits)]
         .into_iter()
         .chain((0..999).map(|n| Operation::Put(put(&format!("k{n}"), "v"))))
