@@ -361,8 +361,11 @@ impl Client {
         via: &Current,
         attempt: impl Future<Output = Result<T, tonic::Status>>,
     ) -> Result<T, Failure> {
+        let began = tokio::time::Instant::now();
         let failure = match tokio::time::timeout(timeout, attempt).await {
             Ok(Ok(answer)) => return Ok(answer),
+            // The connection watches the same time, and may be the first to say that it is over.
+            Ok(Err(_)) if began.elapsed() >= timeout => Failure::NoAnswer(timeout),
             Ok(Err(status)) => Failure::from(status),
             Err(_) => Failure::NoAnswer(timeout),
         };

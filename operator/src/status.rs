@@ -331,8 +331,10 @@ fn member(sight: &Sight, pod: &Pod) -> MemberStatus {
         ready: is_ready(pod),
         synced: answer.is_some_and(|status| status.phase == "ready"),
         keys: answer.map(|status| number(status.keys)),
-        // Whole seconds: a lag of some milliseconds differs at each look, and is no news.
-        lag_ms: answer.and_then(|status| status.lag_ms).map(|lag| number(lag.saturating_add(500) / 1000 * 1000)),
+        // Whole seconds, and none up to two: between two heartbeats a lag rises and falls, which is no news.
+        lag_ms: answer
+            .and_then(|status| status.lag_ms)
+            .map(|lag| number(if lag < 2000 { 0 } else { lag / 1000 * 1000 })),
         version: answer.map(|status| status.version.clone()),
         node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         origin: answer.map(|status| status.origin.clone()),
