@@ -12,10 +12,9 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use super::{
-    MemberState, NodeId, leader,
-    swim::{Event, Output, Swim, Timing},
+    MemberState, NodeId, Role, Timing, leader,
+    swim::{Event, Output, Swim},
 };
-use crate::config::Role;
 
 /// 2026, as the wall clock that the simulated nodes start with.
 const WALL_MS: u64 = 1_790_000_000_000;
