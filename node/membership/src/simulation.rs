@@ -246,7 +246,7 @@ fn hours_of_loss_kill_nobody() {
     const SIZES: [usize; 5] = [2, 3, 5, 10, 20];
     /// Each run is a cluster of its own, so long.
     const MINUTES: u64 = 20;
-    let minutes = std::env::var("MINUTES").map_or(400, |minutes| minutes.parse().expect("MINUTES is a number"));
+    let minutes = std::env::var("MINUTES").map_or(200_u64, |minutes| minutes.parse().expect("MINUTES is a number"));
     let runs = minutes.div_ceil(MINUTES);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let next = AtomicU64::new(0);

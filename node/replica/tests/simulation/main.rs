@@ -2,7 +2,7 @@
 //! delays, reorders and cuts, with crashes, restarts, evictions, clocks that
 //! differ and jump, full nodes, TTLs, sessions and acknowledgements, by seed.
 //!
-//! One run in four has the production membership as well; `MEMBERSHIP=1` gives
+//! One run in ten has the production membership as well; `MEMBERSHIP=1` gives
 //! it to all, `MEMBERSHIP=0` to none.
 //!
 //! `SEEDS=n` runs n seeds (default 5000) from `FROM` (default 0), and `SEED=s`
@@ -93,9 +93,10 @@ fn clusters_keep_every_promise_whatever_the_network_does() {
         }
     });
     let failed = failed.load(Ordering::Relaxed);
+    let membership = u64::from(plan_of(failed).membership);
     assert!(
         failed == u64::MAX,
         "seed {failed} failed; replay it, cut down to what it takes, with:\n    \
-         SEED={failed} SHRINK=1 cargo test -p kvasir-replica --test simulation -- --nocapture"
+         SEED={failed} MEMBERSHIP={membership} SHRINK=1 cargo test -p kvasir-replica --test simulation -- --nocapture"
     );
 }

@@ -54,7 +54,8 @@ pub struct Plan {
     /// Whether peers find each other by the production membership, and are
     /// linked only to whom it lists. Otherwise all that can talk are linked at
     /// once, which is the harshest for the replica: it meets everyone in every
-    /// state, and no link comes late. So most runs are of that kind.
+    /// state, with no pause. It also takes a third of the time, so most runs are
+    /// of that kind.
     pub membership: bool,
     pub voters: usize,
     pub sidecars: usize,
@@ -77,7 +78,7 @@ impl Plan {
     /// that is not given.
     pub fn new(seed: u64, membership: Option<bool>) -> Self {
         // Not drawn: the other seeds mean what they meant before there was this choice.
-        let membership = membership.unwrap_or(seed % 4 == 2);
+        let membership = membership.unwrap_or(seed % 10 == 3);
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         let rng = &mut rng;
         let voters = rng.random_range(2..=5);

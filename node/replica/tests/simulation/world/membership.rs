@@ -133,7 +133,16 @@ impl World<'_> {
     }
 
     fn note(&mut self, at: usize, event: &Event) {
-        self.say(|| format!("node {at}: {event:?}"));
+        self.say(|| {
+            let (Event::Joined(id) | Event::Left(id) | Event::Failed(id) | Event::Renewed(id)) = event;
+            let what = match event {
+                Event::Joined(_) => "came",
+                Event::Left(_) => "left",
+                Event::Failed(_) => "is dead",
+                Event::Renewed(_) => "was taken for dead and lives",
+            };
+            format!("to node {at}, {} ({}) {what}", id.name, id.origin)
+        });
         let lives = |id: &NodeId| self.live().any(|node| node.origin == id.origin);
         let false_death = matches!(event, Event::Failed(id) if lives(id)) || matches!(event, Event::Renewed(_));
         let quiet = self.healed && self.now_ms > self.changed_ms + MEET_MS;
