@@ -32,7 +32,7 @@ pub enum Error {
     #[error("the node refused the input: {0}")]
     Refused(String),
     /// The node holds as much as it may. Reads and deletes go on.
-    #[error("the node is full: {0}")]
+    #[error("{0}")]
     Full(String),
     /// The node failed to carry out the call for a reason of its own.
     #[error("the node answered {code:?}: {message}")]
