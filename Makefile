@@ -35,10 +35,11 @@ test-process: setup ## real node processes on loopback
 test-e2e: setup ## the whole product on a real Kubernetes
 	scripts/test e2e
 
-demo: setup ## watch it work on a real Kubernetes
+demo: $(if $(KUBECONFIG),,setup) ## watch it work on a real Kubernetes
 	scripts/demo
 
-image: setup ## the container image, as dist/*.tar
+image: ## the container images, as dist/*.tar
+	scripts/setup image
 	scripts/image
 
 crds: ## write the CRD's YAML into the chart

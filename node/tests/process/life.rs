@@ -288,5 +288,7 @@ async fn a_port_that_is_taken_is_named() {
         let message = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{message}");
         assert!(message.contains(&format!("{setting}: cannot listen on {}", node.client)), "{message}");
+        assert_eq!(message.matches("os error").count(), 1, "{message}");
+        assert!(!message.contains('\u{1b}'), "colours are for terminals: {message:?}");
     }
 }

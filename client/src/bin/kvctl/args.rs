@@ -35,7 +35,7 @@ pub(crate) struct Args {
     pub(crate) output: Format,
 
     /// How long to try, all attempts together; units ms, s, m, h
-    #[arg(long, global = true, default_value = "10s", value_parser = positive, value_name = "DURATION")]
+    #[arg(long, global = true, default_value = "10s", value_parser = positive, allow_hyphen_values = true, value_name = "DURATION")]
     pub(crate) timeout: Duration,
 
     #[command(subcommand)]
@@ -61,7 +61,7 @@ pub(crate) enum Verb {
         #[arg(allow_negative_numbers = true)]
         value: OsString,
         /// The time until the key ends, as in 500ms, 3s, 1m30s [default: it does not end]
-        #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+        #[arg(long, value_parser = duration::parse, allow_hyphen_values = true, value_name = "DURATION")]
         ttl: Option<Duration>,
         /// Who shall hold the write first: a number of other nodes, majority, or all [default: nobody else]
         #[arg(long, value_parser = ack, value_name = "WHO")]
@@ -82,7 +82,7 @@ pub(crate) enum Verb {
     Touch {
         key: String,
         /// The time until the key ends [default: it does not end]
-        #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+        #[arg(long, value_parser = duration::parse, allow_hyphen_values = true, value_name = "DURATION")]
         ttl: Option<Duration>,
     },
     /// Tell what happens to keys, one line each, until interrupted
@@ -168,6 +168,18 @@ mod tests {
         ] {
             let error = Args::try_parse_from(wrong).expect_err(&wrong.join(" "));
             assert_eq!(error.exit_code(), 2, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_negative_duration_is_told_for_what_it_is() {
+        for (wrong, option) in [
+            (&["kvctl", "put", "k", "v", "--ttl", "-3s"][..], "--ttl"),
+            (&["kvctl", "touch", "k", "--ttl", "-3s"], "--ttl"),
+            (&["kvctl", "get", "k", "--timeout", "-1s"], "--timeout"),
+        ] {
+            let told = Args::try_parse_from(wrong).expect_err(&wrong.join(" ")).to_string();
+            assert!(told.contains(option) && told.contains("write a whole number and a unit"), "{told}");
         }
     }
 }

@@ -85,11 +85,9 @@ impl Out {
                 self.json(&line)?;
             }
             (Format::Text, Event::Put { value, .. }) => {
-                write!(self.stdout, "put {key} ")?;
-                self.stdout.write_all(&value.value)?;
-                writeln!(self.stdout)?;
+                writeln!(self.stdout, "{}", event_row(what, key, Some(&value.value)))?;
             }
-            (Format::Text, _) => writeln!(self.stdout, "{}", format!("{what} {key}").trim_end())?,
+            (Format::Text, _) => writeln!(self.stdout, "{}", event_row(what, key, None))?,
         }
         self.stdout.flush()
     }
@@ -318,6 +316,12 @@ fn align(rows: &[Vec<String>]) -> String {
     text
 }
 
+/// One line, whatever key and value hold; the value as in a listing.
+fn event_row(what: &str, key: &str, value: Option<&[u8]>) -> String {
+    let words = [what.to_owned(), printable(key), value.map(preview).unwrap_or_default()];
+    words.join(" ").trim_end().to_owned()
+}
+
 /// Text that cannot disturb a terminal or a table.
 fn printable(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
@@ -333,7 +337,7 @@ fn preview(value: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{align, entry, preview};
+    use super::{align, entry, event_row, preview};
     use kvasir_client::Version;
     use std::time::Duration;
 
@@ -352,6 +356,14 @@ mod tests {
         assert_eq!(preview(&[0xff, 0]), "(binary)");
         let long = preview(&[b'a'; 100]);
         assert_eq!(long, "a".repeat(57) + "...");
+    }
+
+    #[test]
+    fn an_event_is_one_line() {
+        assert_eq!(event_row("put", "k", Some(b"two\nlines")), "put k two\\nlines");
+        assert_eq!(event_row("put", "a\nb", Some(&[0xff])), "put a\\nb (binary)");
+        assert_eq!(event_row("deleted", "k", None), "deleted k");
+        assert_eq!(event_row("live", "", None), "live");
     }
 
     #[test]
