@@ -499,6 +499,21 @@ impl Engine {
         }
     }
 
+    /// Keys of own writes that no peer is known to hold, at most so many, each once.
+    pub fn uncovered_keys(&self, at_most: usize) -> Vec<String> {
+        let inner = self.inner.lock();
+        let mut keys: Vec<String> = Vec::new();
+        for key in inner.replica.uncovered_keys().map(String::from_utf8_lossy) {
+            if keys.len() >= at_most {
+                break;
+            }
+            if !keys.iter().any(|known| *known == key) {
+                keys.push(key.into_owned());
+            }
+        }
+        keys
+    }
+
     /// Where the node is in its life.
     pub fn phase(&self) -> Phase {
         *self.phase.borrow()

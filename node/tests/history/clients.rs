@@ -173,17 +173,7 @@ impl Caller {
         }
         let (end, session) = (self.history.now(), self.session.as_ref().map(|(number, _)| *number));
         let (client, deadline, outcome_) = (self.id, micros(DEADLINE), outcome.clone());
-        self.history.add(Record::Op(Op {
-            client,
-            node,
-            session,
-            begin,
-            end,
-            deadline,
-            key,
-            call,
-            outcome: outcome_,
-        }));
+        self.history.add(Record::Op(Op { client, node, session, begin, end, deadline, key, call, outcome: outcome_ }));
         outcome
     }
 }

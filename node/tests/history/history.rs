@@ -123,20 +123,53 @@ pub(crate) enum Record {
     Op(Op),
     /// A node said, at some moment between the two, in which life it is: of
     /// which process, and how often that had begun anew.
-    Life { node: usize, life: String, begin: At, end: At },
+    Life {
+        node: usize,
+        life: String,
+        begin: At,
+        end: At,
+    },
     /// An event of one watch; their order is that of the records.
-    Watched { stream: u64, node: usize, at: At, key: String, version: Version, what: What },
+    Watched {
+        stream: u64,
+        node: usize,
+        at: At,
+        key: String,
+        version: Version,
+        what: What,
+    },
     /// Something was done to the nodes.
-    Fault { at: At, lasted: At, what: String },
+    Fault {
+        at: At,
+        lasted: At,
+        what: String,
+    },
     /// No prompt answer is to be expected of a node between the two.
-    Down { node: usize, begin: At, end: At },
+    Down {
+        node: usize,
+        begin: At,
+        end: At,
+    },
     /// A node was told to stop, and went by itself; whether it said that others
     /// hold all that it wrote as this origin.
-    Left { node: usize, origin: u64, begin: At, end: At, covered: bool },
+    Left {
+        node: usize,
+        origin: u64,
+        begin: At,
+        end: At,
+        covered: bool,
+    },
     /// The machine was too busy to run this very process.
-    Stalled { begin: At, end: At },
+    Stalled {
+        begin: At,
+        end: At,
+    },
     /// With no call under way, all nodes held this.
-    Settled { begin: At, end: At, entries: Vec<Entry> },
+    Settled {
+        begin: At,
+        end: At,
+        entries: Vec<Entry>,
+    },
 }
 
 /// What was recorded so far; clones share it.

@@ -251,4 +251,3 @@ async fn looks(node: usize) -> Result<(String, u64), String> {
     }
     Ok((status.fingerprint, status.keys))
 }
-

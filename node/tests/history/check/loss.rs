@@ -30,7 +30,10 @@ pub(super) fn acknowledged(facts: &Facts, verdict: &mut Verdict) {
             verdict.count("entries that all held and that live");
             if !stands(facts, key, entry.version, Some(&entry.value), &pair[1]) {
                 let now = pair[1].entries.get(key);
-                verdict.broken(format!("what all held at {} is lost at {}: {entry:?}, now {now:?}", pair[0].end, pair[1].end));
+                verdict.broken(format!(
+                    "what all held at {} is lost at {}: {entry:?}, now {now:?}",
+                    pair[0].end, pair[1].end
+                ));
             }
         }
     }
@@ -161,7 +164,8 @@ pub(super) fn fixed(facts: &Facts, verdict: &mut Verdict) {
         for key in asked {
             verdict.count("reads of keys that nobody changes");
             let entry = start.entries[key];
-            let held = there.iter().any(|(k, value, version)| *k == key && *value == entry.value && *version == entry.version);
+            let held =
+                there.iter().any(|(k, value, version)| *k == key && *value == entry.value && *version == entry.version);
             if !held {
                 verdict.broken(format!("{entry:?} was held by all and never changed, and is not in {op:?}"));
             }
