@@ -173,16 +173,18 @@ pub(super) fn fixed(facts: &Facts, verdict: &mut Verdict) {
     }
 }
 
-/// A session is lost only with nodes.
+/// A session is lost only with nodes. One that was evicted may be the last to
+/// know; when all are equal again, it has begun anew.
 pub(super) fn sessions(facts: &Facts, verdict: &mut Verdict) {
     let mut began: HashMap<u64, At> = HashMap::new();
     for op in &facts.ops {
         let Some(session) = op.session else { continue };
         let begin = *began.entry(session).or_insert(op.begin);
         let Outcome::Failed { code, .. } = &op.outcome else { continue };
+        let Some(settled) = facts.settled.iter().find(|settled| settled.begin >= op.end) else { continue };
         if code == "DataLoss" {
             verdict.count("sessions that were lost");
-            if facts.interrupted(begin, op.end).is_empty() {
+            if facts.interrupted(begin, settled.end).is_empty() {
                 verdict.broken(format!("a session is lost, and no node was since {begin}: {op:?}"));
             }
         }

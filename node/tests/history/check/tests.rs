@@ -342,8 +342,17 @@ fn a_session_is_lost_only_with_nodes() {
         story.at(1, "k", Call::Get, lost).session = Some(7);
         story
     };
-    story(false).broken("a session is lost");
-    story(true).kept();
+    let mut whole = story(false);
+    whole.settled(&[("k", "v", 10, 0)]);
+    whole.broken("a session is lost");
+    // One that was evicted hears of it last.
+    let mut evicted = story(false);
+    evicted.interrupt(0);
+    evicted.settled(&[("k", "v", 10, 0)]);
+    evicted.kept();
+    let mut killed = story(true);
+    killed.settled(&[]);
+    killed.kept();
 }
 
 #[test]
