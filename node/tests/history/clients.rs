@@ -207,7 +207,8 @@ fn timed<T>(message: T) -> Request<T> {
 }
 
 fn wrote(wire: Option<v1::Version>, acked: Option<v1::Acked>) -> Outcome {
-    Outcome::Wrote { version: version(wire), peers: acked.map_or(0, |acked| acked.peers as usize) }
+    let (peers, all) = acked.map_or((0, false), |acked| (acked.peers as usize, acked.lacking == 0));
+    Outcome::Wrote { version: version(wire), peers, all }
 }
 
 /// One call: what came of it, and the session's new token.

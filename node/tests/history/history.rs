@@ -71,10 +71,11 @@ pub(crate) enum Call {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Outcome {
     /// Of a put, and of a delete and a touch of what was there; so many other
-    /// nodes said that they hold it.
+    /// nodes said that they hold it, and perhaps all that took part.
     Wrote {
         version: Version,
         peers: usize,
+        all: bool,
     },
     /// Of a delete and a touch: nothing was there, nothing was written.
     Nothing,

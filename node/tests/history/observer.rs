@@ -15,7 +15,7 @@ use crate::history::{Entry, History, Record, Version, What, text, version};
 use crate::node::{channel, status};
 
 /// How often a node is asked in which life it is.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(50);
 /// A node that says nothing for so long is asked again, on a new connection.
 const PATIENCE: Duration = Duration::from_millis(700);
 /// This process slept so much longer than it wanted to.

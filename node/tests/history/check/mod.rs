@@ -145,7 +145,7 @@ impl<'a> Facts<'a> {
             Call::Get | Call::List => return,
         };
         let (version, peers) = match &op.outcome {
-            Outcome::Wrote { version, peers } => (Some(*version), *peers),
+            Outcome::Wrote { version, peers, .. } => (Some(*version), *peers),
             Outcome::Failed { .. } => (None, 0),
             _ => return,
         };
@@ -164,6 +164,13 @@ impl<'a> Facts<'a> {
     /// The life in which a node was throughout.
     fn life(&self, node: usize, begin: At, end: At) -> Option<&'a str> {
         self.lives[node].iter().find(|(_, (from, to))| *from <= begin && end <= *to).map(|(life, _)| *life)
+    }
+
+    /// The lives of a node that began after a moment.
+    fn lives_after(&self, node: usize, at: At) -> impl Iterator<Item = &'a str> {
+        let lives = &self.lives[node];
+        let before = lives.values().filter(|(_, to)| *to >= at).map(|(from, _)| *from).min();
+        lives.iter().filter(move |(_, (from, _))| before.is_some_and(|before| before < *from)).map(|(life, _)| *life)
     }
 
     /// The nodes that may not have held all the while what they held at its beginning.

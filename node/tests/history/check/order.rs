@@ -59,23 +59,29 @@ impl<'a> Floor<'a> {
 
 type Tracks<'a, T> = HashMap<(T, &'a str), Vec<Sight<'a>>>;
 
-/// On one node, in one life of it, a version never goes backwards; and what all
-/// nodes have acknowledged, all have.
+/// On one node, in one life of it, a version never goes backwards; what all
+/// nodes have acknowledged, all have; and a node is ready only once it holds what
+/// its peers hold: what all that took part had acknowledged before its life began.
 pub(super) fn nodes(facts: &Facts, verdict: &mut Verdict) {
     let mut tracks: Tracks<(usize, &str)> = HashMap::new();
     for op in &facts.ops {
         if let Some(life) = facts.life(op.node, op.begin, op.end) {
             see(op, (op.node, life), &mut tracks, facts);
         }
-        let Outcome::Wrote { version, peers } = op.outcome else { continue };
-        if peers + 1 < facts.nodes {
-            continue;
-        }
-        for node in (0..facts.nodes).filter(|node| *node != op.node) {
-            if let Some(life) = facts.life(node, op.begin, op.end) {
-                let what = wrote(op, version);
-                let sight = Sight { begin: op.begin, end: op.end, what, given: true, op: None };
-                tracks.entry(((node, life), &op.key)).or_default().push(sight);
+        let Outcome::Wrote { version, peers, all } = op.outcome else { continue };
+        let mut give = |node: usize, life| {
+            let sight = Sight { begin: op.begin, end: op.end, what: wrote(op, version), given: true, op: None };
+            tracks.entry(((node, life), &op.key)).or_default().push(sight);
+        };
+        let everyone = peers + 1 == facts.nodes;
+        for node in 0..facts.nodes {
+            if let Some(life) = facts.life(node, op.begin, op.end).filter(|_| everyone) {
+                give(node, life);
+            }
+            // Who joins takes a snapshot of one of those who hold it: of anyone, or of
+            // anyone but the node itself, if that was the only one that did not take part.
+            if everyone || all && only_this_was_away(facts, op, node) {
+                facts.lives_after(node, op.end).for_each(|life| give(node, life));
             }
         }
     }
@@ -90,6 +96,13 @@ pub(super) fn nodes(facts: &Facts, verdict: &mut Verdict) {
         }
     }
     judge("calls of one node in order", tracks, facts, verdict);
+}
+
+/// Whether all other nodes held throughout what they held when this call began,
+/// until all were equal again.
+fn only_this_was_away(facts: &Facts, op: &Op, node: usize) -> bool {
+    let settled = facts.settled.iter().find(|settled| settled.begin >= op.end);
+    settled.is_some_and(|settled| facts.interrupted(op.begin, settled.end).iter().all(|away| *away == node))
 }
 
 /// A session never sees anything older than it has seen, wherever it goes.

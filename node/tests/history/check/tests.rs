@@ -55,12 +55,12 @@ impl Story {
     }
 
     fn put(&mut self, node: usize, key: &str, value: &str, hlc: u64, peers: usize) -> &mut Op {
-        let outcome = Outcome::Wrote { version: version(hlc, node), peers };
+        let outcome = Outcome::Wrote { version: version(hlc, node), peers, all: peers + 1 == NODES };
         self.at(node, key, put(value, None), outcome)
     }
 
     fn delete(&mut self, node: usize, key: &str, hlc: u64, peers: usize) -> &mut Op {
-        let outcome = Outcome::Wrote { version: version(hlc, node), peers };
+        let outcome = Outcome::Wrote { version: version(hlc, node), peers, all: peers + 1 == NODES };
         self.at(node, key, Call::Delete, outcome)
     }
 
@@ -305,6 +305,31 @@ fn what_all_acknowledged_all_have() {
 }
 
 #[test]
+fn a_new_life_holds_what_all_that_took_part_had_before_it_began() {
+    let after = |all: bool, other: Option<usize>, ready_with: Option<u64>| {
+        let mut story = Story::new();
+        story.put(0, "k", "old", 9, 2);
+        // The last is out of reach, and perhaps not waited for.
+        let outcome = Outcome::Wrote { version: version(10, 0), peers: 1, all };
+        story.at(0, "k", put("new", None), outcome);
+        story.interrupt(2);
+        other.into_iter().for_each(|node| story.interrupt(node));
+        match ready_with {
+            None => story.missing(2, "k"),
+            Some(hlc) => story.found(2, "k", if hlc == 9 { "old" } else { "new" }, (hlc, 0)),
+        };
+        story.settled(&[("k", "new", 10, 0)]);
+        story
+    };
+    after(true, None, Some(10)).kept();
+    after(true, None, Some(9)).broken("goes backwards");
+    after(true, None, None).broken("goes backwards");
+    after(false, None, Some(9)).kept();
+    // It may have joined by way of another one that was away.
+    after(true, Some(1), Some(9)).kept();
+}
+
+#[test]
 fn a_listing_leaves_nothing_out() {
     let listed = |entries: Vec<Entry>| {
         let mut story = Story::new();
@@ -374,7 +399,7 @@ fn a_watch_tells_nothing_older_after_something_newer() {
 fn a_value_ends_with_its_ttl_and_not_before() {
     let story = |read_after: At, there: bool| {
         let mut story = Story::new();
-        let outcome = Outcome::Wrote { version: version(10, 0), peers: 2 };
+        let outcome = Outcome::Wrote { version: version(10, 0), peers: 2, all: true };
         story.at(0, "e", put("v", Some(1000)), outcome);
         story.now += read_after;
         if there {
