@@ -154,9 +154,9 @@ impl Caller {
         let begin = self.history.now();
         let kv = self.links[node].clone();
         let token = self.session.as_ref().map(|(_, token)| token.clone());
-        let began = Instant::now();
+        let clock = Instant::now();
         let made = timeout(DEADLINE + GRACE, make(kv, &key, &call, ack, token)).await;
-        let late = began.elapsed() >= DEADLINE;
+        let late = clock.elapsed() >= DEADLINE;
         let outcome = match made {
             Ok(Ok((outcome, token))) => {
                 if let Some((_, kept)) = &mut self.session {

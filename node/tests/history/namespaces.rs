@@ -5,6 +5,7 @@
 //! have no name. When that process ends, however it does, the kernel ends all
 //! that it started and takes the namespaces away: nothing is left to clean up.
 
+use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 
@@ -154,7 +155,7 @@ impl Network {
                 Some(100) => "drop".to_owned(),
                 Some(percent) => format!("numgen random mod 100 < {percent} drop"),
             };
-            rules += &format!("ip saddr {} {what}\n", address(from));
+            writeln!(rules, "ip saddr {} {what}", address(from)).expect("a string takes all");
         }
         run_with("ip", &format!("netns exec {} nft -f -", name(to)), &(rules + "}\n}\n"));
     }

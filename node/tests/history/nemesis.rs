@@ -205,9 +205,13 @@ impl Nemesis {
                 let percent = if kind == Kind::Loss { 25 } else { 100 };
                 let links = self.links(kind, nodes);
                 let network = || self.network.lock().expect("nobody panics with the lock");
-                links.iter().for_each(|&(from, to)| network().lose(from, to, percent));
+                for &(from, to) in &links {
+                    network().lose(from, to, percent);
+                }
                 sleep(lasts).await;
-                links.iter().for_each(|&(from, to)| network().lose_no_more(from, to, percent));
+                for &(from, to) in &links {
+                    network().lose_no_more(from, to, percent);
+                }
             }
         }
         *self.done.lock().expect("nobody panics with the lock").entry(kind).or_default() += 1;

@@ -83,9 +83,15 @@ pub(super) fn deletes(records: &[Record], facts: &Facts, verdict: &mut Verdict) 
     };
     for record in records {
         match record {
-            Record::Op(op) => found(op).iter().for_each(|(_, value, _)| alive(value, op.begin, format!("{op:?}"))),
+            Record::Op(op) => {
+                for (_, value, _) in found(op) {
+                    alive(value, op.begin, format!("{op:?}"));
+                }
+            }
             Record::Settled { begin, entries, .. } => {
-                entries.iter().for_each(|entry| alive(&entry.value, *begin, format!("all maps at {begin}: {entry:?}")));
+                for entry in entries {
+                    alive(&entry.value, *begin, format!("all maps at {begin}: {entry:?}"));
+                }
             }
             _ => {}
         }
@@ -139,10 +145,14 @@ pub(super) fn ended(facts: &Facts, verdict: &mut Verdict) {
         }
     };
     for op in &facts.ops {
-        found(op).iter().for_each(|(_, value, _)| see(value, op.begin, op));
+        for (_, value, _) in found(op) {
+            see(value, op.begin, op);
+        }
     }
     for settled in &facts.settled {
-        settled.entries.values().for_each(|entry| see(&entry.value, settled.begin, entry));
+        for entry in settled.entries.values() {
+            see(&entry.value, settled.begin, entry);
+        }
     }
 }
 
@@ -176,16 +186,16 @@ pub(super) fn fixed(facts: &Facts, verdict: &mut Verdict) {
 /// A session is lost only with nodes. One that was evicted may be the last to
 /// know; when all are equal again, it has begun anew.
 pub(super) fn sessions(facts: &Facts, verdict: &mut Verdict) {
-    let mut began: HashMap<u64, At> = HashMap::new();
+    let mut starts: HashMap<u64, At> = HashMap::new();
     for op in &facts.ops {
         let Some(session) = op.session else { continue };
-        let begin = *began.entry(session).or_insert(op.begin);
+        let start = *starts.entry(session).or_insert(op.begin);
         let Outcome::Failed { code, .. } = &op.outcome else { continue };
         let Some(settled) = facts.settled.iter().find(|settled| settled.begin >= op.end) else { continue };
         if code == "DataLoss" {
             verdict.count("sessions that were lost");
-            if facts.interrupted(begin, settled.end).is_empty() {
-                verdict.broken(format!("a session is lost, and no node was since {begin}: {op:?}"));
+            if facts.interrupted(start, settled.end).is_empty() {
+                verdict.broken(format!("a session is lost, and no node was since {start}: {op:?}"));
             }
         }
     }

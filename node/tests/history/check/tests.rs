@@ -313,7 +313,9 @@ fn a_new_life_holds_what_all_that_took_part_had_before_it_began() {
         let outcome = Outcome::Wrote { version: version(10, 0), peers: 1, all };
         story.at(0, "k", put("new", None), outcome);
         story.interrupt(2);
-        other.into_iter().for_each(|node| story.interrupt(node));
+        if let Some(node) = other {
+            story.interrupt(node);
+        }
         match ready_with {
             None => story.missing(2, "k"),
             Some(hlc) => story.found(2, "k", if hlc == 9 { "old" } else { "new" }, (hlc, 0)),
