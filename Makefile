@@ -2,7 +2,7 @@
 export CARGO_INCREMENTAL := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-lint test-unit test-sim sim mutations test-process test-e2e demo image crds clean
+.PHONY: help setup test test-lint test-unit test-sim sim mutations test-process histories test-e2e demo image crds clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|'
@@ -29,8 +29,11 @@ sim: ## simulated clusters on all cores, with progress; SEEDS=n sets how many, F
 mutations: ## plant each known bug in the protocol, and see that the simulation finds it
 	scripts/mutations
 
-test-process: setup ## real node processes on loopback
+test-process: setup ## real node processes, on loopback and in network namespaces
 	scripts/test process
+
+histories: setup ## five real nodes under faults, their histories judged; MINUTES=n (5) how long, SEED=s which faults
+	MINUTES=$${MINUTES:-5} cargo test --locked -p kvasir-node --test history five_nodes -- --nocapture
 
 test-e2e: setup ## the whole product on a real Kubernetes
 	scripts/test e2e

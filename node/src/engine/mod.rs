@@ -169,6 +169,10 @@ pub struct Stats {
 struct Inner {
     replica: Replica,
     view: View,
+    /// What `link_changes` was when the view was taken.
+    viewed: u64,
+    /// How often a link came up or went.
+    link_changes: u64,
     /// Accounted bytes when the last write was refused for want of memory.
     full: Option<u64>,
     draining: bool,
@@ -251,6 +255,8 @@ impl Engine {
         let inner = Inner {
             replica: Replica::new(settings, wall_ms()),
             view: View::default(),
+            viewed: 0,
+            link_changes: 0,
             full: None,
             draining: false,
             leaving: false,
@@ -278,14 +284,20 @@ impl Engine {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            let mut inner = self.inner.lock();
-            let view = inner.view;
-            inner.replica.tick(view, wall_ms());
-            self.see_evictions(&mut inner);
-            self.after(&mut inner);
-            drop(inner);
-            self.hear();
+            self.tick();
         }
+    }
+
+    fn tick(&self) {
+        let mut inner = self.inner.lock();
+        // Nobody in sight is unlinked, it said, and now they all may be: a node
+        // that has just lost its links must not take itself for the only one.
+        let view = if inner.viewed == inner.link_changes { inner.view } else { View::default() };
+        inner.replica.tick(view, wall_ms());
+        self.see_evictions(&mut inner);
+        self.after(&mut inner);
+        drop(inner);
+        self.hear();
     }
 
     /// Sees to what a call changed: the node's own identity, what the links
@@ -465,9 +477,17 @@ impl Engine {
 
     // ---- life
 
-    /// What discovery and membership know, for the decision to be ready.
-    pub fn set_view(&self, view: View) {
-        self.inner.lock().view = view;
+    /// Origins of the linked processes, and which state of the links that is.
+    pub fn linked(&self) -> (Vec<u64>, u64) {
+        let inner = self.inner.lock();
+        (inner.replica.linked().collect(), inner.link_changes)
+    }
+
+    /// What discovery and membership know, for the decision to be ready; it
+    /// counts while the links are in the state for which it was found.
+    pub fn set_view(&self, view: View, links: u64) {
+        let mut inner = self.inner.lock();
+        (inner.view, inner.viewed) = (view, links);
     }
 
     /// How many members the cluster is meant to have, from now on.
@@ -497,6 +517,21 @@ impl Engine {
             }
             tokio::time::sleep(TICK).await;
         }
+    }
+
+    /// Keys of own writes that no peer is known to hold, at most so many, each once.
+    pub fn uncovered_keys(&self, at_most: usize) -> Vec<String> {
+        let inner = self.inner.lock();
+        let mut keys: Vec<String> = Vec::new();
+        for key in inner.replica.uncovered_keys().map(String::from_utf8_lossy) {
+            if keys.len() >= at_most {
+                break;
+            }
+            if !keys.iter().any(|known| *known == key) {
+                keys.push(key.into_owned());
+            }
+        }
+        keys
     }
 
     /// Where the node is in its life.
