@@ -343,11 +343,26 @@ impl Replica {
         result
     }
 
+    /// The links for which [`Self::poll_send`] may have something. Of many peers
+    /// most have nothing to be told: to ask for each would cost more than the
+    /// telling.
+    pub fn due(&self) -> impl Iterator<Item = LinkId> {
+        let own = self.to_push();
+        self.links.iter().filter(move |(_, link)| link.is_due(own)).map(|(&id, _)| id)
+    }
+
+    /// Up to where own writes are to be pushed.
+    fn to_push(&self) -> Option<u64> {
+        self.ready.then(|| self.vector_seen(self.settings.origin))
+    }
+
     /// The next message for a link whose last one was sent; `None` until there
     /// is something to say. Writes that pile up between two calls leave together.
     pub fn poll_send(&mut self, link: LinkId, now_ms: u64) -> Option<Message> {
         let mut state = self.links.remove(&link)?;
+        let due = state.is_due(self.to_push());
         let kind = self.next_message(&mut state, now_ms);
+        debug_assert!(due || kind.is_none(), "who goes by `due` would not have sent {kind:?}");
         self.links.insert(link, state);
         kind.map(|kind| Message { kind: Some(kind) })
     }
@@ -362,7 +377,7 @@ impl Replica {
         if std::mem::take(&mut link.ack_due) {
             return Some(Kind::Ack(Ack { hlc: self.vector_seen(link.origin) }));
         }
-        let push = link.cursor.filter(|&cursor| self.ready && cursor < self.vector_seen(self.settings.origin));
+        let push = link.cursor.filter(|&cursor| self.to_push().is_some_and(|own| cursor < own));
         if let Some(prev) = push
             && (link.push_next || link.scan.is_none())
         {
