@@ -203,9 +203,7 @@ impl Replica {
     /// here alone would let it come back.
     fn make_room(&mut self, key: &[u8], cost: u64, limit: u64, now_ms: u64) -> bool {
         loop {
-            let old =
-                self.store.get(key).map_or(0, |r| Store::cost_of(key.len(), r.value.as_ref().map_or(0, Bytes::len)));
-            if self.store.memory() - old + cost <= limit {
+            if self.store.memory() - self.store.cost_at(key) + cost <= limit {
                 return true;
             }
             let victim = self.settings.evict_ending.then(|| self.store.first_to_end().cloned()).flatten();
