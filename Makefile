@@ -2,7 +2,8 @@
 export CARGO_INCREMENTAL := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-lint test-unit test-sim sim mutations test-process histories test-e2e demo image crds clean
+.PHONY: help setup test test-lint test-unit test-sim sim mutations test-process histories test-e2e bench-convergence bench-scale \
+  demo image crds clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|'
@@ -37,6 +38,12 @@ histories: setup ## five real nodes under faults, their histories judged; MINUTE
 
 test-e2e: setup ## the whole product on a real Kubernetes
 	scripts/test e2e
+
+bench-convergence: ## a write to all of 3 to 100 simulated replicas: time and bytes, into docs/benchmarks.md
+	cargo run --release --locked -p kvasir-bench -- --write docs convergence
+
+bench-scale: setup ## real nodes with a million keys: traffic, join, repair, load, memory, into docs/benchmarks.md
+	scripts/bench-scale
 
 demo: $(if $(KUBECONFIG),,setup) ## watch it work on a real Kubernetes
 	scripts/demo

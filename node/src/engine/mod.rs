@@ -307,8 +307,10 @@ impl Engine {
             self.began_anew(inner);
         }
         watching::feed(inner);
-        for link in inner.links.values() {
-            link.waker.notify_one();
+        for link in inner.replica.due() {
+            if let Some(link) = inner.links.get(&link) {
+                link.waker.notify_one();
+            }
         }
         let phase = match (inner.draining, inner.replica.is_ready(), inner.links.is_empty()) {
             (true, _, _) => Phase::Draining,

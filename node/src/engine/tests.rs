@@ -48,10 +48,10 @@ fn lists_by_prefix_in_pages_and_skips_what_ended() {
 
 #[test]
 fn a_full_node_refuses_puts_and_takes_deletes() {
-    let engine = alone(Some(1_000));
+    let engine = alone(Some(1_200));
     engine.put("k", &Bytes::from(vec![0; 500]), None).unwrap();
     let refused = engine.put("l", &Bytes::from(vec![0; 500]), None);
-    assert!(matches!(refused, Err(WriteError::Full(Full { limit: 1_000, .. }))), "{refused:?}");
+    assert!(matches!(refused, Err(WriteError::Full(Full { limit: 1_200, .. }))), "{refused:?}");
     assert!(engine.stats().full && engine.read("k").unwrap().value.is_some());
     engine.delete("k").unwrap();
     engine.put("l", &Bytes::from(vec![0; 500]), None).unwrap();

@@ -203,9 +203,7 @@ impl Replica {
     /// here alone would let it come back.
     fn make_room(&mut self, key: &[u8], cost: u64, limit: u64, now_ms: u64) -> bool {
         loop {
-            let old =
-                self.store.get(key).map_or(0, |r| Store::cost_of(key.len(), r.value.as_ref().map_or(0, Bytes::len)));
-            if self.store.memory() - old + cost <= limit {
+            if self.store.memory() - self.store.cost_at(key) + cost <= limit {
                 return true;
             }
             let victim = self.settings.evict_ending.then(|| self.store.first_to_end().cloned()).flatten();
@@ -343,11 +341,26 @@ impl Replica {
         result
     }
 
+    /// The links for which [`Self::poll_send`] may have something. Of many peers
+    /// most have nothing to be told: to ask for each would cost more than the
+    /// telling.
+    pub fn due(&self) -> impl Iterator<Item = LinkId> {
+        let own = self.to_push();
+        self.links.iter().filter(move |(_, link)| link.is_due(own)).map(|(&id, _)| id)
+    }
+
+    /// Up to where own writes are to be pushed.
+    fn to_push(&self) -> Option<u64> {
+        self.ready.then(|| self.vector_seen(self.settings.origin))
+    }
+
     /// The next message for a link whose last one was sent; `None` until there
     /// is something to say. Writes that pile up between two calls leave together.
     pub fn poll_send(&mut self, link: LinkId, now_ms: u64) -> Option<Message> {
         let mut state = self.links.remove(&link)?;
+        let due = state.is_due(self.to_push());
         let kind = self.next_message(&mut state, now_ms);
+        debug_assert!(due || kind.is_none(), "who goes by `due` would not have sent {kind:?}");
         self.links.insert(link, state);
         kind.map(|kind| Message { kind: Some(kind) })
     }
@@ -362,7 +375,7 @@ impl Replica {
         if std::mem::take(&mut link.ack_due) {
             return Some(Kind::Ack(Ack { hlc: self.vector_seen(link.origin) }));
         }
-        let push = link.cursor.filter(|&cursor| self.ready && cursor < self.vector_seen(self.settings.origin));
+        let push = link.cursor.filter(|&cursor| self.to_push().is_some_and(|own| cursor < own));
         if let Some(prev) = push
             && (link.push_next || link.scan.is_none())
         {
