@@ -186,7 +186,7 @@ impl Replica {
         self.roster.end(origin, SeatState::Ended, ended);
         // The clock never gave this stamp before: no origin was ever drawn from it.
         self.settings.origin = next_origin(origin, ended);
-        let started_ms = seat.map_or(now_ms, |s| now_ms.max(s.started_ms + 1));
+        let started_ms = seat.map_or(now_ms, |s| now_ms.max(s.started_ms.saturating_add(1)));
         self.settings.started_ms = started_ms;
         self.roster.take(
             self.settings.origin,
@@ -300,7 +300,7 @@ impl Replica {
                 .max()
             && rival >= mine.started_ms
         {
-            self.roster.outbid(me, rival + 1);
+            self.roster.outbid(me, rival.saturating_add(1));
             changed = true;
         }
         let now = self.clock.last();
