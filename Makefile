@@ -2,7 +2,7 @@
 export CARGO_INCREMENTAL := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-lint test-unit test-sim sim mutations test-process test-e2e demo image crds clean
+.PHONY: help setup test test-lint test-unit test-sim sim mutations fuzz test-process test-e2e demo image crds clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|'
@@ -27,6 +27,9 @@ sim: ## simulated clusters on all cores, with progress; SEEDS=n sets how many, F
 
 mutations: ## plant each known bug in the protocol, and see that the simulation finds it
 	scripts/mutations
+
+fuzz: ## every decoder under libFuzzer, MINUTES=n each (10); FUZZ=name chooses
+	scripts/fuzz
 
 test-process: setup ## real node processes on loopback
 	scripts/test process

@@ -45,6 +45,8 @@ mod client;
 mod cluster;
 mod codec;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod kv;
 mod link;
 mod list;
