@@ -1,7 +1,9 @@
 //! What the client makes of a node's answers, for the fuzz targets.
 #![allow(missing_docs)]
 
-use crate::{Entry, Error, Event, Leader, Member, Status, Value, WhoAmI, cluster, error, kv, watch};
+use crate::{
+    ClusterEvent, Entry, Error, Event, Leader, Member, Status, Value, WhoAmI, cluster, error, events, kv, watch,
+};
 use kvasir_proto::v1;
 
 pub fn value(answer: v1::GetResponse) -> Result<Value, Error> {
@@ -14,6 +16,10 @@ pub fn entry(entry: v1::ListEntry) -> Result<Entry, Error> {
 
 pub fn event(event: v1::WatchEvent) -> Result<Event, Error> {
     watch::event(event)
+}
+
+pub fn cluster_event(event: v1::ClusterEvent) -> Option<ClusterEvent> {
+    events::event(event)
 }
 
 pub fn member(member: v1::Member) -> Member {

@@ -17,7 +17,7 @@ pub(crate) fn decoded<M: Message + Default + PartialEq + std::fmt::Debug>(bytes:
 
 pub(crate) fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    let kind = input.below(9);
+    let kind = input.below(10);
     let bytes = input.rest();
     match kind {
         0 => drop(decoded(bytes).map(|answer: v1::GetResponse| {
@@ -33,13 +33,15 @@ pub(crate) fn run(bytes: &[u8]) {
         2 => drop(decoded(bytes).map(|answer: v1::WatchResponse| {
             answer.events.into_iter().map(fuzzing::event).collect::<Result<Vec<_>, _>>()
         })),
-        3 => drop(decoded(bytes).map(|answer: v1::MembersResponse| {
-            answer.members.into_iter().map(fuzzing::member).collect::<Vec<_>>()
-        })),
+        3 => drop(
+            decoded(bytes)
+                .map(|answer: v1::MembersResponse| answer.members.into_iter().map(fuzzing::member).collect::<Vec<_>>()),
+        ),
         4 => drop(decoded(bytes).map(fuzzing::who_am_i)),
         5 => drop(decoded(bytes).map(fuzzing::leader)),
         6 => drop(decoded(bytes).map(fuzzing::status)),
         7 => drop(decoded::<v1::PipeResponse>(bytes)),
+        8 => drop(decoded(bytes).map(fuzzing::cluster_event)),
         _ => drop(decoded(bytes).map(|v1::Failure { code, message }| {
             // Unavailable and unknown are tried again; whatever else is an error that says something.
             if let Some(error) = fuzzing::failure(code, &message) {
@@ -58,8 +60,10 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let list = v1::ListResponse { entries: vec![entry], next_page_token: "t".into(), session: "s".into() };
     let event = v1::WatchEvent { kind: 1, key: "k".into(), value: "v".into(), version, ttl };
     let watch = v1::WatchResponse { events: vec![event], live: true, lost: 1 };
-    let member = v1::Member { name: "a".into(), origin: "0f".into(), role: 1, state: 1, linked: true, ..v1::Member::default() };
-    let status = v1::StatusResponse { member: Some(member.clone()), phase: 3, lag: ttl, ..v1::StatusResponse::default() };
+    let member =
+        v1::Member { name: "a".into(), origin: "0f".into(), role: 1, state: 1, linked: true, ..v1::Member::default() };
+    let status =
+        v1::StatusResponse { member: Some(member.clone()), phase: 3, lag: ttl, ..v1::StatusResponse::default() };
     vec![
         of(0, get.encode_to_vec()),
         of(1, list.encode_to_vec()),
@@ -69,6 +73,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         of(5, v1::LeaderResponse { leader: Some(member), is_me: true }.encode_to_vec()),
         of(6, status.encode_to_vec()),
         of(7, v1::PipeResponse { id: 3, result: Some(v1::pipe_response::Result::Get(get)) }.encode_to_vec()),
-        of(8, v1::Failure { code: 3, message: "key: empty".into() }.encode_to_vec()),
+        of(8, v1::ClusterEvent { kind: 3, name: "a".into(), role: 2, ..v1::ClusterEvent::default() }.encode_to_vec()),
+        of(9, v1::Failure { code: 3, message: "key: empty".into() }.encode_to_vec()),
     ]
 }
