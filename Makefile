@@ -2,7 +2,7 @@
 export CARGO_INCREMENTAL := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-lint test-unit test-sim sim mutations test-process histories test-e2e bench-convergence bench-scale \
+.PHONY: help setup test test-lint test-unit test-sim sim mutations fuzz test-process histories test-e2e bench-convergence bench-scale \
   demo image crds clean
 
 help: ## list the targets
@@ -29,6 +29,9 @@ sim: ## simulated clusters on all cores, with progress; SEEDS=n sets how many, F
 
 mutations: ## plant each known bug in the protocol, and see that the simulation finds it
 	scripts/mutations
+
+fuzz: ## every decoder under libFuzzer, MINUTES=n each (10); FUZZ=name chooses
+	scripts/fuzz
 
 test-process: setup ## real node processes, on loopback and in network namespaces
 	scripts/test process

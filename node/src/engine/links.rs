@@ -75,7 +75,7 @@ impl Engine {
         let result = inner.replica.receive(link, message, wall_ms());
         self.after(&mut inner);
         drop(inner);
-        self.hear();
+        self.heard.tell();
         result
     }
 

@@ -5,6 +5,7 @@
 //! One mutex, not a sharded map: a call holds it for about a microsecond, and
 //! the replica's invariants span the store, the vector and the log.
 
+mod heard;
 mod links;
 mod session;
 mod wait;
@@ -26,7 +27,7 @@ pub use self::links::Linked;
 pub use self::session::{BadToken, MAX_ORIGINS, Session};
 pub use self::wait::{Acked, Crowded, MAX_WAITING, Need, Place, SessionError};
 pub use self::watching::{Happened, Lost, MAX_WATCHES, QUEUE_BYTES, QUEUE_EVENTS, Told, Watch, WatchError};
-use self::{links::LinkTask, watching::Watcher};
+use self::{heard::Heard, links::LinkTask, watching::Watcher};
 use crate::clock::{Dot, ms_of};
 use crate::replica::{Bounds, Counters, Full, LinkId, PeerId, Replica, Settings, View};
 use crate::store::Record;
@@ -193,8 +194,8 @@ pub struct Engine {
     phase: watch::Sender<Phase>,
     /// This node as its peers are to know it.
     identity: watch::Sender<PeerId>,
-    /// Rises when a peer said something that a waiting call may wait for.
-    heard: watch::Sender<u64>,
+    /// For calls that wait for what peers say.
+    heard: Heard,
     /// For calls that wait.
     places: Arc<Semaphore>,
     /// Members that a majority gave up on.
@@ -268,7 +269,7 @@ impl Engine {
         };
         Arc::new(Self {
             identity: watch::Sender::new(inner.replica.id()),
-            heard: watch::Sender::new(0),
+            heard: Heard::default(),
             places: Arc::new(Semaphore::new(MAX_WAITING)),
             evictions: broadcast::Sender::new(EVICTIONS_KEPT),
             evicted: AtomicU64::new(0),
@@ -297,7 +298,7 @@ impl Engine {
         self.see_evictions(&mut inner);
         self.after(&mut inner);
         drop(inner);
-        self.hear();
+        self.heard.tell();
     }
 
     /// Sees to what a call changed: the node's own identity, what the links
@@ -322,13 +323,6 @@ impl Engine {
         if before != phase {
             info!(from = before.as_str(), to = phase.as_str(), keys = inner.replica.store().keys(), "phase changed");
             self.phase.send_replace(phase);
-        }
-    }
-
-    /// Has waiting calls look again.
-    fn hear(&self) {
-        if self.heard.receiver_count() > 0 {
-            self.heard.send_modify(|times| *times = times.wrapping_add(1));
         }
     }
 

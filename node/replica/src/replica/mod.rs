@@ -18,6 +18,7 @@ mod log;
 mod observe;
 mod push;
 mod roster;
+mod stamps;
 mod types;
 mod vector;
 
@@ -33,6 +34,7 @@ use self::log::Log;
 pub use self::log::{LOG_MAX_BYTES, LOG_MAX_ENTRIES};
 use self::roster::Roster;
 pub use self::roster::{MAX_ENDED, MAX_SEATS, Seat};
+pub use self::stamps::STAMP_END;
 pub use self::types::{Bounds, Change, Counters, Coverage, Full, Holders, PeerId, Settings, View, Violation};
 pub use self::vector::{Cover, Vector};
 use crate::clock::{Clock, Dot};
@@ -310,6 +312,9 @@ impl Replica {
 
     /// Takes a message of a link. On an error the caller closes the link.
     pub fn receive(&mut self, link: LinkId, message: Message, now_ms: u64) -> Result<(), Violation> {
+        if !message.kind.as_ref().is_none_or(stamps::are_possible) {
+            return Err(Violation::Malformed);
+        }
         // What an older connection left is dropped.
         let Some(mut state) = self.links.remove(&link) else { return Ok(()) };
         let me = self.settings.origin;
