@@ -217,6 +217,7 @@ impl<'a> World<'a> {
             self.rejoin(place);
         }
         let mut last: Option<(Bytes, Dot, Write)> = None;
+        let replaced = changes.iter().any(|change| matches!(change, Change::Reset));
         for change in changes {
             let Some(node) = &mut self.nodes[place] else { return };
             match change {
@@ -250,6 +251,10 @@ impl<'a> World<'a> {
                 }
                 Change::Expired(..) => {}
             }
+        }
+        // What was put in place of the map was not told write by write.
+        if let Some(node) = self.nodes[place].as_mut().filter(|_| replaced) {
+            node.held = node.replica.store().scan(None).map(|(key, record)| (key.clone(), record.dot)).collect();
         }
     }
 
