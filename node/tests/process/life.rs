@@ -90,7 +90,9 @@ async fn a_node_does_not_end_before_a_peer_has_what_it_took() {
 
 #[tokio::test]
 async fn a_node_that_cannot_hand_over_in_time_says_which_writes_may_be_lost_and_why() {
-    let mut nodes: Vec<_> = nodes(2).into_iter().map(|node| node.with("drain-timeout", "400ms")).collect();
+    // A link is given up after ten intervals in which nothing came.
+    let with = |node: Node| node.with("drain-timeout", "400ms").with("sync-interval", "3s");
+    let mut nodes: Vec<_> = nodes(2).into_iter().map(with).collect();
     nodes.iter_mut().for_each(Node::start);
     for node in &mut nodes {
         node.ready().await;
