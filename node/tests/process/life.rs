@@ -314,11 +314,11 @@ async fn how_many_voters_there_are_to_be_is_taken_from_the_changed_file() {
     exchange(&file, "voters: 3\n");
     let node = Node::new("n0").with("config", file.to_str().unwrap()).started().await;
     let majority = async || {
-        let asked = Some(kvasir_proto::v1::ack::Asked::Level(kvasir_proto::v1::AckLevel::Majority.into()));
+        let level = Some(kvasir_proto::v1::ack::Asked::Level(kvasir_proto::v1::AckLevel::Majority.into()));
         let timeout = Some(Duration::from_millis(50).try_into().unwrap());
         let request = kvasir_proto::v1::PutRequest {
             key: "k".to_owned(),
-            ack: Some(kvasir_proto::v1::Ack { asked, timeout }),
+            ack: Some(kvasir_proto::v1::Ack { asked: level, timeout }),
             ..kvasir_proto::v1::PutRequest::default()
         };
         let acked = node.kv().0.put(request).await.unwrap().into_inner().acked.unwrap();
