@@ -448,6 +448,7 @@ fn anything(input: &mut Input<'_>, side: &Side, now_ms: u64) -> Message {
             stable: any_stamp(input, known),
             standing: Some(standing(input)),
             silent: many(input, any_origin),
+            voters: u32::from(input.byte()),
         }),
         _ => Kind::Roster(Roster {
             seats: many(input, |input| Seat {

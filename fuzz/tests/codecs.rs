@@ -84,8 +84,10 @@ fn message() -> impl Strategy<Value = Message> {
         },
     );
     let ack = any::<u64>().prop_map(|hlc| Kind::Ack(Ack { hlc }));
-    let report = (any::<(u64, u64)>(), standing(), vec(any::<u64>(), 0..4)).prop_map(
-        |((roster_hash, stable), standing, silent)| Kind::Report(Report { roster_hash, stable, standing, silent }),
+    let report = (any::<(u64, u64, u32)>(), standing(), vec(any::<u64>(), 0..4)).prop_map(
+        |((roster_hash, stable, voters), standing, silent)| {
+            Kind::Report(Report { roster_hash, stable, standing, silent, voters })
+        },
     );
     let roster = vec(seat(), 0..4).prop_map(|seats| Kind::Roster(Roster { seats }));
     prop_oneof![push, digest, sync, delta, ack, report, roster].prop_map(|kind| Message { kind: Some(kind) })

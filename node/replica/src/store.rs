@@ -83,6 +83,8 @@ pub struct Store {
     dead: BTreeSet<(u64, Bytes)>,
     with_value: u64,
     memory: u64,
+    /// What of `memory` tombstones take.
+    buried: u64,
     fingerprint: u128,
     buckets: Box<[u128; BUCKETS]>,
 }
@@ -95,6 +97,7 @@ impl Default for Store {
             dead: BTreeSet::new(),
             with_value: 0,
             memory: 0,
+            buried: 0,
             fingerprint: 0,
             buckets: Box::new([0; BUCKETS]),
         }
@@ -139,6 +142,7 @@ impl Store {
                 self.expiry.insert((end, key));
             }
         } else {
+            self.buried += cost;
             self.dead.insert((dead, key));
         }
         true
@@ -161,6 +165,7 @@ impl Store {
                 self.expiry.remove(&(end, key.clone()));
             }
         } else {
+            self.buried -= cost(key, old);
             self.dead.remove(&(dead_since(old), key.clone()));
         }
     }
@@ -179,6 +184,7 @@ impl Store {
                 // From one index it goes into the other.
                 self.memory -= record.value.take().map_or(0, |v| owned(v.len()));
                 self.with_value -= 1;
+                self.buried += cost(&key, record);
                 ended(&key, record);
                 self.dead.insert((dead_since(record), key));
             }
@@ -255,6 +261,11 @@ impl Store {
     /// them, within a tenth.
     pub const fn memory(&self) -> u64 {
         self.memory
+    }
+
+    /// What of [`Self::memory`] deletes and expired values take.
+    pub const fn buried(&self) -> u64 {
+        self.buried
     }
 
     /// What [`Self::memory`] would rise by if a value without an end were put
@@ -417,6 +428,9 @@ mod tests {
             let memory: u64 = backward.map.iter().map(|(k, r)| cost(&k.0, r)).sum();
             let keys = backward.map.values().filter(|r| r.value.is_some()).count() as u64;
             prop_assert_eq!((backward.memory(), backward.keys()), (memory, keys));
+            let buried: u64 =
+                backward.map.iter().filter(|(_, r)| r.value.is_none()).map(|(k, r)| cost(&k.0, r)).sum();
+            prop_assert_eq!(backward.buried(), buried);
             prop_assert_eq!(keys, backward.map.values().filter(|r| r.live(now).is_some()).count() as u64);
         }
     }

@@ -85,7 +85,10 @@ impl Replica {
             && self.store.get(&entry.key).is_none_or(|held| held.dot < dot)
         {
             let cost = Store::cost_of(entry.key.len(), entry.value.len());
-            if !self.make_room(&entry.key, cost, limit + limit / HEADROOM, now_ms) {
+            // Tombstones go when all hold all: what they take must not keep this node
+            // from coming to hold it.
+            let limit = limit + limit / HEADROOM + self.store.buried();
+            if !self.make_room(&entry.key, cost, limit, now_ms) {
                 self.counters.no_room += 1;
                 self.full_since_ms.get_or_insert(now_ms);
                 return Ok(Taken::NoRoom);

@@ -129,7 +129,8 @@ impl<'a> World<'a> {
             name: name.clone(),
             voter,
             started_ms: wall,
-            voters: self.plan.voters,
+            // Sidecars are not told.
+            voters: if voter { self.plan.voters } else { 0 },
             evict_after_ms: self.plan.evict_after_ms,
             sync_interval_ms: SYNC_INTERVAL_MS,
             max_clock_skew_ms: 10_000,
