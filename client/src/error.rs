@@ -73,7 +73,7 @@ pub enum Error {
 }
 
 /// One failed attempt.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Failure {
     /// Another attempt, on another connection, may go better.
     Passing(String),

@@ -16,6 +16,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
+/// musl's own allocator takes a lock for every allocation, and keeps what was freed.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The settings are wrong.
 const BAD_CONFIG: u8 = 2;
 

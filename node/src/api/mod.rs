@@ -7,6 +7,8 @@ mod check;
 mod cluster;
 pub mod deadline;
 mod events;
+#[doc(hidden)]
+pub mod fuzzing;
 mod kv;
 mod measure;
 mod oversize;

@@ -108,6 +108,8 @@ pub(crate) enum Verb {
     },
     /// List the nodes of the cluster, eldest first
     Members,
+    /// Tell what happens to the nodes of the cluster, one line each, until interrupted
+    Events,
     /// Show the health of the node
     Status,
     /// Show which node answers

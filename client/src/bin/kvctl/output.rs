@@ -4,7 +4,7 @@ use crate::args::Format;
 use crate::duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use kvasir_client::{Entry, Event, Leader, Member, Status, Value, Version, WhoAmI};
+use kvasir_client::{ClusterEvent, Entry, Event, Leader, Member, Status, Value, Version, WhoAmI};
 use serde_json::{Value as Json, json};
 use std::io::{self, IsTerminal as _, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -88,6 +88,28 @@ impl Out {
                 writeln!(self.stdout, "{}", event_row(what, key, Some(&value.value)))?;
             }
             (Format::Text, _) => writeln!(self.stdout, "{}", event_row(what, key, None))?,
+        }
+        self.stdout.flush()
+    }
+
+    pub(crate) fn cluster_event(&mut self, event: &ClusterEvent) -> io::Result<()> {
+        let (what, node) = match event {
+            ClusterEvent::Restarted => ("restarted", None),
+            ClusterEvent::Joined(node) => ("joined", Some(node)),
+            ClusterEvent::Left(node) => ("left", Some(node)),
+            ClusterEvent::Failed(node) => ("failed", Some(node)),
+            ClusterEvent::Evicted(node) => ("evicted", Some(node)),
+            _ => return Ok(()),
+        };
+        match (self.format, node) {
+            (Format::Text, None) => writeln!(self.stdout, "{what}")?,
+            (Format::Text, Some(node)) => writeln!(self.stdout, "{what} {} ({})", printable(&node.name), node.role)?,
+            (Format::Json, None) => self.json(&json!({"event": what}))?,
+            (Format::Json, Some(node)) => {
+                let at = node.at.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map(millis);
+                let role = node.role.to_string();
+                self.json(&json!({"event": what, "name": node.name, "origin": node.origin, "role": role, "atMs": at}))?;
+            }
         }
         self.stdout.flush()
     }
