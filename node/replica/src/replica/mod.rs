@@ -195,7 +195,7 @@ impl Replica {
         if let Some(limit) = self.settings.max_memory {
             let cost = Store::cost_of(key.len(), value.len());
             if !self.make_room(&key, cost, limit, now_ms) {
-                return Err(Full { held: self.store.memory(), limit });
+                return Err(Full { cost, held: self.store.memory(), limit });
             }
         }
         Ok(self.write(key, Some(value), expires_ms, None, now_ms))

@@ -63,8 +63,12 @@ impl Default for Bounds {
 
 /// Why a write was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the node is full: it holds {held} of at most {limit} bytes (maxMemory); delete keys or raise the limit")]
+#[error(
+    "the node is full: it holds {held} of at most {limit} bytes (maxMemory), and this takes {cost}; delete keys or raise the limit"
+)]
 pub struct Full {
+    /// What the write takes, bytes as they are accounted.
+    pub cost: u64,
     /// Accounted bytes now.
     pub held: u64,
     /// The limit.
