@@ -10,10 +10,12 @@ pub mod api;
 pub mod config;
 pub mod dev;
 pub mod discovery;
+pub mod encryption;
 pub mod engine;
 pub mod membership;
 pub mod metrics;
 pub mod node;
+pub mod reload;
 pub mod transport;
 
 pub use kvasir_replica::{clock, replica, store};

@@ -21,9 +21,12 @@ use crate::api::overview::Overview;
 use crate::api::{Api, ApiError};
 use crate::config::{Config, Role};
 use crate::discovery::{self, Provider};
+use crate::encryption::Keys;
+use crate::encryption::datagram::Sealer;
 use crate::engine::{self, Engine, wall_ms};
 use crate::membership::{self, Membership, NodeId};
 use crate::metrics::Metrics;
+use crate::reload::Reloads;
 use crate::transport::{self, Transport};
 
 /// Why a node did not start, or ended by itself.
@@ -39,6 +42,9 @@ pub enum NodeError {
         /// What the operating system says.
         source: std::io::Error,
     },
+    /// The keys cannot be had.
+    #[error("encryption: {0}")]
+    Encryption(String),
     /// The client port failed.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -117,6 +123,10 @@ impl Node {
         let Sockets { client, peer_tcp, peer_udp, admin, addresses } = Sockets::bind(&config).await?;
         let stop = CancellationToken::new();
         let stop_api = CancellationToken::new();
+        let reloads = Reloads::default();
+        let keys = config.encryption.as_ref().map(|from| Keys::start(from, &reloads, stop.clone()));
+        let keys = keys.transpose().map_err(NodeError::Encryption)?;
+        let sealer = keys.clone().map(|keys| Arc::new(Sealer::new(keys, config.max_clock_skew)));
 
         let me = NodeId::new(
             &config.name,
@@ -154,8 +164,15 @@ impl Node {
         let mut providers = discovery::configured(&config.discovery, me.peer_address);
         providers.extend(more);
         let discovery = discovery::start(providers);
-        let membership =
-            membership::start(me.clone(), peer_udp, discovery.clone(), &config.cluster, config.swim, stop.clone());
+        let membership = membership::start(
+            me.clone(),
+            peer_udp,
+            discovery.clone(),
+            &config.cluster,
+            config.swim,
+            sealer.clone().map(|sealer| sealer as Arc<dyn membership::Seal>),
+            stop.clone(),
+        );
         let lives = peers::live_on(engine.subscribe_identity(), membership.life());
         tokio::spawn(stop.clone().run_until_cancelled_owned(lives));
         let transport = Transport::start(
@@ -165,6 +182,7 @@ impl Node {
                 sync_interval: config.sync_interval,
                 max_clock_skew: config.max_clock_skew,
                 max_value_bytes: config.limits.max_value_bytes,
+                keys,
             },
             peer_tcp,
             peers::to_link(membership.members(), stop.clone()),
@@ -180,12 +198,14 @@ impl Node {
 
         let (leaving, told) = watch::channel(false);
         let mut metrics = Metrics::new(&me.version, me.started_ms);
-        let overview = Overview::new(&membership, &config.cluster, engine.clone(), transport.clone(), discovery, told);
+        let overview =
+            Overview::new(&membership, &config.cluster, engine.clone(), transport.clone(), discovery, reloads, told);
         let (membership_counters, of_transport) = (membership.counters(), transport.clone());
         metrics.collect(Box::new(Scrape {
             overview: overview.clone(),
             membership: membership_counters,
             transport: of_transport,
+            sealer,
         }));
         let counts = metrics.counts();
         let api = Api { engine: engine.clone(), limits: config.limits, overview: overview.clone(), counts };

@@ -11,6 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::api::overview::Overview;
+use crate::encryption::datagram::Sealer;
 use crate::engine::{Phase, SEAT_STATES};
 use crate::membership::{self, MemberState};
 use crate::replica::Counters;
@@ -24,6 +25,8 @@ pub struct Scrape {
     pub membership: Arc<membership::Counters>,
     /// What the peer port counted.
     pub transport: Arc<Transport>,
+    /// What opens datagrams, if they are encrypted.
+    pub sealer: Option<Arc<Sealer>>,
 }
 
 impl fmt::Debug for Scrape {
@@ -130,7 +133,16 @@ impl Scrape {
         let refused = self.transport.counters().read();
         page.counters("peer_refused", "Connections on the peer port that were refused, by reason", "reason", refused)?;
         let (_, datagrams) = read(("", &self.membership.refused));
-        page.counter("peer_datagrams_refused", "Datagrams on the peer port that were refused", datagrams)
+        page.counter("peer_datagrams_refused", "Datagrams on the peer port that were refused", datagrams)?;
+        if let Some(sealer) = &self.sealer {
+            let help = "Datagrams on the peer port that were not opened, by reason; all are among the refused";
+            page.counters("peer_datagrams_unopened", help, "reason", sealer.counters().read())?;
+        }
+        let reloads = self.overview.reloads();
+        let times = reloads.iter().map(|(what, reload)| (*what, reload.times));
+        page.counters("reloads", "Times that something new was taken from files, by use", "what", times)?;
+        let failing = reloads.iter().map(|(what, reload)| (*what, flag(reload.error.is_some())));
+        page.gauges("reload_failing", "Whether files hold what cannot be taken, by use", "what", failing)
     }
 
     fn discovery(&self, page: &mut Page) -> fmt::Result {

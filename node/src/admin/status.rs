@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::api::overview::{Overview, Peer};
 use crate::engine::SEAT_STATES;
+use crate::reload::Reload;
 
 /// How a node is.
 #[derive(Debug, Serialize)]
@@ -52,6 +53,10 @@ pub struct Status {
     pub returns: u64,
     /// Nodes refused because their clock and this one's are too far apart.
     pub skewed: Vec<SkewedStatus>,
+    /// What peers encrypt with; `null`: nothing is encrypted.
+    pub encryption: Option<EncryptionStatus>,
+    /// Files that are read again when they change, by their use.
+    pub reloads: BTreeMap<&'static str, ReloadStatus>,
     /// The others, eldest first.
     pub peers: Vec<PeerStatus>,
     /// The discovery providers.
@@ -66,6 +71,27 @@ pub struct SkewedStatus {
     pub name: String,
     /// How far the clocks are apart, and what to do.
     pub reason: String,
+}
+
+/// The keys of peers, by names that tell nothing of them and are the same on
+/// all nodes.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EncryptionStatus {
+    /// The key that seals.
+    pub primary: String,
+    /// All keys that open, the primary one first.
+    pub keys: Vec<String>,
+}
+
+/// How the following of files goes.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReloadStatus {
+    /// How often something new was taken.
+    pub times: u64,
+    /// What is wrong with what the files hold now.
+    pub error: Option<String>,
 }
 
 /// Another node, as this one sees it.
@@ -131,6 +157,15 @@ impl Status {
             overfull: stats.overfull,
             returns: stats.counters.returns,
             skewed: overview.skewed().into_iter().map(|(name, reason)| SkewedStatus { name, reason }).collect(),
+            encryption: overview.keys().map(|names| {
+                let keys: Vec<_> = names.iter().map(ToString::to_string).collect();
+                EncryptionStatus { primary: keys[0].clone(), keys }
+            }),
+            reloads: overview
+                .reloads()
+                .into_iter()
+                .map(|(what, Reload { times, error })| (what, ReloadStatus { times, error }))
+                .collect(),
             peers: overview.peers().into_iter().map(PeerStatus::of).collect(),
             discovery: overview
                 .discovery()

@@ -2,13 +2,16 @@
 //! gRPC service `Cluster`, `/status`, the probes and the metrics all read
 //! this one view. Knows nothing of gRPC or HTTP.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::{broadcast, watch};
 
 use crate::discovery::{ProviderStatus, View};
+use crate::encryption::KeyId;
 use crate::engine::{Engine, Evicted, Phase, Stats};
 use crate::membership::{self, Event, MemberInfo, MemberState, Membership, NodeId};
+use crate::reload::{Reload, Reloads};
 use crate::transport::Transport;
 
 /// A live view of the cluster, cheap to clone.
@@ -21,6 +24,7 @@ pub struct Overview {
     events: broadcast::Sender<Event>,
     members: watch::Receiver<Arc<Vec<MemberInfo>>>,
     discovery: watch::Receiver<Arc<View>>,
+    reloads: Reloads,
     leaving: watch::Receiver<bool>,
 }
 
@@ -46,15 +50,27 @@ impl Overview {
         engine: Arc<Engine>,
         transport: Arc<Transport>,
         discovery: watch::Receiver<Arc<View>>,
+        reloads: Reloads,
         leaving: watch::Receiver<bool>,
     ) -> Self {
         let (me, events, members) = (membership.me(), membership.events(), membership.members());
-        Self { me, cluster: cluster.into(), engine, transport, events, members, discovery, leaving }
+        Self { me, cluster: cluster.into(), engine, transport, events, members, discovery, reloads, leaving }
     }
 
     /// The cluster's name.
     pub fn cluster(&self) -> &str {
         &self.cluster
+    }
+
+    /// The names of the keys that peers encrypt with, the primary one first;
+    /// `None` if they do not.
+    pub fn keys(&self) -> Option<Vec<KeyId>> {
+        self.transport.keys().map(|keys| keys.now().names())
+    }
+
+    /// The files that are read again when they change, by their use.
+    pub fn reloads(&self) -> BTreeMap<&'static str, Reload> {
+        self.reloads.read()
     }
 
     /// Where the node is in its life. A node that was told to stop is draining

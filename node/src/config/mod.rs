@@ -2,6 +2,7 @@
 //! [`Config`] that is complete and valid. Knows nothing of what the settings
 //! are used for, and touches nothing but the file it is pointed at.
 
+mod encryption;
 mod nats;
 mod print;
 mod settings;
@@ -18,13 +19,14 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use encryption::{EncryptionConfig, KEY_BYTES, Keyring, MAX_COOKIE_BYTES, MAX_KEYS};
 pub use nats::{NatsConfig, NatsLogin, SecretSource};
 pub use settings::{
-    Cli, Command, DevSettings, DiscoverySettings, DnsSettings, KubernetesSettings, NatsSettings, Settings,
-    StaticSettings, SwimSettings,
+    Cli, Command, DevSettings, DiscoverySettings, DnsSettings, EncryptionSettings, KubernetesSettings, NatsSettings,
+    Settings, StaticSettings, SwimSettings,
 };
 pub use swim::SwimConfig;
-pub use text::{DurationText, HostPort, Labels, Quantity, Secret, Servers};
+pub use text::{DurationText, HostPort, Labels, Quantity, Secret, Secrets, Servers};
 
 /// The longest node name: what fits a DNS label, and so a pod's name as Kubernetes makes them.
 pub const MAX_NAME_BYTES: usize = 63;
@@ -228,6 +230,8 @@ pub struct Config {
     pub swim: SwimConfig,
     /// How the node finds its peers.
     pub discovery: DiscoveryConfig,
+    /// What peers encrypt with; `None`: nothing is encrypted.
+    pub encryption: Option<EncryptionConfig>,
     /// How the node logs.
     pub log: LogConfig,
 }

@@ -2,8 +2,8 @@
 //! force, for people to read, and for a node to read again. Secrets are left out.
 
 use super::{
-    Config, DiscoveryConfig, DiscoverySettings, DnsConfig, DnsSettings, DurationText, KubernetesConfig,
-    KubernetesSettings, Labels, Limits, LogConfig, MaxMemoryPolicy, NatsConfig, NatsLogin, NatsSettings, Quantity,
+    Config, DiscoveryConfig, DiscoverySettings, DnsConfig, DnsSettings, DurationText, EncryptionConfig,
+    EncryptionSettings, KubernetesConfig, KubernetesSettings, Labels, Limits, LogConfig, MaxMemoryPolicy, NatsConfig, NatsLogin, NatsSettings, Quantity,
     SecretSource, Servers, Settings, StaticConfig, StaticSettings, SwimConfig, SwimSettings,
 };
 
@@ -17,11 +17,15 @@ impl Config {
 
     /// The paths of the secrets that are given by themselves, and not as files.
     fn secrets(&self) -> Vec<&'static str> {
-        match self.discovery.nats.as_ref().and_then(|nats| nats.login.as_ref()) {
+        let mut secrets = match self.discovery.nats.as_ref().and_then(|nats| nats.login.as_ref()) {
             Some(NatsLogin::User { password: SecretSource::Text(_), .. }) => vec!["discovery.nats.password"],
             Some(NatsLogin::Token(SecretSource::Text(_))) => vec!["discovery.nats.token"],
             _ => Vec::new(),
+        };
+        if let Some(EncryptionConfig::Given(_)) = self.encryption {
+            secrets.extend(["encryption.cookie", "encryption.keys"]);
         }
+        secrets
     }
 }
 
@@ -49,6 +53,7 @@ impl From<&Config> for Settings {
             max_clock_skew,
             swim,
             discovery,
+            encryption,
             log: LogConfig { level, format },
         } = config;
         Self {
@@ -77,6 +82,12 @@ impl From<&Config> for Settings {
             max_clock_skew: Some(DurationText(*max_clock_skew)),
             log_level: Some(level.clone()),
             log_format: Some(*format),
+            encryption: match encryption {
+                Some(EncryptionConfig::File(file)) => {
+                    Some(EncryptionSettings { file: Some(file.clone()), ..EncryptionSettings::default() })
+                }
+                Some(EncryptionConfig::Given(_)) | None => None,
+            },
             swim: SwimSettings::from(swim),
             discovery: DiscoverySettings::from(discovery),
         }

@@ -10,7 +10,9 @@ use std::{
 use clap::{ArgAction, Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, DurationText, HostPort, Labels, LogFormat, MaxMemoryPolicy, Quantity, Role, Secret, Servers};
+use super::{
+    ConfigError, DurationText, HostPort, Labels, LogFormat, MaxMemoryPolicy, Quantity, Role, Secret, Secrets, Servers,
+};
 
 /// A node of a Kvasir cluster: a full replica of the cluster's keys, served over gRPC.
 ///
@@ -97,7 +99,7 @@ macro_rules! whole {
     )*};
 }
 whole!(String, bool, u16, u32, usize, IpAddr, SocketAddr, PathBuf, Role, MaxMemoryPolicy, LogFormat);
-whole!(DurationText, Quantity, Labels, Secret, Servers, Vec<HostPort>, Vec<SocketAddr>);
+whole!(DurationText, Quantity, Labels, Secret, Secrets, Servers, Vec<HostPort>, Vec<SocketAddr>);
 
 macro_rules! by_field {
     ($($type:ty),*) => {$(
@@ -111,7 +113,7 @@ macro_rules! by_field {
         }
     )*};
 }
-by_field!(KubernetesSettings, NatsSettings, DnsSettings, StaticSettings);
+by_field!(KubernetesSettings, NatsSettings, DnsSettings, StaticSettings, EncryptionSettings);
 
 settings! {
     /// The settings of a node, each where it was given.
@@ -179,6 +181,9 @@ settings! {
         /// How to write a log line [default: text]
         #[arg(long, env = "KVASIR_LOG_FORMAT", value_enum)]
         log_format: LogFormat,
+        /// What peers encrypt with.
+        #[command(flatten)]
+        encryption: EncryptionSettings,
     } and {
         /// How the node finds its peers; several ways may be given together.
         #[command(flatten)]
@@ -205,6 +210,21 @@ settings! {
         #[command(flatten)]
         #[serde(rename = "static")]
         static_hosts: StaticSettings,
+    }
+}
+
+settings! {
+    /// What peers encrypt with, links and datagrams: a cookie and keys, the same on all nodes.
+    EncryptionSettings {
+        /// Binds what is encrypted to these nodes, beside the key; a file is safer, such as --encryption-file
+        #[arg(long = "encryption-cookie", env = "KVASIR_ENCRYPTION_COOKIE", hide_env_values = true)]
+        cookie: Secret,
+        /// The keys, each base64 of 32 bytes; all open, the first one seals; a file is safer, such as --encryption-file
+        #[arg(long = "encryption-keys", env = "KVASIR_ENCRYPTION_KEYS", hide_env_values = true, value_name = "KEY,...")]
+        keys: Secrets,
+        /// A YAML file with cookie and keys, such as /run/secrets/peers.yaml; read again when it changes
+        #[arg(id = "encryption_file", long = "encryption-file", env = "KVASIR_ENCRYPTION_FILE", value_name = "FILE")]
+        file: PathBuf,
     }
 }
 

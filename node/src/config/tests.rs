@@ -314,10 +314,17 @@ fn what_is_printed_is_what_is_in_force_without_secrets() {
             "{role: sidecar, cluster: ns/demo, peerAddress: '[::]:2', adminAddress: '0.0.0.0:3', syncInterval: 1m30s, \
              maxMemory: 256Mi, maxTtl: 1500ms, logFormat: json, discovery: {kubernetes: {podLabels: {a: b}}, \
              dns: {domainName: d, ipv6: true, server: ['10.0.0.53:53']}, static: {hosts: ['a:1', '[fd00::1]:2']}, \
-             nats: {server: [a, b], host: h, user: u, passwordFile: /p, caFile: /ca}}}",
+             nats: {server: [a, b], host: h, user: u, passwordFile: /p, caFile: /ca}}, encryption: {file: /keys}}",
         )
         .unwrap(),
     );
+    let hush = "aHVzaGh1c2hodXNoaHVzaGh1c2hodXNoaHVzaGh1c2g=";
+    let inline = config(&format!("encryption: {{cookie: demo-hush, keys: [{hush}]}}")).unwrap();
+    let text = inline.to_yaml();
+    assert!(text.contains("# encryption.keys is set, and left out here"), "{text}");
+    for shown in [text, format!("{inline:?}")] {
+        assert!(!shown.contains("hush") && !shown.contains(hush), "{shown}");
+    }
     for (nats, path) in
         [("user: u, password: hush", "discovery.nats.password"), ("token: hush", "discovery.nats.token")]
     {
@@ -350,7 +357,8 @@ fn the_documented_file_gives_the_defaults() {
     let (text, all) = documented();
     assert_eq!(config(&text).unwrap(), config("").unwrap());
     let shown = config(&all).unwrap();
-    assert_eq!(Config { discovery: DiscoveryConfig::default(), ..shown.clone() }, config("").unwrap());
+    let none = Config { discovery: DiscoveryConfig::default(), encryption: None, ..shown.clone() };
+    assert_eq!(none, config("").unwrap());
     let DiscoveryConfig { kubernetes, nats, dns, static_hosts } = shown.discovery;
     let (kubernetes, nats, dns) = (kubernetes.unwrap(), nats.unwrap(), dns.unwrap());
     assert!(!static_hosts.unwrap().hosts.is_empty());
@@ -475,4 +483,20 @@ fn help_gives_a_default_or_an_example_and_every_flag_has_an_environment_variable
         let says = ["[default: ", "such as ", "whose addresses", "configuration file"];
         assert!(says.iter().any(|it| help.contains(it)), "--{long}: {help}");
     }
+}
+
+#[test]
+fn peers_encrypt_with_a_cookie_and_keys_from_one_place() {
+    let key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+    let given = |text: &str| config(&format!("encryption: {text}")).unwrap().encryption.unwrap();
+    let ring = Keyring { cookie: b"c".to_vec(), keys: vec![[1; KEY_BYTES]] };
+    assert_eq!(given(&format!("{{cookie: c, keys: {key}}}")), EncryptionConfig::Given(ring.clone()));
+    assert_eq!(given("{file: /keys}"), EncryptionConfig::File("/keys".into()));
+    let flags = flags(&["--name=n", "--encryption-cookie=c", "--encryption-keys", key]).validate().unwrap();
+    assert_eq!(flags.encryption, Some(EncryptionConfig::Given(ring)));
+    refused("encryption: {file: /keys, cookie: c}", &["encryption.file", "leave the others out"]);
+    refused("encryption: {cookie: c}", &["encryption.keys", "at least one"]);
+    refused(&format!("encryption: {{keys: [{key}]}}"), &["encryption.cookie"]);
+    refused("encryption: {cookie: c, keys: [hush]}", &["encryption.keys: key 0 is not base64 of 32 bytes"]);
+    refused("encryption: {cookie: c, keys: {a: b}}", &["write one secret as text, or a list of them"]);
 }

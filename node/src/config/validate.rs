@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    Config, ConfigError, DiscoveryConfig, DiscoverySettings, DnsConfig, DurationText, KubernetesConfig, Limits,
-    LogConfig, MAX_CLUSTER_BYTES, MAX_NAME_BYTES, MaxMemoryPolicy, Quantity, Role, Settings, StaticConfig,
+    Config, ConfigError, DiscoveryConfig, DiscoverySettings, DnsConfig, DurationText, EncryptionSettings,
+    KubernetesConfig, Limits, LogConfig, MAX_CLUSTER_BYTES, MAX_NAME_BYTES, MaxMemoryPolicy, Quantity, Role, Settings, StaticConfig,
 };
 
 const DEFAULT_CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7070);
@@ -71,6 +71,7 @@ impl Settings {
             max_clock_skew,
             log_level,
             log_format,
+            encryption,
             discovery,
             swim,
         } = self;
@@ -113,6 +114,7 @@ impl Settings {
             swim: swim.validate()?,
             discovery: discovery.validate(&cluster)?,
             cluster,
+            encryption: encryption.map(EncryptionSettings::validate).transpose()?,
             log: LogConfig { level: log_filter(log_level)?, format: log_format.unwrap_or_default() },
         })
     }

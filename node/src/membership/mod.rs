@@ -13,10 +13,10 @@ mod wire;
 #[cfg(test)]
 mod simulation;
 
-pub use driver::{Counters, Life, Membership, start};
+pub use driver::{Counters, Life, Membership, Seal, start};
 pub use identity::{MAX_VERSION_BYTES, NodeId};
 pub use swim::Event;
-pub use wire::{MAX_DATAGRAM, Refused};
+pub use wire::{MAGIC, MAX_DATAGRAM, Refused, SEALED_MAGIC};
 
 use crate::config::Role;
 

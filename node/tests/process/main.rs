@@ -8,6 +8,7 @@ mod nats_server;
 mod api;
 mod dev;
 mod discovery;
+mod encryption;
 mod examples;
 mod input;
 mod life;
