@@ -3,6 +3,7 @@
 
 use crate::ack::{self, Ack};
 use crate::cluster::{self, Leader, Member, Status, WhoAmI};
+use crate::credentials::{Authorised, Bearer, Credentials};
 use crate::error::{Error, Failure};
 use crate::kv::{self, Entry, ListOptions, PutOptions, Value, Version};
 use crate::link::{Current, Link};
@@ -17,7 +18,7 @@ use kvasir_proto::v1::kv_client::KvClient;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Code, Response};
 
 /// How long one attempt may take, unless the builder says otherwise.
@@ -46,6 +47,8 @@ struct Settings {
     request_timeout: Duration,
     retry: RetryPolicy,
     max_message_bytes: usize,
+    credentials: Credentials,
+    bearer: Bearer,
 }
 
 /// Settings of a [`Client`] in the making.
@@ -90,15 +93,22 @@ impl Builder {
         self
     }
 
+    /// What the client shows, and whom it trusts. Nothing and the system's authorities by default.
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.settings.bearer = credentials.bearer();
+        self.settings.credentials = credentials;
+        self
+    }
+
     /// A client that connects with its first call. Must be called within a tokio runtime.
     pub fn build(self) -> Result<Client, Error> {
-        let link = Link::new(self.endpoint()?);
+        let link = Link::new(self.endpoint()?, self.settings.credentials.clone())?;
         Ok(Client(Arc::new(Inner { link, settings: self.settings })))
     }
 
     /// A client that has reached its node once. Whether the node is ready yet is not asked.
     pub async fn connect(self) -> Result<Client, Error> {
-        let endpoint = self.endpoint()?;
+        let endpoint = self.settings.credentials.apply(self.endpoint()?)?;
         let client = self.build()?;
         let mut attempts = client.attempts();
         loop {
@@ -127,13 +137,13 @@ impl Builder {
 }
 
 impl Client {
-    /// Reaches the node, or the Service, at `address`: `host:port`, with or without `http://`.
+    /// Reaches the node, or the Service, at `address`: `host:port`, with or without `http://`, or with `https://`.
     pub async fn connect(address: impl Into<String>) -> Result<Self, Error> {
         Self::builder(address).connect().await
     }
 
     /// The client of the address in `KVASIR_ADDRESS`, where the injector puts that of the sidecar, or of
-    /// [`DEFAULT_ADDRESS`](crate::DEFAULT_ADDRESS). It connects with its first call. Must be called within a tokio
+    /// [`DEFAULT_ADDRESS`](crate::DEFAULT_ADDRESS), with [the environment's credentials](Credentials::from_env). It connects with its first call. Must be called within a tokio
     /// runtime.
     pub fn from_env() -> Result<Self, Error> {
         let address = match std::env::var("KVASIR_ADDRESS") {
@@ -146,7 +156,7 @@ impl Client {
                 });
             }
         };
-        Self::builder(address).build()
+        Self::builder(address).credentials(Credentials::from_env()).build()
     }
 
     /// Settings to begin with.
@@ -157,6 +167,8 @@ impl Client {
                 request_timeout: REQUEST_TIMEOUT,
                 retry: RetryPolicy::default(),
                 max_message_bytes: MAX_MESSAGE_BYTES,
+                credentials: Credentials::default(),
+                bearer: Credentials::default().bearer(),
             },
         }
     }
@@ -405,12 +417,14 @@ impl Client {
         &self.0.link
     }
 
-    pub(crate) fn kv(&self, via: &Current) -> KvClient<Channel> {
-        KvClient::new(via.channel.clone()).max_decoding_message_size(self.settings().max_message_bytes)
+    pub(crate) fn kv(&self, via: &Current) -> KvClient<Authorised> {
+        KvClient::with_interceptor(via.channel.clone(), self.settings().bearer.clone())
+            .max_decoding_message_size(self.settings().max_message_bytes)
     }
 
-    fn cluster(&self, via: &Current) -> ClusterClient<Channel> {
-        ClusterClient::new(via.channel.clone()).max_decoding_message_size(self.settings().max_message_bytes)
+    fn cluster(&self, via: &Current) -> ClusterClient<Authorised> {
+        ClusterClient::with_interceptor(via.channel.clone(), self.settings().bearer.clone())
+            .max_decoding_message_size(self.settings().max_message_bytes)
     }
 
     fn settings(&self) -> &Settings {

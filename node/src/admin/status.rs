@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::api::overview::{Overview, Peer};
 use crate::engine::SEAT_STATES;
 use crate::reload::Reload;
+use crate::tls::Expiry;
 
 /// How a node is.
 #[derive(Debug, Serialize)]
@@ -57,6 +58,9 @@ pub struct Status {
     pub encryption: Option<EncryptionStatus>,
     /// Files that are read again when they change, by their use.
     pub reloads: BTreeMap<&'static str, ReloadStatus>,
+    /// This node's certificates, by use: `client` for the client port, `peer`
+    /// for links.
+    pub certificates: BTreeMap<&'static str, CertificateStatus>,
     /// The others, eldest first.
     pub peers: Vec<PeerStatus>,
     /// The discovery providers.
@@ -82,6 +86,15 @@ pub struct EncryptionStatus {
     pub primary: String,
     /// All keys that open, the primary one first.
     pub keys: Vec<String>,
+}
+
+/// A certificate in force.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateStatus {
+    /// Until when it is valid, and those that it was made with, milliseconds
+    /// since 1970.
+    pub not_after_ms: u64,
 }
 
 /// How the following of files goes.
@@ -165,6 +178,11 @@ impl Status {
                 .reloads()
                 .into_iter()
                 .map(|(what, Reload { times, error })| (what, ReloadStatus { times, error }))
+                .collect(),
+            certificates: overview
+                .expiries()
+                .into_iter()
+                .map(|(of, Expiry { not_after_ms })| (of, CertificateStatus { not_after_ms }))
                 .collect(),
             peers: overview.peers().into_iter().map(PeerStatus::of).collect(),
             discovery: overview

@@ -12,6 +12,7 @@ use crate::encryption::KeyId;
 use crate::engine::{Engine, Evicted, Phase, Stats};
 use crate::membership::{self, Event, MemberInfo, MemberState, Membership, NodeId};
 use crate::reload::{Reload, Reloads};
+use crate::tls::{Expiries, Expiry};
 use crate::transport::Transport;
 
 /// A live view of the cluster, cheap to clone.
@@ -25,6 +26,7 @@ pub struct Overview {
     members: watch::Receiver<Arc<Vec<MemberInfo>>>,
     discovery: watch::Receiver<Arc<View>>,
     reloads: Reloads,
+    expiries: Expiries,
     leaving: watch::Receiver<bool>,
 }
 
@@ -50,11 +52,21 @@ impl Overview {
         engine: Arc<Engine>,
         transport: Arc<Transport>,
         discovery: watch::Receiver<Arc<View>>,
-        reloads: Reloads,
         leaving: watch::Receiver<bool>,
     ) -> Self {
         let (me, events, members) = (membership.me(), membership.events(), membership.members());
-        Self { me, cluster: cluster.into(), engine, transport, events, members, discovery, reloads, leaving }
+        Self { me, cluster: cluster.into(), engine, transport, events, members, discovery, reloads: Reloads::default(), expiries: Expiries::default(), leaving }
+    }
+
+    /// With files that are followed, and certificates among them.
+    #[must_use]
+    pub fn with_files(self, reloads: Reloads, expiries: Expiries) -> Self {
+        Self { reloads, expiries, ..self }
+    }
+
+    /// Until when this node's certificates are valid, by use.
+    pub fn expiries(&self) -> BTreeMap<&'static str, Expiry> {
+        self.expiries.read()
     }
 
     /// The cluster's name.

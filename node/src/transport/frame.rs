@@ -20,15 +20,18 @@ pub enum Mode {
     Plain,
     /// By a key that the nodes share.
     Encrypted,
+    /// By certificates of one authority.
+    Tls,
 }
 
 impl Mode {
-    const ALL: [Self; 2] = [Self::Plain, Self::Encrypted];
+    const ALL: [Self; 3] = [Self::Plain, Self::Encrypted, Self::Tls];
 
     const fn sign(self) -> u8 {
         match self {
             Self::Plain => b'/',
             Self::Encrypted => b'+',
+            Self::Tls => b'=',
         }
     }
 
@@ -43,6 +46,7 @@ impl std::fmt::Display for Mode {
         f.write_str(match self {
             Self::Plain => "does not encrypt",
             Self::Encrypted => "encrypts with a shared key",
+            Self::Tls => "speaks TLS",
         })
     }
 }
@@ -70,6 +74,9 @@ pub enum FrameError {
     /// There is no common key, or what came is not authentic.
     #[error(transparent)]
     Noise(NoiseError),
+    /// The certificates are not good enough, or the peer does not speak TLS.
+    #[error("TLS with the peer failed: {0}")]
+    Tls(std::io::Error),
     /// A frame is longer than any that a node makes.
     #[error("a frame of {len} bytes is over the limit of {limit}")]
     Oversized {

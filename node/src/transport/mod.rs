@@ -27,18 +27,15 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use self::frame::{FrameError, Mode};
+pub use self::secure::Protection;
 use self::secure::{Reader, Secured, Writer};
+use crate::config::PeerPortConfig;
 use crate::encryption::noise::NoiseError;
 use crate::encryption::{KeyId, Keys};
 use crate::engine::{Engine, Linked, wall_ms};
+use crate::gate::Gate;
 use crate::replica::{LinkId, MESSAGE_MAX_BYTES, PeerId, Violation};
 
-/// A handshake must be over by then.
-pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// At most this many accepted connections may be in the handshake at a time.
-pub const MAX_HANDSHAKES: usize = 64;
-/// At most this many accepted connections may be open at a time.
-pub const MAX_CONNECTIONS: usize = 1024;
 /// A Hello is no longer than this, bytes.
 pub const MAX_HELLO: usize = 4096;
 /// How long the process with the larger origin waits to be dialled.
@@ -75,8 +72,10 @@ pub struct Options {
     pub max_clock_skew: Duration,
     /// The largest value a node may hold, bytes.
     pub max_value_bytes: usize,
-    /// What links are encrypted with; `None`: they are not.
-    pub keys: Option<Keys>,
+    /// How links are protected.
+    pub protection: Protection,
+    /// What peers may take of the node.
+    pub port: PeerPortConfig,
 }
 
 /// Connections and frames that were refused, by reason, since the start.
@@ -106,11 +105,13 @@ pub struct Counters {
     pub key: AtomicU64,
     /// A message that is not authentic: changed, repeated, or of somebody else.
     pub forged: AtomicU64,
+    /// A certificate that is not good enough, or no TLS.
+    pub tls: AtomicU64,
 }
 
 impl Counters {
     /// Each reason and its figure.
-    pub fn read(&self) -> [(&'static str, u64); 12] {
+    pub fn read(&self) -> [(&'static str, u64); 13] {
         [
             ("garbage", &self.garbage),
             ("version", &self.version),
@@ -124,6 +125,7 @@ impl Counters {
             ("encrypted", &self.encrypted),
             ("key", &self.key),
             ("forged", &self.forged),
+            ("tls", &self.tls),
         ]
         .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
     }
@@ -149,8 +151,8 @@ enum LinkError {
     Silent(Duration),
     #[error("its key was taken from the list {RETIRE_AFTER:?} ago, and no link with another one has replaced it")]
     Retired,
-    #[error("the handshake took longer than {HANDSHAKE_TIMEOUT:?}")]
-    Slow,
+    #[error("the handshake took longer than {0:?}")]
+    Slow(Duration),
 }
 
 /// Which side of a connection this node is.
@@ -232,20 +234,23 @@ impl Transport {
 
     /// What links are encrypted with.
     pub const fn keys(&self) -> Option<&Keys> {
-        self.options.keys.as_ref()
+        match &self.options.protection {
+            Protection::Keys(keys) => Some(keys),
+            Protection::None | Protection::Tls(_) => None,
+        }
     }
 
     /// Whether the newest link to the process has another key than new links
     /// would have.
     fn is_outdated(&self, origin: u64) -> bool {
-        let Some(keys) = &self.options.keys else { return false };
+        let Some(keys) = self.keys() else { return false };
         let key = self.up.lock().get(&origin).and_then(|up| up.key);
         key.is_some_and(|key| key != keys.now().primary().id)
     }
 
     /// Returns once a link with this key is outdated.
     async fn outdated(&self, key: Option<KeyId>) {
-        match (&self.options.keys, key) {
+        match (self.keys(), key) {
             (Some(keys), Some(key)) => keys.until_not(|ring| ring.primary().id == key).await,
             _ => std::future::pending().await,
         }
@@ -253,7 +258,7 @@ impl Transport {
 
     /// Returns once a link with this key must be closed.
     async fn retired(&self, key: Option<KeyId>) {
-        match (&self.options.keys, key) {
+        match (self.keys(), key) {
             (Some(keys), Some(key)) => keys.until_not(|ring| ring.names().contains(&key)).await,
             _ => std::future::pending().await,
         }
@@ -267,8 +272,9 @@ impl Transport {
     }
 
     async fn accept(self: Arc<Self>, listener: TcpListener) {
-        let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
-        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let PeerPortConfig { max_connections, max_connections_per_address, max_handshakes, .. } = self.options.port;
+        let handshakes = Arc::new(Semaphore::new(max_handshakes));
+        let gate = Gate::new(max_connections, max_connections_per_address);
         loop {
             let Ok(shaking) = handshakes.clone().acquire_owned().await else { return };
             let (stream, remote) = match listener.accept().await {
@@ -280,14 +286,14 @@ impl Transport {
                     continue;
                 }
             };
-            let Ok(open) = connections.clone().try_acquire_owned() else {
+            let Ok(place) = gate.enter(remote.ip()) else {
                 self.counters.crowded.fetch_add(1, Ordering::Relaxed);
                 continue;
             };
             let transport = self.clone();
             self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(async move {
                 let result = transport.connection(stream, Side::Accepted, || drop(shaking)).await;
-                drop(open);
+                drop(place);
                 if let Err(error) = result {
                     transport.refuse(remote, &error);
                 }
@@ -334,8 +340,8 @@ impl Transport {
             let due = if linked { first && self.is_outdated(peer.origin) } else { first || since.elapsed() >= PATIENCE };
             if due {
                 // Before the connection takes its key: one that changes between is seen.
-                let key = self.options.keys.as_ref().map(|keys| keys.now().primary().id);
-                let dialled = timeout(HANDSHAKE_TIMEOUT, TcpStream::connect(peer.address)).await;
+                let key = self.keys().map(|keys| keys.now().primary().id);
+                let dialled = timeout(self.options.port.handshake_timeout, TcpStream::connect(peer.address)).await;
                 let result = match dialled {
                     // Carried by a task of its own: the link outlives the peer's
                     // place in the list until it fails by itself.
@@ -352,11 +358,11 @@ impl Transport {
                         }
                     }
                     Ok(Err(error)) => Err(FrameError::from(error).into()),
-                    Err(_) => Err(LinkError::Slow),
+                    Err(_) => Err(LinkError::Slow(self.options.port.handshake_timeout)),
                 };
                 if let Err(error) = result {
                     debug!(peer = peer.name, address = %peer.address, %error, "no link");
-                    if !matches!(error, LinkError::Frame(FrameError::Io(_)) | LinkError::Slow) {
+                    if !matches!(error, LinkError::Frame(FrameError::Io(_)) | LinkError::Slow(_)) {
                         self.refuse(peer.address, &error);
                     }
                 }
@@ -381,9 +387,10 @@ impl Transport {
             LinkError::Frame(FrameError::Mode { .. }) => &counters.encrypted,
             LinkError::Frame(FrameError::Noise(NoiseError::Key | NoiseError::Unanswered)) => &counters.key,
             LinkError::Frame(FrameError::Noise(NoiseError::Forged)) => &counters.forged,
+            LinkError::Frame(FrameError::Tls(_)) => &counters.tls,
             LinkError::Frame(FrameError::Io(_) | FrameError::Noise(NoiseError::Io(_)))
             | LinkError::Silent(_)
-            | LinkError::Slow
+            | LinkError::Slow(_)
             | LinkError::Retired
             | LinkError::Outdated => &counters.handshake,
         };
@@ -402,12 +409,13 @@ impl Transport {
     async fn connection(&self, stream: TcpStream, side: Side, shaken: impl FnOnce()) -> Result<(), LinkError> {
         let address = stream.peer_addr().map_err(FrameError::from)?;
         stream.set_nodelay(true).map_err(FrameError::from)?;
+        let limit = self.options.port.handshake_timeout;
         let shake = async {
-            let mut secured = secure::secure(stream, side, self.options.keys.as_ref()).await?;
+            let mut secured = secure::secure(stream, side, &self.options.protection).await?;
             let (me, hello) = self.handshake(&mut secured).await?;
             Ok::<_, LinkError>((secured, me, hello))
         };
-        let (secured, me, hello) = timeout(HANDSHAKE_TIMEOUT, shake).await.map_err(|_| LinkError::Slow)??;
+        let (secured, me, hello) = timeout(limit, shake).await.map_err(|_| LinkError::Slow(limit))??;
         let Secured { reader, writer, key } = secured;
         shaken();
         let peer = PeerId {
