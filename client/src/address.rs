@@ -34,9 +34,9 @@ pub(crate) fn parse(address: &str) -> Result<Uri, Error> {
         Some(port) if port.as_u16() == 0 => Err(refuse("port 0 cannot be reached")),
         Some(_) => Ok(uri),
         None if authority.ends_with(':') => Err(refuse("the port is missing after ':'")),
-        None => {
-            format!("{scheme}://{authority}:{DEFAULT_PORT}").parse().map_err(|_| refuse("it is not of the form host:port"))
-        }
+        None => format!("{scheme}://{authority}:{DEFAULT_PORT}")
+            .parse()
+            .map_err(|_| refuse("it is not of the form host:port")),
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tonic::metadata::MetadataValue;
 use tonic::metadata::Ascii;
+use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -104,7 +104,9 @@ impl Credentials {
         let Self { ca_file, certificate, server_name, token: _ } = self;
         if endpoint.uri().scheme_str() != Some("https") {
             if ca_file.is_some() || certificate.is_some() || server_name.is_some() {
-                return Err(Error::Credentials("certificates are of use only with https:// before the address".to_owned()));
+                return Err(Error::Credentials(
+                    "certificates are of use only with https:// before the address".to_owned(),
+                ));
             }
             return Ok(endpoint);
         }
@@ -166,7 +168,8 @@ impl Token {
         {
             return Ok(value.clone());
         }
-        let token = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        let token =
+            std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         let value = bearer(&token)?;
         *kept = Some((value.clone(), Instant::now()));
         Ok(value)

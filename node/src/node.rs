@@ -238,9 +238,8 @@ impl Node {
 
         let (leaving, told) = watch::channel(false);
         let mut metrics = Metrics::new(&me.version, me.started_ms);
-        let overview =
-            Overview::new(&membership, &config.cluster, engine.clone(), transport.clone(), discovery, told)
-                .with_files(reloads, expiries);
+        let overview = Overview::new(&membership, &config.cluster, engine.clone(), transport.clone(), discovery, told)
+            .with_files(reloads, expiries);
         let connections = Connections::new(&config.client_port);
         let (membership_counters, of_transport) = (membership.counters(), transport.clone());
         metrics.collect(Box::new(Scrape {

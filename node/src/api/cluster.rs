@@ -14,8 +14,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{events, identify};
 use super::overview::{Overview, Peer};
+use super::{events, identify};
 use crate::config::Role;
 use crate::engine::{Phase, SEAT_STATES};
 use crate::membership::MemberState;

@@ -175,8 +175,7 @@ async fn accept(
             }
         };
         let keepalive = TcpKeepalive::new().with_time(limits.keepalive_interval.max(Duration::from_secs(1)));
-        if let Err(error) =
-            stream.set_nodelay(true).and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive))
+        if let Err(error) = stream.set_nodelay(true).and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive))
         {
             debug!(%remote, %error, "a client's connection has gone");
             continue;
@@ -202,7 +201,8 @@ async fn accept(
                 },
             };
             // It fails when the server has ended.
-            let _ = sender.send(Ok(Connection::new(wire, remote, place, deadline, limits.idle_timeout, counters))).await;
+            let _ =
+                sender.send(Ok(Connection::new(wire, remote, place, deadline, limits.idle_timeout, counters))).await;
         };
         // Bounded by the gate, which each of them has passed.
         tokio::spawn(secure);

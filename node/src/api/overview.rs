@@ -55,7 +55,18 @@ impl Overview {
         leaving: watch::Receiver<bool>,
     ) -> Self {
         let (me, events, members) = (membership.me(), membership.events(), membership.members());
-        Self { me, cluster: cluster.into(), engine, transport, events, members, discovery, reloads: Reloads::default(), expiries: Expiries::default(), leaving }
+        Self {
+            me,
+            cluster: cluster.into(),
+            engine,
+            transport,
+            events,
+            members,
+            discovery,
+            reloads: Reloads::default(),
+            expiries: Expiries::default(),
+            leaving,
+        }
     }
 
     /// With files that are followed, and certificates among them.

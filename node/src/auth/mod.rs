@@ -174,7 +174,9 @@ impl Auth {
         let found = inner.identify(certificate, token).await;
         match &found {
             Ok(_) => {}
-            Err(Unknown::Unavailable(_)) => count(&inner.counters.unavailable, "a client's token could not be looked up"),
+            Err(Unknown::Unavailable(_)) => {
+                count(&inner.counters.unavailable, "a client's token could not be looked up")
+            }
             Err(_) => count(&inner.counters.unknown, "refused a call of a client that is not known"),
         }
         Ok(Caller(Some((Arc::new(found?), inner.clone()))))
@@ -229,9 +231,8 @@ impl Caller {
     pub fn may_admin(&self) -> Result<(), Denied> {
         let Some((identity, inner)) = &self.0 else { return Ok(()) };
         let rules = inner.rules.borrow().clone();
-        let allowed = rules.is_none_or(|rules| {
-            rules.iter().any(|rule| rule.verbs.contains(&Verb::Admin) && concerns(rule, identity))
-        });
+        let allowed = rules
+            .is_none_or(|rules| rules.iter().any(|rule| rule.verbs.contains(&Verb::Admin) && concerns(rule, identity)));
         if allowed { Ok(()) } else { Err(self.denied(Verb::Admin, "this cluster".to_owned())) }
     }
 

@@ -84,7 +84,8 @@ fn identity(status: TokenReviewStatus, audiences: &[String]) -> Option<Identity>
     }
     let UserInfo { username, groups, .. } = user?;
     // A user of Kubernetes who is no ServiceAccount is nobody here.
-    let (namespace, name) = username?.strip_prefix(SERVICE_ACCOUNT)?.split_once(':').map(|(a, b)| (a.to_owned(), b.to_owned()))?;
+    let (namespace, name) =
+        username?.strip_prefix(SERVICE_ACCOUNT)?.split_once(':').map(|(a, b)| (a.to_owned(), b.to_owned()))?;
     let groups = groups.unwrap_or_default().into_iter().map(|group| format!("group:{group}"));
     Some(Identity { subjects: std::iter::once(format!("serviceaccount:{namespace}/{name}")).chain(groups).collect() })
 }

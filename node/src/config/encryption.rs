@@ -68,10 +68,12 @@ impl Keyring {
         let mut read = Vec::new();
         for (n, key) in keys.0.iter().enumerate() {
             let key: [u8; KEY_BYTES] =
-                BASE64_STANDARD.decode(key.expose().trim()).ok().and_then(|key| key.try_into().ok()).ok_or_else(|| {
-                    let make = "`openssl rand -base64 32` makes one";
-                    ("keys", format!("key {n} is not base64 of {KEY_BYTES} bytes: {make}"))
-                })?;
+                BASE64_STANDARD.decode(key.expose().trim()).ok().and_then(|key| key.try_into().ok()).ok_or_else(
+                    || {
+                        let make = "`openssl rand -base64 32` makes one";
+                        ("keys", format!("key {n} is not base64 of {KEY_BYTES} bytes: {make}"))
+                    },
+                )?;
             if key == [0; KEY_BYTES] {
                 return Err(("keys", format!("key {n} is all zeros: give a random one")));
             }
@@ -88,9 +90,10 @@ impl EncryptionSettings {
     pub(super) fn validate(self) -> Result<EncryptionConfig, ConfigError> {
         match self {
             Self { cookie: None, keys: None, file: Some(file) } => Ok(EncryptionConfig::File(file)),
-            Self { file: Some(_), .. } => {
-                Err(invalid("encryption.file", "cookie or keys are given too: the file holds both, leave the others out"))
-            }
+            Self { file: Some(_), .. } => Err(invalid(
+                "encryption.file",
+                "cookie or keys are given too: the file holds both, leave the others out",
+            )),
             Self { cookie: Some(cookie), keys: Some(keys), file: None } => {
                 Keyring::of(&cookie, &keys).map(EncryptionConfig::Given).map_err(|(field, message)| {
                     invalid(if field == "cookie" { "encryption.cookie" } else { "encryption.keys" }, message)

@@ -24,9 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use encryption::{EncryptionConfig, KEY_BYTES, Keyring, MAX_COOKIE_BYTES, MAX_KEYS};
 pub use nats::{NatsConfig, NatsLogin, SecretSource};
 pub use ports::{ClientPortConfig, PeerPortConfig};
-pub use security::{
-    AccessRule, AuthConfig, MAX_RULES, PeerTlsConfig, TlsConfig, TokenReviewConfig, Verb,
-};
+pub use security::{AccessRule, AuthConfig, MAX_RULES, PeerTlsConfig, TlsConfig, TokenReviewConfig, Verb};
 pub use settings::{
     AuthSettings, Cli, ClientPortSettings, Command, DevSettings, DiscoverySettings, DnsSettings, EncryptionSettings,
     KubernetesSettings, NatsSettings, PeerPortSettings, PeerTlsSettings, Settings, StaticSettings, SwimSettings,

@@ -147,7 +147,12 @@ impl PeerPortSettings {
                 default.max_connections_per_address,
                 &CONNECTIONS,
             )?,
-            max_handshakes: size_within("peerPort.maxHandshakes", max_handshakes, default.max_handshakes, &CONNECTIONS)?,
+            max_handshakes: size_within(
+                "peerPort.maxHandshakes",
+                max_handshakes,
+                default.max_handshakes,
+                &CONNECTIONS,
+            )?,
             handshake_timeout: within(
                 "peerPort.handshakeTimeout",
                 handshake_timeout,

@@ -2,10 +2,11 @@
 //! force, for people to read, and for a node to read again. Secrets are left out.
 
 use super::{
-    AuthConfig, AuthSettings, ClientPortConfig, ClientPortSettings, PeerPortConfig, PeerPortSettings, PeerTlsConfig,
-    PeerTlsSettings, TlsConfig, TlsSettings, Config, DiscoveryConfig, DiscoverySettings, DnsConfig, DnsSettings, DurationText, EncryptionConfig,
-    EncryptionSettings, KubernetesConfig, KubernetesSettings, Labels, Limits, LogConfig, MaxMemoryPolicy, NatsConfig, NatsLogin, NatsSettings, Quantity,
-    SecretSource, Servers, Settings, StaticConfig, StaticSettings, SwimConfig, SwimSettings,
+    AuthConfig, AuthSettings, ClientPortConfig, ClientPortSettings, Config, DiscoveryConfig, DiscoverySettings,
+    DnsConfig, DnsSettings, DurationText, EncryptionConfig, EncryptionSettings, KubernetesConfig, KubernetesSettings,
+    Labels, Limits, LogConfig, MaxMemoryPolicy, NatsConfig, NatsLogin, NatsSettings, PeerPortConfig, PeerPortSettings,
+    PeerTlsConfig, PeerTlsSettings, Quantity, SecretSource, Servers, Settings, StaticConfig, StaticSettings,
+    SwimConfig, SwimSettings, TlsConfig, TlsSettings,
 };
 
 impl Config {

@@ -146,7 +146,10 @@ impl AuthSettings {
         }
         let audiences = token_review_audiences.map(|names| names.0).unwrap_or_default();
         if audiences.len() > MAX_AUDIENCES || audiences.iter().any(String::is_empty) {
-            return Err(invalid("auth.tokenReviewAudiences", format!("give up to {MAX_AUDIENCES}, none of them empty")));
+            return Err(invalid(
+                "auth.tokenReviewAudiences",
+                format!("give up to {MAX_AUDIENCES}, none of them empty"),
+            ));
         }
         let ttl = within("auth.tokenReviewTtl", token_review_ttl, DEFAULT_REVIEW_TTL, &REVIEW_TTL)?;
         let token_review = token_review.unwrap_or(false).then_some(TokenReviewConfig { audiences, ttl });

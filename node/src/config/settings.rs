@@ -11,7 +11,8 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AccessRule, ConfigError, DurationText, HostPort, Labels, LogFormat, MaxMemoryPolicy, Quantity, Role, Secret, Secrets, Servers,
+    AccessRule, ConfigError, DurationText, HostPort, Labels, LogFormat, MaxMemoryPolicy, Quantity, Role, Secret,
+    Secrets, Servers,
 };
 
 /// A node of a Kvasir cluster: a full replica of the cluster's keys, served over gRPC.

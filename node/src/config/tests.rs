@@ -321,7 +321,7 @@ fn what_is_printed_is_what_is_in_force_without_secrets() {
         )
         .unwrap(),
     );
-    printed(&config("peerTls: {certFile: /c, keyFile: /k, caFile: /a, serverName: n}").unwrap());
+    printed(&config("peerTls: {certFile: /c, keyFile: /k, caFile: /a, serverName: name}").unwrap());
     let hush = "aHVzaGh1c2hodXNoaHVzaGh1c2hodXNoaHVzaGh1c2g=";
     let inline = config(&format!("encryption: {{cookie: demo-hush, keys: [{hush}]}}")).unwrap();
     let text = inline.to_yaml();

@@ -9,8 +9,9 @@ use std::{
 
 use super::security::checked_access;
 use super::{
-    AccessRule, AuthConfig, PeerTlsSettings, TlsSettings, Config, ConfigError, DiscoveryConfig, DiscoverySettings, DnsConfig, DurationText, EncryptionSettings,
-    KubernetesConfig, Limits, LogConfig, MAX_CLUSTER_BYTES, MAX_NAME_BYTES, MaxMemoryPolicy, Quantity, Role, Settings, StaticConfig,
+    AccessRule, AuthConfig, Config, ConfigError, DiscoveryConfig, DiscoverySettings, DnsConfig, DurationText,
+    EncryptionSettings, KubernetesConfig, Limits, LogConfig, MAX_CLUSTER_BYTES, MAX_NAME_BYTES, MaxMemoryPolicy,
+    PeerTlsSettings, Quantity, Role, Settings, StaticConfig, TlsSettings,
 };
 
 const DEFAULT_CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7070);
@@ -91,7 +92,10 @@ impl Settings {
         distinct("adminAddress", admin_address, "clientAddress", client_address)?;
         let cluster = checked_text("cluster", cluster.unwrap_or_else(|| "default".to_owned()), MAX_CLUSTER_BYTES)?;
         if encryption.is_some() && peer_tls.is_some() {
-            return Err(invalid("peerTls", "encryption is given too: peers are protected by one of the two, leave one out"));
+            return Err(invalid(
+                "peerTls",
+                "encryption is given too: peers are protected by one of the two, leave one out",
+            ));
         }
         let tls = tls.map(TlsSettings::validate).transpose()?;
         let auth = auth.map(|auth| auth.validate(tls.as_ref())).transpose()?.flatten();

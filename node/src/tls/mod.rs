@@ -176,8 +176,7 @@ impl Chain {
             None => builder.with_no_client_auth(),
             Some((roots, clients)) => {
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
-                let verifier =
-                    if clients == Clients::May { verifier.allow_unauthenticated() } else { verifier };
+                let verifier = if clients == Clients::May { verifier.allow_unauthenticated() } else { verifier };
                 builder.with_client_cert_verifier(verifier.build().map_err(|error| error.to_string())?)
             }
         };

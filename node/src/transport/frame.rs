@@ -58,7 +58,9 @@ pub enum FrameError {
     #[error("the connection does not begin as one of a kvasir node")]
     Garbage,
     /// The other side is of another release.
-    #[error("the peer speaks version {theirs} of the protocol, this node version {VERSION}: run releases that are neighbours")]
+    #[error(
+        "the peer speaks version {theirs} of the protocol, this node version {VERSION}: run releases that are neighbours"
+    )]
     Version {
         /// What the peer speaks.
         theirs: u8,

@@ -337,7 +337,8 @@ impl Transport {
             }
             // A link whose key is the primary one no more is replaced while it
             // is up: nothing stands still meanwhile.
-            let due = if linked { first && self.is_outdated(peer.origin) } else { first || since.elapsed() >= PATIENCE };
+            let due =
+                if linked { first && self.is_outdated(peer.origin) } else { first || since.elapsed() >= PATIENCE };
             if due {
                 // Before the connection takes its key: one that changes between is seen.
                 let key = self.keys().map(|keys| keys.now().primary().id);

@@ -52,11 +52,7 @@ impl Secured {
 }
 
 /// Says how this node protects its links, hears the same of the peer, and does it.
-pub(super) async fn secure(
-    mut stream: TcpStream,
-    side: Side,
-    protection: &Protection,
-) -> Result<Secured, FrameError> {
+pub(super) async fn secure(mut stream: TcpStream, side: Side, protection: &Protection) -> Result<Secured, FrameError> {
     let mode = match protection {
         Protection::None => Mode::Plain,
         Protection::Keys(_) => Mode::Encrypted,

@@ -66,7 +66,8 @@ fn delete(key: &str) -> v1::DeleteRequest {
 
 async fn asking(tokens: &str, rules: &str) -> (Node, Mounted) {
     let files = Mounted::new(&[("tokens.yaml", tokens), ("node.yaml", rules)]);
-    let node = Node::new("n").with("auth-tokens-file", files.text("tokens.yaml")).with("config", files.text("node.yaml"));
+    let node =
+        Node::new("n").with("auth-tokens-file", files.text("tokens.yaml")).with("config", files.text("node.yaml"));
     (node.started().await, files)
 }
 

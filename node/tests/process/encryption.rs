@@ -397,7 +397,12 @@ async fn keys_are_exchanged_under_load_with_no_failed_write_and_no_lost_member()
             assert_eq!(count(node, &series).await, 0.0, "{event} at {}", node.name);
         }
         for reason in ["key", "forged"] {
-            assert_eq!(count(node, &unopened("key")).await + count(node, &refused(reason)).await, 0.0, "{}", node.log());
+            assert_eq!(
+                count(node, &unopened("key")).await + count(node, &refused(reason)).await,
+                0.0,
+                "{}",
+                node.log()
+            );
         }
         let log = node.log();
         assert!(log.contains(&format!("\"key\":\"{new}\"")), "links have the new key: {log}");

@@ -228,9 +228,11 @@ async fn the_authority_of_peers_is_exchanged_with_an_overlap() {
     let both = format!("{}{}", old.pem, new.pem);
     let peer = &["kvasir-peer"];
     let secrets: Vec<_> = (0..2).map(|_| secret(&old.pem, &old.issue("n", peer, 2098))).collect();
-    let mut all: Vec<_> =
-        nodes(2).into_iter().zip(&secrets).map(|(node, files)| peer_tls(node, files)).collect();
+    let mut all: Vec<_> = nodes(2).into_iter().zip(&secrets).map(|(node, files)| peer_tls(node, files)).collect();
     all.iter_mut().for_each(Node::start);
+    for node in &mut all {
+        node.ready().await;
+    }
     meshed(&all).await;
     for (step, (ca, signs)) in [(&both, &old), (&both, &new), (&new.pem, &new)].into_iter().enumerate() {
         for files in &secrets {
