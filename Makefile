@@ -2,7 +2,8 @@
 export CARGO_INCREMENTAL := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-lint test-unit test-sim sim mutations test-process test-e2e demo image crds clean
+.PHONY: help setup test test-lint test-unit test-sim sim mutations fuzz test-process histories test-e2e bench-convergence bench-scale \
+  demo image crds clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|'
@@ -22,22 +23,36 @@ test-unit: setup ## tests of single modules
 test-sim: setup ## thousands of simulated clusters; SEEDS=n sets how many
 	scripts/test sim
 
-sim: ## simulated clusters on all cores, with progress; SEEDS=n sets how many, FROM=s the first
+sim: ## simulated clusters on all cores, with progress; SEEDS=n sets how many, FROM=s the first; MINUTES=n of membership
 	SEEDS=$${SEEDS:-1000000} cargo test --release --locked -p kvasir-replica --test simulation -- --nocapture
+	MINUTES=$${MINUTES:-10000} cargo test --release --locked -p kvasir-membership --lib hours_of_loss -- --nocapture
 
 mutations: ## plant each known bug in the protocol, and see that the simulation finds it
 	scripts/mutations
 
-test-process: setup ## real node processes on loopback
+fuzz: ## every decoder under libFuzzer, MINUTES=n each (10); FUZZ=name chooses
+	scripts/fuzz
+
+test-process: setup ## real node processes, on loopback and in network namespaces
 	scripts/test process
+
+histories: setup ## five real nodes under faults, their histories judged; MINUTES=n (5) how long, SEED=s which faults
+	MINUTES=$${MINUTES:-5} cargo test --locked -p kvasir-node --test history five_nodes -- --nocapture
 
 test-e2e: setup ## the whole product on a real Kubernetes
 	scripts/test e2e
 
-demo: setup ## watch it work on a real Kubernetes
+bench-convergence: ## a write to all of 3 to 100 simulated replicas: time and bytes, into docs/benchmarks.md
+	cargo run --release --locked -p kvasir-bench -- --write docs convergence
+
+bench-scale: setup ## real nodes with a million keys: traffic, join, repair, load, memory, into docs/benchmarks.md
+	scripts/bench-scale
+
+demo: $(if $(KUBECONFIG),,setup) ## watch it work on a real Kubernetes
 	scripts/demo
 
-image: setup ## the container image, as dist/*.tar
+image: ## the container images, as dist/*.tar
+	scripts/setup image
 	scripts/image
 
 crds: ## write the CRD's YAML into the chart

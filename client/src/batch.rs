@@ -1,5 +1,7 @@
 //! Many keys in one call.
 
+use crate::ack::{self, Ack};
+use crate::calls::{Token, given, replace};
 use crate::client::Client;
 use crate::error::Error;
 use crate::kv::{self, PutOptions, Value, Version};
@@ -17,26 +19,7 @@ impl Client {
         &self,
         keys: impl IntoIterator<Item = impl Into<String>>,
     ) -> Result<Vec<Option<Value>>, Error> {
-        let keys: Vec<String> = keys.into_iter().map(Into::into).collect();
-        let mut values = Vec::with_capacity(keys.len());
-        for some in keys.chunks(BATCH) {
-            let request = v1::BatchGetRequest { keys: some.to_vec(), ..v1::BatchGetRequest::default() };
-            let messages: Vec<_> = self
-                .call(|via| {
-                    let (mut kv, request) = (self.kv(via), self.timed(request.clone()));
-                    async move { Ok(Response::new(kv.batch_get(request).await?.into_inner().try_collect().await?)) }
-                })
-                .await?;
-            let answers = messages.into_iter().flat_map(|message: v1::BatchGetResponse| message.answers);
-            let before = values.len();
-            for answer in answers {
-                values.push(if answer.missing { None } else { Some(kv::value(answer)?) });
-            }
-            if values.len() - before != some.len() {
-                return Err(Error::Answer("answer for every key"));
-            }
-        }
-        Ok(values)
+        get(self, None, self::keys(keys)).await
     }
 
     /// Writes many keys, one after the other: no transaction. Should the node run full half way, the call fails with
@@ -46,46 +29,109 @@ impl Client {
         entries: impl IntoIterator<Item = (impl Into<String>, impl Into<Bytes>)>,
         options: PutOptions,
     ) -> Result<Vec<Version>, Error> {
-        let single = PutOptions { ack: None, ..options };
-        let puts = entries
-            .into_iter()
-            .map(|(key, value)| kv::put_request(key.into(), value.into(), single))
-            .collect::<Result<Vec<_>, _>>()?;
-        let ack = options.ack.map(crate::Ack::wire).transpose()?;
-        let mut versions = Vec::with_capacity(puts.len());
-        for some in puts.chunks(BATCH) {
-            let request = v1::BatchPutRequest { puts: some.to_vec(), ack, session: None };
-            let answer = self
-                .call(|via| {
-                    let (mut kv, request) = (self.kv(via), self.timed(request.clone()));
-                    async move { kv.batch_put(request).await }
-                })
-                .await?;
-            for version in answer.versions {
-                versions.push(kv::version(Some(version))?);
-            }
-            if let Some(failure) = answer.failure {
-                return Err(Error::Full(failure.message));
-            }
-            crate::ack::check(options.ack, versions.last().copied(), answer.acked)?;
-        }
-        Ok(versions)
+        put(self, None, puts(entries, options)?, options.ack).await
     }
 
     /// Deletes many keys, and tells of each whether it was there.
     pub async fn batch_delete(&self, keys: impl IntoIterator<Item = impl Into<String>>) -> Result<Vec<bool>, Error> {
-        let keys: Vec<String> = keys.into_iter().map(Into::into).collect();
-        let mut existed = Vec::with_capacity(keys.len());
-        for some in keys.chunks(BATCH) {
-            let request = v1::BatchDeleteRequest { keys: some.to_vec(), ..v1::BatchDeleteRequest::default() };
-            let answer = self
-                .call(|via| {
-                    let (mut kv, request) = (self.kv(via), self.timed(request.clone()));
-                    async move { kv.batch_delete(request).await }
-                })
-                .await?;
-            existed.extend(answer.existed);
-        }
-        Ok(existed)
+        delete(self, None, self::keys(keys), None).await
     }
+
+    /// Deletes many keys, and returns once others hold the deletes. More than 1,000 keys go in several calls, and those
+    /// after one whose deletes were not held in time are not made.
+    pub async fn batch_delete_with(
+        &self,
+        keys: impl IntoIterator<Item = impl Into<String>>,
+        ack: impl Into<Ack>,
+    ) -> Result<Vec<bool>, Error> {
+        delete(self, None, self::keys(keys), Some(ack.into())).await
+    }
+}
+
+pub(crate) fn keys(keys: impl IntoIterator<Item = impl Into<String>>) -> Vec<String> {
+    keys.into_iter().map(Into::into).collect()
+}
+
+pub(crate) fn puts(
+    entries: impl IntoIterator<Item = (impl Into<String>, impl Into<Bytes>)>,
+    options: PutOptions,
+) -> Result<Vec<v1::PutRequest>, Error> {
+    let single = PutOptions { ack: None, ..options };
+    entries.into_iter().map(|(key, value)| kv::put_request(key.into(), value.into(), single)).collect()
+}
+
+pub(crate) async fn get(client: &Client, mut token: Token<'_>, keys: Vec<String>) -> Result<Vec<Option<Value>>, Error> {
+    let mut values = Vec::with_capacity(keys.len());
+    for some in keys.chunks(BATCH) {
+        let request = v1::BatchGetRequest { keys: some.to_vec(), keys_only: false, session: given(&token) };
+        let messages: Vec<v1::BatchGetResponse> = client
+            .call(|via| {
+                let (mut kv, request) = (client.kv(via), client.timed(request.clone()));
+                async move { Ok(Response::new(kv.batch_get(request).await?.into_inner().try_collect().await?)) }
+            })
+            .await?;
+        let before = values.len();
+        for message in messages {
+            replace(token.as_deref_mut(), message.session);
+            for answer in message.answers {
+                values.push(if answer.missing { None } else { Some(kv::value(answer)?) });
+            }
+        }
+        if values.len() - before != some.len() {
+            return Err(Error::Answer("answer for every key"));
+        }
+    }
+    Ok(values)
+}
+
+pub(crate) async fn put(
+    client: &Client,
+    mut token: Token<'_>,
+    puts: Vec<v1::PutRequest>,
+    ack: Option<Ack>,
+) -> Result<Vec<Version>, Error> {
+    let asked = ack.map(Ack::wire).transpose()?;
+    let mut versions = Vec::with_capacity(puts.len());
+    for some in puts.chunks(BATCH) {
+        let request = v1::BatchPutRequest { puts: some.to_vec(), ack: asked, session: given(&token) };
+        let answer = client
+            .call(|via| {
+                let (mut kv, request) = (client.kv(via), client.timed(request.clone()));
+                async move { kv.batch_put(request).await }
+            })
+            .await?;
+        replace(token.as_deref_mut(), answer.session);
+        for version in answer.versions {
+            versions.push(kv::version(Some(version))?);
+        }
+        if let Some(failure) = answer.failure {
+            return Err(Error::Full(failure.message));
+        }
+        ack::check(ack, versions.last().copied(), answer.acked)?;
+    }
+    Ok(versions)
+}
+
+pub(crate) async fn delete(
+    client: &Client,
+    mut token: Token<'_>,
+    keys: Vec<String>,
+    ack: Option<Ack>,
+) -> Result<Vec<bool>, Error> {
+    let asked = ack.map(Ack::wire).transpose()?;
+    let mut existed = Vec::with_capacity(keys.len());
+    for some in keys.chunks(BATCH) {
+        let request = v1::BatchDeleteRequest { keys: some.to_vec(), ack: asked, session: given(&token) };
+        let answer = client
+            .call(|via| {
+                let (mut kv, request) = (client.kv(via), client.timed(request.clone()));
+                async move { kv.batch_delete(request).await }
+            })
+            .await?;
+        replace(token.as_deref_mut(), answer.session);
+        existed.extend(answer.existed);
+        let version = answer.version.map(|version| kv::version(Some(version))).transpose()?;
+        ack::check(ack, version, answer.acked)?;
+    }
+    Ok(existed)
 }

@@ -1,6 +1,7 @@
-//! The types of the cluster calls, and how they are read from the wire.
+//! The cluster calls, their types, and how they are read from the wire.
 
 use crate::Error;
+use crate::client::Client;
 use kvasir_proto::v1;
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -124,6 +125,52 @@ pub struct DiscoveryStatus {
     pub failures: u64,
     /// The names of the members that it found, the node itself included.
     pub members: Vec<String>,
+}
+
+impl Client {
+    /// All nodes that the answering one knows to be alive or suspects, itself included, eldest first.
+    pub async fn members(&self) -> Result<Vec<Member>, Error> {
+        let answer = self
+            .call(|via| {
+                let mut cluster = self.cluster(via);
+                async move { cluster.members(v1::MembersRequest {}).await }
+            })
+            .await?;
+        Ok(answer.members.into_iter().map(member).collect())
+    }
+
+    /// The health of the answering node.
+    pub async fn status(&self) -> Result<Status, Error> {
+        let answer = self
+            .call(|via| {
+                let mut cluster = self.cluster(via);
+                async move { cluster.status(v1::StatusRequest {}).await }
+            })
+            .await?;
+        status(answer)
+    }
+
+    /// The answering node.
+    pub async fn who_am_i(&self) -> Result<WhoAmI, Error> {
+        let answer = self
+            .call(|via| {
+                let mut cluster = self.cluster(via);
+                async move { cluster.who_am_i(v1::WhoAmIRequest {}).await }
+            })
+            .await?;
+        who_am_i(answer)
+    }
+
+    /// The eldest member, as the answering node sees it.
+    pub async fn leader(&self) -> Result<Leader, Error> {
+        let answer = self
+            .call(|via| {
+                let mut cluster = self.cluster(via);
+                async move { cluster.leader(v1::LeaderRequest {}).await }
+            })
+            .await?;
+        leader(answer)
+    }
 }
 
 macro_rules! words {

@@ -35,7 +35,7 @@ pub enum Error {
     #[error("the node refused the input: {0}")]
     Refused(String),
     /// The node holds as much as it may. Reads and deletes go on.
-    #[error("the node is full: {0}")]
+    #[error("{0}")]
     Full(String),
     /// The node failed to carry out the call for a reason of its own.
     #[error("the node answered {code:?}: {message}")]
@@ -47,7 +47,7 @@ pub enum Error {
     },
     /// The write was made and stays, but was not known to be held by as many nodes as asked for in the time given.
     #[error(
-        "the write {version} is held by {peers} other nodes ({voters} of {majority} members that are a majority): fewer than asked for in time; it stays"
+        "the write {version} stays, but fewer nodes than asked for said in time that they hold it: {peers} others (members that hold it: {voters}; a majority: {majority})"
     )]
     NotHeld {
         /// The write.
@@ -76,7 +76,7 @@ pub enum Error {
 }
 
 /// One failed attempt.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Failure {
     /// Another attempt, on another connection, may go better.
     Passing(String),

@@ -37,31 +37,47 @@
 //! After a failure the client may be talking to another node than before. Nodes hear of each other's writes within
 //! milliseconds, but a read right after a switch can still miss a write made just before it. A [`Session`] never does;
 //! and a put with an [`Ack`] is held by others before it is answered.
+//!
+//! # Many at once
+//!
+//! Calls share one connection and may be made together from any number of tasks. For many small ones a [`Pipe`] is
+//! faster, which carries them on one stream; for many keys that are known beforehand there are batches
+//! ([`Client::batch_get`] and its like). [`Client::watch`] tells what happens to keys, [`Client::events`] what happens to
+//! the nodes.
 
 mod ack;
 mod address;
 mod batch;
+mod builder;
+mod calls;
 mod client;
 mod cluster;
 mod codec;
 mod credentials;
 mod error;
+mod events;
+#[doc(hidden)]
+pub mod fuzzing;
 mod kv;
 mod link;
 mod list;
+mod pipe;
 mod retry;
 mod session;
 mod watch;
 
 pub use ack::{Ack, AckLevel};
 pub use address::{DEFAULT_ADDRESS, DEFAULT_PORT};
+pub use builder::Builder;
 pub use bytes::Bytes;
-pub use client::{Builder, Client};
+pub use client::Client;
 pub use cluster::{DiscoveryStatus, Leader, Member, MemberState, Phase, Role, Status, WhoAmI};
 pub use codec::{Codec, Json, Proto, Text};
 pub use credentials::Credentials;
 pub use error::Error;
+pub use events::{ClusterEvent, Happened};
 pub use kv::{Entry, ListOptions, PutOptions, Value, Version};
+pub use pipe::{PIPE_IN_FLIGHT, Pipe};
 pub use retry::RetryPolicy;
 pub use session::Session;
 pub use watch::{Event, WatchOptions};

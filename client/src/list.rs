@@ -1,6 +1,7 @@
 //! Walks through a listing page by page, on whichever node answers.
 
 use crate::Error;
+use crate::calls::{Token, given, replace};
 use crate::client::Client;
 use crate::kv::{self, Entry, ListOptions};
 use crate::link::Current;
@@ -15,8 +16,9 @@ const PAGE: u32 = 1000;
 
 /// The walk. Keys come in ascending order on every node, so a page that broke off half way is asked for again, of
 /// another node if need be, and what was handed out already is skipped.
-struct Walk {
+struct Walk<'a> {
     client: Client,
+    token: Token<'a>,
     prefix: String,
     keys_only: bool,
     /// What the caller still wants.
@@ -39,10 +41,12 @@ pub(crate) fn list(
     client: Client,
     prefix: String,
     options: ListOptions,
-) -> impl Stream<Item = Result<Entry, Error>> + Send + use<> {
+    token: Token<'_>,
+) -> impl Stream<Item = Result<Entry, Error>> + Send {
     let ListOptions { limit, keys_only } = options;
     let walk = Walk {
         client,
+        token,
         prefix,
         keys_only,
         left: limit,
@@ -58,7 +62,7 @@ pub(crate) fn list(
     })
 }
 
-impl Walk {
+impl Walk<'_> {
     async fn next(&mut self) -> Result<Option<Entry>, Error> {
         loop {
             if self.left == Some(0) {
@@ -88,6 +92,7 @@ impl Walk {
             match self.client.within(timeout, &page.via, page.stream.message()).await {
                 Ok(Some(message)) => {
                     page.next = message.next_page_token;
+                    replace(self.token.as_deref_mut(), message.session);
                     self.ready.extend(message.entries);
                     return Ok(Read::More);
                 }
@@ -117,7 +122,7 @@ impl Walk {
             limit: self.left.map_or(PAGE, |left| u32::try_from(left).unwrap_or(PAGE).min(PAGE)),
             page_token: self.page_token.clone(),
             keys_only: self.keys_only,
-            session: None,
+            session: given(&self.token),
         }
     }
 

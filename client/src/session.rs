@@ -1,10 +1,16 @@
 //! A session: calls that follow each other, each of which sees what those before it saw, whichever node answers.
 
-use crate::ack;
+use crate::ack::Ack;
+use crate::batch;
+use crate::calls::{self, Carrier};
 use crate::client::Client;
 use crate::error::Error;
-use crate::kv::{self, PutOptions, Value, Version};
+use crate::kv::{Entry, ListOptions, PutOptions, Value, Version};
+use crate::list;
+use crate::pipe::Pipe;
 use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use kvasir_proto::v1;
 use std::time::Duration;
 
@@ -14,10 +20,30 @@ use std::time::Duration;
 /// A node that has not yet seen what the session saw is waited for, and left for another one when it takes too long.
 /// [`Error::SessionLost`] says that no node will ever see it: a write that this session saw died with the only nodes
 /// that held it. Begin a new session then.
+///
+/// ```no_run
+/// # async fn run(client: kvasir_client::Client, other: kvasir_client::Client) -> Result<(), kvasir_client::Error> {
+/// use kvasir_client::PutOptions;
+///
+/// let mut session = client.session();
+/// session.put("cart/7", "one apple", PutOptions::default()).await?;
+/// // Another process, at another node, that was given the token:
+/// let mut there = other.resume(session.token());
+/// assert!(there.exists("cart/7").await?);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Session {
-    client: Client,
+    via: Via,
     token: Bytes,
+}
+
+/// What carries the calls on single keys.
+#[derive(Debug, Clone)]
+enum Via {
+    Calls(Client),
+    Pipe(Pipe),
 }
 
 impl Client {
@@ -28,11 +54,15 @@ impl Client {
 
     /// Goes on with a session by its [token](Session::token), which another process may have begun.
     pub fn resume(&self, token: Bytes) -> Session {
-        Session { client: self.clone(), token }
+        Session { via: Via::Calls(self.clone()), token }
     }
 }
 
 impl Session {
+    pub(crate) fn through(pipe: Pipe, token: Bytes) -> Self {
+        Self { via: Via::Pipe(pipe), token }
+    }
+
     /// What the session has seen, for another process to go on with.
     pub fn token(&self) -> Bytes {
         self.token.clone()
@@ -45,46 +75,119 @@ impl Session {
         value: impl Into<Bytes>,
         options: PutOptions,
     ) -> Result<Version, Error> {
-        let request =
-            v1::PutRequest { session: Some(self.token()), ..kv::put_request(key.into(), value.into(), options)? };
-        let answer = self.client.send_put(request).await?;
-        self.token = answer.session;
-        let version = kv::version(answer.version)?;
-        ack::check(options.ack, Some(version), answer.acked)?;
-        Ok(version)
+        calls::put(&self.via, Some(&mut self.token), key.into(), value.into(), options).await
     }
 
     /// As [`Client::get`].
     pub async fn get(&mut self, key: impl Into<String>) -> Result<Option<Value>, Error> {
-        let request = v1::GetRequest { key: key.into(), session: Some(self.token()) };
-        let Some(answer) = self.client.send_get(request).await? else { return Ok(None) };
-        self.token = answer.session.clone();
-        if answer.missing { Ok(None) } else { kv::value(answer).map(Some) }
+        calls::get(&self.via, Some(&mut self.token), key.into()).await
     }
 
     /// As [`Client::exists`].
     pub async fn exists(&mut self, key: impl Into<String>) -> Result<bool, Error> {
-        let request = v1::ExistsRequest { key: key.into(), session: Some(self.token()) };
-        let answer = self.client.send_exists(request).await?;
-        self.token = answer.session;
-        Ok(answer.exists)
+        calls::exists(&self.via, Some(&mut self.token), key.into()).await
     }
 
     /// As [`Client::delete`].
     pub async fn delete(&mut self, key: impl Into<String>) -> Result<bool, Error> {
-        let request =
-            v1::DeleteRequest { key: key.into(), session: Some(self.token()), ..v1::DeleteRequest::default() };
-        let answer = self.client.send_delete(request).await?;
-        self.token = answer.session;
-        Ok(answer.existed)
+        calls::delete(&self.via, Some(&mut self.token), key.into(), None).await
+    }
+
+    /// As [`Client::delete_with`].
+    pub async fn delete_with(&mut self, key: impl Into<String>, ack: impl Into<Ack>) -> Result<bool, Error> {
+        calls::delete(&self.via, Some(&mut self.token), key.into(), Some(ack.into())).await
     }
 
     /// As [`Client::touch`].
     pub async fn touch(&mut self, key: impl Into<String>, ttl: Option<Duration>) -> Result<bool, Error> {
-        let (ttl, session) = (kv::wire_ttl(ttl)?, Some(self.token()));
-        let request = v1::TouchRequest { key: key.into(), ttl, session, ..v1::TouchRequest::default() };
-        let answer = self.client.send_touch(request).await?;
-        self.token = answer.session;
-        Ok(answer.existed)
+        calls::touch(&self.via, Some(&mut self.token), key.into(), ttl).await
+    }
+
+    /// As [`Client::list`]. What the stream has handed out, the session has seen.
+    pub fn list(&mut self, prefix: impl Into<String>, options: ListOptions) -> BoxStream<'_, Result<Entry, Error>> {
+        let client = self.client().clone();
+        list::list(client, prefix.into(), options, Some(&mut self.token)).boxed()
+    }
+
+    /// As [`Client::batch_get`].
+    pub async fn batch_get(
+        &mut self,
+        keys: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Result<Vec<Option<Value>>, Error> {
+        let client = self.client().clone();
+        batch::get(&client, Some(&mut self.token), batch::keys(keys)).await
+    }
+
+    /// As [`Client::batch_put`].
+    pub async fn batch_put(
+        &mut self,
+        entries: impl IntoIterator<Item = (impl Into<String>, impl Into<Bytes>)>,
+        options: PutOptions,
+    ) -> Result<Vec<Version>, Error> {
+        let (client, puts) = (self.client().clone(), batch::puts(entries, options)?);
+        batch::put(&client, Some(&mut self.token), puts, options.ack).await
+    }
+
+    /// As [`Client::batch_delete`].
+    pub async fn batch_delete(
+        &mut self,
+        keys: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Result<Vec<bool>, Error> {
+        let client = self.client().clone();
+        batch::delete(&client, Some(&mut self.token), batch::keys(keys), None).await
+    }
+
+    /// As [`Client::batch_delete_with`].
+    pub async fn batch_delete_with(
+        &mut self,
+        keys: impl IntoIterator<Item = impl Into<String>>,
+        ack: impl Into<Ack>,
+    ) -> Result<Vec<bool>, Error> {
+        let client = self.client().clone();
+        batch::delete(&client, Some(&mut self.token), batch::keys(keys), Some(ack.into())).await
+    }
+
+    fn client(&self) -> &Client {
+        match &self.via {
+            Via::Calls(client) => client,
+            Via::Pipe(pipe) => pipe.client(),
+        }
+    }
+}
+
+impl Carrier for Via {
+    async fn send_put(&self, request: v1::PutRequest) -> Result<v1::PutResponse, Error> {
+        match self {
+            Self::Calls(client) => client.send_put(request).await,
+            Self::Pipe(pipe) => pipe.send_put(request).await,
+        }
+    }
+
+    async fn send_get(&self, request: v1::GetRequest) -> Result<v1::GetResponse, Error> {
+        match self {
+            Self::Calls(client) => client.send_get(request).await,
+            Self::Pipe(pipe) => pipe.send_get(request).await,
+        }
+    }
+
+    async fn send_exists(&self, request: v1::ExistsRequest) -> Result<v1::ExistsResponse, Error> {
+        match self {
+            Self::Calls(client) => client.send_exists(request).await,
+            Self::Pipe(pipe) => pipe.send_exists(request).await,
+        }
+    }
+
+    async fn send_delete(&self, request: v1::DeleteRequest) -> Result<v1::DeleteResponse, Error> {
+        match self {
+            Self::Calls(client) => client.send_delete(request).await,
+            Self::Pipe(pipe) => pipe.send_delete(request).await,
+        }
+    }
+
+    async fn send_touch(&self, request: v1::TouchRequest) -> Result<v1::TouchResponse, Error> {
+        match self {
+            Self::Calls(client) => client.send_touch(request).await,
+            Self::Pipe(pipe) => pipe.send_touch(request).await,
+        }
     }
 }

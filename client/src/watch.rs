@@ -135,7 +135,7 @@ impl Watching {
     }
 }
 
-fn event(wire: v1::WatchEvent) -> Result<Event, Error> {
+pub(crate) fn event(wire: v1::WatchEvent) -> Result<Event, Error> {
     let (kind, key) = (wire.kind(), wire.key);
     let version = kv::version(wire.version)?;
     match kind {

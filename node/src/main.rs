@@ -4,6 +4,7 @@
 //! Exit codes: 0 after a drain, 1 when the node could not run, 2 when the
 //! settings are wrong.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -14,6 +15,10 @@ use kvasir_node::node::Node;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
+
+/// musl's own allocator takes a lock for every allocation, and keeps what was freed.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The settings are wrong.
 const BAD_CONFIG: u8 = 2;
@@ -69,7 +74,10 @@ fn start_log(config: &LogConfig) -> Result<(), String> {
     // The NATS client tells of every attempt that fails; discovery tells of it once.
     let quiet = "async_nats=off".parse().map_err(|error| format!("logLevel: {error}"))?;
     let filter = if config.level.contains("async_nats") { filter } else { filter.add_directive(quiet) };
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match config.format {
         LogFormat::Text => lines.init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),

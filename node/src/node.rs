@@ -36,7 +36,7 @@ use crate::transport::{self, Protection, Transport};
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     /// A port is taken, or the address is not one of this machine.
-    #[error("{setting}: cannot listen on {address}: {source}; free it or set another address")]
+    #[error("{setting}: cannot listen on {address}, free it or set another address")]
     Bind {
         /// The setting that gave the address.
         setting: &'static str,

@@ -26,8 +26,8 @@ pub fn parse_milli(text: &str) -> Option<i128> {
 
 /// A quantity in whole units, rounded up, if it is not negative.
 pub fn parse_units(text: &str) -> Option<u64> {
-    let milli = parse_milli(text)?;
-    u64::try_from(milli).ok().map(|milli| milli.div_ceil(1000))
+    let milli = u128::try_from(parse_milli(text)?).ok()?;
+    u64::try_from(milli.div_ceil(1000)).ok()
 }
 
 fn scale(suffix: &str) -> Option<(i128, i128)> {
@@ -87,6 +87,7 @@ mod tests {
     fn bytes_are_whole() {
         assert_eq!(parse_units("64Mi"), Some(64 << 20));
         assert_eq!(parse_units("0.5"), Some(1));
+        assert_eq!(parse_units("16777215Ti"), Some(16_777_215 << 40));
         assert_eq!(parse_units("-1"), None);
     }
 

@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 
 struct Ran {
@@ -241,5 +241,29 @@ async fn the_flag_beats_the_environment_and_help_documents_the_codes() {
     let help = finish(command(&["--help"]), b"").await;
     for wanted in ["KVASIR_ADDRESS", "127.0.0.1:7070", "3  the key is not there", "5  the node refused"] {
         assert!(help.text().contains(wanted), "no '{wanted}' in\n{}", help.text());
+    }
+}
+
+#[tokio::test]
+async fn events_are_printed_as_they_happen() {
+    let node = node();
+    for (format, expected) in [
+        ("text", ["restarted", "joined demo-0 (member)"]),
+        (
+            "json",
+            [
+                r#"{"event":"restarted"}"#,
+                r#"{"atMs":1700000000000,"event":"joined","name":"demo-0","origin":"000000000000feed","role":"member"}"#,
+            ],
+        ),
+    ] {
+        let mut command = command(&["events", "-o", format]);
+        command.env("KVASIR_ADDRESS", node.address.to_string()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("kvctl starts");
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        for line in expected {
+            assert_eq!(lines.next_line().await.unwrap().as_deref(), Some(line));
+        }
+        child.kill().await.unwrap();
     }
 }

@@ -1,9 +1,12 @@
 //! A node as far as a client can tell, and a Kubernetes Service as far as a connection can tell.
 
 use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt as _};
 use kvasir_proto::v1;
 use kvasir_proto::v1::cluster_server::{Cluster, ClusterServer};
 use kvasir_proto::v1::kv_server::{Kv, KvServer};
+use kvasir_proto::v1::pipe_request::Operation;
+use kvasir_proto::v1::pipe_response::Result as Answer;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,6 +33,39 @@ pub(crate) struct Levers {
     /// Breaks off each listing, without a status, after this many messages. 0: does not.
     pub(crate) break_lists_after: AtomicU64,
     pub(crate) calls: AtomicU64,
+    /// Of an older release, without pipes, batches and events.
+    pub(crate) older: AtomicBool,
+    /// Pipes that were opened, and the most calls that were under way in them at a time.
+    pub(crate) pipes: AtomicU64,
+    under_way: AtomicU64,
+    pub(crate) most_under_way: AtomicU64,
+    /// What happens to the cluster, and how many listen to it.
+    happens: Mutex<Vec<tokio::sync::mpsc::UnboundedSender<v1::ClusterEvent>>>,
+    /// Acks that were asked for.
+    pub(crate) acks: Mutex<Vec<v1::Ack>>,
+}
+
+impl Levers {
+    /// Tells those who listen.
+    pub(crate) fn happen(&self, kind: v1::ClusterEventKind, name: &str) {
+        let event = event(kind, name);
+        self.happens.lock().unwrap().retain(|listener| listener.send(event.clone()).is_ok());
+    }
+
+    /// Ends the streams of those who listen.
+    pub(crate) fn hang_up(&self) {
+        self.happens.lock().unwrap().clear();
+    }
+}
+
+fn event(kind: v1::ClusterEventKind, name: &str) -> v1::ClusterEvent {
+    v1::ClusterEvent {
+        kind: kind.into(),
+        name: name.to_owned(),
+        origin: format!("{ORIGIN:016x}"),
+        role: v1::Role::Member.into(),
+        at: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 0 }),
+    }
 }
 
 #[derive(Clone)]
@@ -117,11 +153,50 @@ impl Node {
         if self.levers.draining.load(Ordering::SeqCst) {
             return Err(Status::unavailable("draining"));
         }
+        if key.is_some_and(|key| key.starts_with("slow")) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         match key {
             Some(key) if key.is_empty() || key.len() > 1024 => {
                 Err(Status::invalid_argument("key: must be 1 to 1024 bytes"))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// A token that says how many calls had been made; none without a session.
+    fn token(&self, session: Option<&Bytes>) -> Bytes {
+        session.map_or(Bytes::new(), |_| Bytes::from(self.calls().to_string()))
+    }
+
+    /// A node that is alone holds what nobody else does.
+    fn acked(&self, ack: Option<v1::Ack>) -> Option<v1::Acked> {
+        ack.map(|ack| {
+            self.levers.acks.lock().unwrap().push(ack);
+            v1::Acked { met: false, peers: 0, voters: 1, lacking: 1, majority: 2 }
+        })
+    }
+
+    fn current(&self) -> Result<(), Status> {
+        if self.levers.older.load(Ordering::SeqCst) {
+            return Err(Status::unimplemented("this node is of an older release"));
+        }
+        Ok(())
+    }
+
+    async fn answer(&self, operation: Operation) -> Result<Answer, Status> {
+        match operation {
+            Operation::Put(put) => Ok(Answer::Put(self.put(Request::new(put)).await?.into_inner())),
+            Operation::Exists(exists) => Ok(Answer::Exists(self.exists(Request::new(exists)).await?.into_inner())),
+            Operation::Delete(delete) => Ok(Answer::Delete(self.delete(Request::new(delete)).await?.into_inner())),
+            Operation::Touch(touch) => Ok(Answer::Touch(self.touch(Request::new(touch)).await?.into_inner())),
+            Operation::Get(get) => match self.get(Request::new(get)).await {
+                Ok(answer) => Ok(Answer::Get(answer.into_inner())),
+                Err(status) if status.code() == tonic::Code::NotFound => {
+                    Ok(Answer::Get(v1::GetResponse { missing: true, ..v1::GetResponse::default() }))
+                }
+                Err(status) => Err(status),
+            },
         }
     }
 }
@@ -139,7 +214,7 @@ impl Held {
 #[tonic::async_trait]
 impl Kv for Node {
     async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
-        let v1::PutRequest { key, value, ttl, .. } = request.into_inner();
+        let v1::PutRequest { key, value, ttl, ack, session } = request.into_inner();
         self.enter(Some(&key)).await?;
         if self.levers.full.load(Ordering::SeqCst) {
             return Err(Status::resource_exhausted("the node holds maxMemory (1Mi)"));
@@ -151,11 +226,12 @@ impl Kv for Node {
         let version = v1::Version { hlc: self.clock.fetch_add(1, Ordering::SeqCst) + 1, origin: ORIGIN };
         let held = Held { value, version, ends: ttl.map(|ttl| Instant::now() + ttl) };
         self.map.lock().unwrap().insert(key, held);
-        Ok(Response::new(v1::PutResponse { version: Some(version), ..v1::PutResponse::default() }))
+        let (acked, session) = (self.acked(ack), self.token(session.as_ref()));
+        Ok(Response::new(v1::PutResponse { version: Some(version), acked, session }))
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        let key = request.into_inner().key;
+        let v1::GetRequest { key, session } = request.into_inner();
         self.enter(Some(&key)).await?;
         let now = Instant::now();
         match self.map.lock().unwrap().get(&key).filter(|held| held.live(now)) {
@@ -163,8 +239,13 @@ impl Kv for Node {
                 value: held.value.clone(),
                 version: Some(held.version),
                 ttl: held.ttl(now),
+                session: self.token(session.as_ref()),
                 ..v1::GetResponse::default()
             })),
+            None if session.is_some() => {
+                let session = self.token(session.as_ref());
+                Ok(Response::new(v1::GetResponse { missing: true, session, ..v1::GetResponse::default() }))
+            }
             None => Err(Status::not_found("no such key")),
         }
     }
@@ -177,13 +258,14 @@ impl Kv for Node {
     }
 
     async fn delete(&self, request: Request<v1::DeleteRequest>) -> Result<Response<v1::DeleteResponse>, Status> {
-        let key = request.into_inner().key;
+        let v1::DeleteRequest { key, ack, session } = request.into_inner();
         self.enter(Some(&key)).await?;
         let gone = self.map.lock().unwrap().remove(&key).filter(|held| held.live(Instant::now()));
         Ok(Response::new(v1::DeleteResponse {
             existed: gone.is_some(),
+            acked: gone.as_ref().and_then(|_| self.acked(ack)),
             version: gone.map(|held| held.version),
-            ..v1::DeleteResponse::default()
+            session: self.token(session.as_ref()),
         }))
     }
 
@@ -199,42 +281,90 @@ impl Kv for Node {
         Ok(Response::new(v1::TouchResponse { existed: true, version, ..v1::TouchResponse::default() }))
     }
 
-    // The rest is tested against real nodes: this one is of an older release.
-
-    async fn batch_put(&self, _: Request<v1::BatchPutRequest>) -> Result<Response<v1::BatchPutResponse>, Status> {
-        Err(older())
+    async fn batch_put(&self, request: Request<v1::BatchPutRequest>) -> Result<Response<v1::BatchPutResponse>, Status> {
+        self.current()?;
+        let v1::BatchPutRequest { puts, ack, session } = request.into_inner();
+        let mut versions = Vec::new();
+        for put in puts {
+            assert!(put.ack.is_none() && put.session.is_none(), "they are the batch's");
+            versions.extend(self.put(Request::new(put)).await?.into_inner().version);
+        }
+        let (acked, session) = (self.acked(ack), self.token(session.as_ref()));
+        Ok(Response::new(v1::BatchPutResponse { versions, failure: None, acked, session }))
     }
 
     async fn batch_delete(
         &self,
-        _: Request<v1::BatchDeleteRequest>,
+        request: Request<v1::BatchDeleteRequest>,
     ) -> Result<Response<v1::BatchDeleteResponse>, Status> {
-        Err(older())
+        self.current()?;
+        let v1::BatchDeleteRequest { keys, ack, session } = request.into_inner();
+        let (mut existed, mut version) = (Vec::new(), None);
+        for key in keys {
+            let answer = self.delete(Request::new(v1::DeleteRequest { key, ..v1::DeleteRequest::default() })).await?;
+            existed.push(answer.get_ref().existed);
+            version = answer.into_inner().version.or(version);
+        }
+        let (acked, session) = (version.and_then(|_| self.acked(ack)), self.token(session.as_ref()));
+        Ok(Response::new(v1::BatchDeleteResponse { existed, acked, session, version }))
     }
 
-    type BatchGetStream = tokio_stream::Empty<Result<v1::BatchGetResponse, Status>>;
+    type BatchGetStream = BoxStream<'static, Result<v1::BatchGetResponse, Status>>;
 
-    async fn batch_get(&self, _: Request<v1::BatchGetRequest>) -> Result<Response<Self::BatchGetStream>, Status> {
-        Err(older())
+    async fn batch_get(&self, request: Request<v1::BatchGetRequest>) -> Result<Response<Self::BatchGetStream>, Status> {
+        self.current()?;
+        let v1::BatchGetRequest { keys, session, .. } = request.into_inner();
+        let mut messages = Vec::new();
+        for key in keys {
+            match self.answer(Operation::Get(v1::GetRequest { key, session: None })).await? {
+                Answer::Get(answer) => messages
+                    .push(Ok(v1::BatchGetResponse { answers: vec![answer], session: self.token(session.as_ref()) })),
+                other => panic!("{other:?}"),
+            }
+        }
+        Ok(Response::new(futures::stream::iter(messages).boxed()))
     }
+
+    // Tested against real nodes.
 
     type WatchStream = tokio_stream::Empty<Result<v1::WatchResponse, Status>>;
 
     async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Err(older())
+        Err(Status::unimplemented("this node has no watches"))
     }
 
-    type PipeStream = tokio_stream::Empty<Result<v1::PipeResponse, Status>>;
+    type PipeStream = BoxStream<'static, Result<v1::PipeResponse, Status>>;
 
-    async fn pipe(&self, _: Request<tonic::Streaming<v1::PipeRequest>>) -> Result<Response<Self::PipeStream>, Status> {
-        Err(older())
+    async fn pipe(
+        &self,
+        requests: Request<tonic::Streaming<v1::PipeRequest>>,
+    ) -> Result<Response<Self::PipeStream>, Status> {
+        self.current()?;
+        self.levers.pipes.fetch_add(1, Ordering::SeqCst);
+        let node = self.clone();
+        let answers = requests.into_inner().map(move |request| {
+            let node = node.clone();
+            async move {
+                let v1::PipeRequest { id, operation } = request?;
+                let under_way = node.levers.under_way.fetch_add(1, Ordering::SeqCst) + 1;
+                node.levers.most_under_way.fetch_max(under_way, Ordering::SeqCst);
+                let result = node.answer(operation.expect("a pipe of ours asks for something")).await;
+                node.levers.under_way.fetch_sub(1, Ordering::SeqCst);
+                let failure = |status: Status| {
+                    let message = status.message().to_owned();
+                    Answer::Failure(v1::Failure { code: status.code().into(), message })
+                };
+                Ok(v1::PipeResponse { id, result: Some(result.unwrap_or_else(failure)) })
+            }
+        });
+        Ok(Response::new(answers.buffer_unordered(1000).boxed()))
     }
 
     type ListStream = tokio_stream::wrappers::ReceiverStream<Result<v1::ListResponse, Status>>;
 
     /// In messages of seven entries.
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<Self::ListStream>, Status> {
-        let v1::ListRequest { prefix, limit, page_token, keys_only, .. } = request.into_inner();
+        let v1::ListRequest { prefix, limit, page_token, keys_only, session } = request.into_inner();
         self.enter(None).await?;
         let limit = if limit == 0 { usize::MAX } else { limit as usize };
         let after = String::from_utf8(page_token.to_vec()).unwrap();
@@ -261,7 +391,7 @@ impl Kv for Node {
             .map(|some| v1::ListResponse {
                 entries: some.to_vec(),
                 next_page_token: Bytes::new(),
-                ..v1::ListResponse::default()
+                session: self.token(session.as_ref()),
             })
             .collect();
         if let (true, Some(message)) = (more, messages.last_mut()) {
@@ -284,16 +414,17 @@ impl Kv for Node {
     }
 }
 
-fn older() -> Status {
-    Status::unimplemented("this node is of an older release")
-}
-
 #[tonic::async_trait]
 impl Cluster for Node {
-    type EventsStream = tokio_stream::Empty<Result<v1::ClusterEvent, Status>>;
+    type EventsStream = BoxStream<'static, Result<v1::ClusterEvent, Status>>;
 
     async fn events(&self, _: Request<v1::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
-        Err(older())
+        self.current()?;
+        let (happens, happened) = tokio::sync::mpsc::unbounded_channel();
+        let _ = happens.send(event(v1::ClusterEventKind::Joined, self.name));
+        self.levers.happens.lock().unwrap().push(happens);
+        let happened = tokio_stream::wrappers::UnboundedReceiverStream::new(happened);
+        Ok(Response::new(happened.map(Ok).boxed()))
     }
 
     async fn members(&self, _: Request<v1::MembersRequest>) -> Result<Response<v1::MembersResponse>, Status> {

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::events::v1::Event;
 use kube::ResourceExt;
+use kube::api::ListParams;
 use kvasir_e2e::lab::workspace;
 use kvasir_e2e::trial::held;
 use kvasir_e2e::{run, until, within};
@@ -35,7 +37,7 @@ fn applied_it_becomes_available_and_its_columns_tell() {
 
         let cluster = t.get("demo").await?;
         let generation = cluster.metadata.generation;
-        let status = cluster.status.unwrap_or_default();
+        let status = cluster.status.clone().unwrap_or_default();
         ensure!(Some(status.observed_generation) == generation, "{}", json!(status));
         for (kind, wanted) in [("Available", "True"), ("Progressing", "False"), ("Degraded", "False")] {
             let condition = status.conditions.iter().find(|condition| condition.type_ == kind);
@@ -47,6 +49,14 @@ fn applied_it_becomes_available_and_its_columns_tell() {
         let names: Vec<&str> = status.members.iter().map(|member| member.name.as_str()).collect();
         ensure!(names == ["demo-0", "demo-1", "demo-2"], "{names:?}");
         ensure!(status.members.iter().all(|m| m.ready && m.synced && m.keys == Some(7)), "{}", json!(status.members));
+
+        // What `kubectl describe` shows of how it came to be, told once.
+        let events = t.api::<Event>().list(&ListParams::default()).await?.items;
+        let of_cluster = |event: &&Event| event.regarding.as_ref().is_some_and(|it| it.uid == cluster.metadata.uid);
+        let reasons: Vec<&str> = events.iter().filter(of_cluster).filter_map(|event| event.reason.as_deref()).collect();
+        for reason in ["Created", "Available"] {
+            ensure!(reasons.iter().filter(|told| **told == reason).count() == 1, "not {reason} once: {reasons:?}");
+        }
         Ok(())
     });
 }
@@ -132,7 +142,7 @@ fn deleted_it_takes_everything_with_it() {
         t.kubectl(&["delete", "kvcluster/demo", "--wait=true", "--timeout=60s"]).await?;
         until("every owned object to be gone", async || {
             let left = owned(t, "demo").await?;
-            let pods = t.api::<Pod>().list(&kube::api::ListParams::default()).await?.items;
+            let pods = t.api::<Pod>().list(&ListParams::default()).await?.items;
             let pods: Vec<String> = pods.iter().map(ResourceExt::name_any).collect();
             ensure!(left.is_empty() && pods.is_empty(), "{left:?} {pods:?}");
             Ok(())

@@ -112,7 +112,8 @@ impl Scrape {
         let peers = self.overview.peers();
         let in_state = |state| peers.iter().filter(|p| p.state == state).count() as f64;
         page.gauges("peers", "Other nodes, by state", "state", STATES.map(|s| (s.as_str(), in_state(s))))?;
-        page.gauge("links", "Replication links that are up", peers.iter().filter(|p| p.linked).count() as f64)?;
+        // A peer that does not answer may be given up on before its link is.
+        page.gauge("links", "Replication links that are up", self.overview.stats().linked.len() as f64)?;
         let counters = &*self.membership;
         let events = [
             ("joined", &counters.joined),

@@ -129,7 +129,8 @@ impl Calls {
             last = dot.or(last);
         }
         let acked = self.acked(waiting, last, deadline).await;
-        Ok(BatchDeleteResponse { existed, acked, session: self.leave(session)? })
+        let (version, session) = (last.map(version), self.leave(session)?);
+        Ok(BatchDeleteResponse { existed, acked, session, version })
     }
 }
 

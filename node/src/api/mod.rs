@@ -7,6 +7,8 @@ mod check;
 mod cluster;
 pub mod deadline;
 mod events;
+#[doc(hidden)]
+pub mod fuzzing;
 mod identify;
 mod kv;
 pub mod listen;

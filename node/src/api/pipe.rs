@@ -30,7 +30,7 @@ pub(super) fn pipe(
         .boxed()
 }
 
-async fn answer(calls: &Calls, request: PipeRequest) -> PipeResponse {
+pub(super) async fn answer(calls: &Calls, request: PipeRequest) -> PipeResponse {
     // The stream's own deadline, if it has one, ends the whole stream.
     let none = Deadline::NONE;
     let result = match request.operation {

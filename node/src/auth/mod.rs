@@ -170,7 +170,7 @@ impl Auth {
 
     /// Finds out who calls, by a certificate's names or a token.
     pub async fn identify(&self, certificate: Option<&[String]>, token: Option<&str>) -> Result<Caller, Unknown> {
-        let Some(inner) = &self.0 else { return Ok(Caller(None)) };
+        let Some(inner) = &self.0 else { return Ok(Caller::ANYONE) };
         let found = inner.identify(certificate, token).await;
         match &found {
             Ok(_) => {}
@@ -217,6 +217,9 @@ impl Inner {
 pub struct Caller(Option<(Arc<Identity>, Arc<Inner>)>);
 
 impl Caller {
+    /// Whoever calls, where nobody is asked.
+    pub(crate) const ANYONE: Self = Self(None);
+
     /// Whether it may do this to a key.
     pub fn may(&self, verb: Verb, key: &str) -> Result<(), Denied> {
         self.check(verb, "key", key)

@@ -22,6 +22,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use encryption::{EncryptionConfig, KEY_BYTES, Keyring, MAX_COOKIE_BYTES, MAX_KEYS};
+pub use kvasir_membership::{MAX_NAME_BYTES, Role};
 pub use nats::{NatsConfig, NatsLogin, SecretSource};
 pub use ports::{ClientPortConfig, PeerPortConfig};
 pub use security::{AccessRule, AuthConfig, MAX_RULES, PeerTlsConfig, TlsConfig, TokenReviewConfig, Verb};
@@ -33,8 +34,6 @@ pub use settings::{
 pub use swim::SwimConfig;
 pub use text::{DurationText, HostPort, Labels, Quantity, Secret, Secrets, Servers};
 
-/// The longest node name: what fits a DNS label, and so a pod's name as Kubernetes makes them.
-pub const MAX_NAME_BYTES: usize = 63;
 /// The longest cluster name: a namespace, a slash, and the longest object name.
 pub const MAX_CLUSTER_BYTES: usize = 320;
 
@@ -88,29 +87,6 @@ pub enum MaxMemoryPolicy {
     NoEviction,
     /// Deletes values that have a TTL, those that end first going first, on all nodes.
     TtlFirst,
-}
-
-/// What a node is to its cluster.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// One of the cluster's own nodes.
-    #[default]
-    Member,
-    /// A full replica beside one application.
-    Sidecar,
-}
-
-impl Role {
-    /// The name that settings, logs and status use.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Member => "member",
-            Self::Sidecar => "sidecar",
-        }
-    }
 }
 
 /// How a log line is written.

@@ -10,6 +10,20 @@ mod kubernetes;
 mod nats;
 mod static_hosts;
 
+/// What a NATS server hands on, for the fuzz targets.
+#[doc(hidden)]
+pub mod fuzzing {
+    use std::net::SocketAddr;
+
+    pub fn read_announcement(payload: &[u8]) -> Result<Vec<SocketAddr>, String> {
+        super::nats::read(payload)
+    }
+
+    pub fn write_announcement(addresses: Vec<SocketAddr>) -> Vec<u8> {
+        super::nats::write(addresses)
+    }
+}
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,

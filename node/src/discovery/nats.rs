@@ -203,8 +203,7 @@ impl Nats {
     }
 
     async fn announce(&self, client: &Client, subject: String, reply: Option<String>) -> Result<(), String> {
-        let announcement = Announcement { kvasir: FORMAT, addresses: self.mine.clone() };
-        let text = serde_json::to_vec(&announcement).expect("numbers and addresses make JSON").into();
+        let text = write(self.mine.clone()).into();
         let sent = match reply {
             Some(reply) => client.publish_with_reply(subject, reply, text).await,
             None => client.publish(subject, text).await,
@@ -214,30 +213,39 @@ impl Nats {
 
     /// Takes note of an announcement; false if it is none.
     fn take(&mut self, message: &Message) -> bool {
-        if message.payload.len() > MAX_MESSAGE {
-            debug!(bytes = message.payload.len(), "an announcement that is too long was left alone");
-            return false;
-        }
-        let addresses = match serde_json::from_slice::<Announcement>(&message.payload) {
-            Ok(Announcement { kvasir: FORMAT, addresses }) => addresses,
-            Ok(Announcement { kvasir, .. }) => {
-                debug!(kvasir, "an announcement of another format was left alone");
-                return false;
-            }
-            // Such as the empty message with which the server says that nobody listens.
-            Err(error) => {
-                debug!(%error, "a message that is no announcement was left alone");
+        let addresses = match read(&message.payload) {
+            Ok(addresses) => addresses,
+            Err(why) => {
+                debug!(why, "a message that is no announcement was left alone");
                 return false;
             }
         };
-        for address in addresses.into_iter().take(MAX_ANNOUNCED) {
-            let reaches_nobody = address.ip().is_unspecified() || address.ip().is_multicast() || address.port() == 0;
-            if !reaches_nobody && (self.heard.len() < MAX_ADDRESSES || self.heard.contains_key(&address)) {
+        for address in addresses {
+            if self.heard.len() < MAX_ADDRESSES || self.heard.contains_key(&address) {
                 self.heard.insert(address, Instant::now());
             }
         }
         true
     }
+}
+
+/// The addresses of an announcement that may lead to a node, or why it is none.
+pub(super) fn read(payload: &[u8]) -> Result<Vec<SocketAddr>, String> {
+    if payload.len() > MAX_MESSAGE {
+        return Err(format!("it has {} bytes, at most {MAX_MESSAGE}", payload.len()));
+    }
+    // Such as the empty message with which the server says that nobody listens.
+    let Announcement { kvasir, addresses } = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+    if kvasir != FORMAT {
+        return Err(format!("it is of format {kvasir}, this node speaks {FORMAT}"));
+    }
+    let reaches_somebody = |it: &SocketAddr| !(it.ip().is_unspecified() || it.ip().is_multicast() || it.port() == 0);
+    Ok(addresses.into_iter().take(MAX_ANNOUNCED).filter(reaches_somebody).collect())
+}
+
+/// What is announced.
+pub(super) fn write(addresses: Vec<SocketAddr>) -> Vec<u8> {
+    serde_json::to_vec(&Announcement { kvasir: FORMAT, addresses }).expect("numbers and addresses make JSON")
 }
 
 /// Why a connection is of no use any more, once it is not.

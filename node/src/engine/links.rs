@@ -45,6 +45,7 @@ impl Engine {
             return None;
         }
         let id = inner.replica.link_up(peer);
+        inner.link_changes += 1;
         let Inner { links, replica, .. } = &mut *inner;
         links.retain(|&id, link| {
             let stays = replica.is_up(id);
@@ -63,6 +64,7 @@ impl Engine {
     pub fn link_down(&self, link: LinkId) {
         let mut inner = self.inner.lock();
         inner.replica.link_down(link);
+        inner.link_changes += 1;
         inner.links.remove(&link);
         self.after(&mut inner);
     }
@@ -73,7 +75,7 @@ impl Engine {
         let result = inner.replica.receive(link, message, wall_ms());
         self.after(&mut inner);
         drop(inner);
-        self.hear();
+        self.heard.tell();
         result
     }
 
@@ -106,6 +108,7 @@ impl Engine {
 
     /// The replica has taken another origin, and dropped all its links.
     pub(super) fn began_anew(&self, inner: &mut Inner) {
+        inner.link_changes += 1;
         for link in std::mem::take(&mut inner.links).into_values() {
             link.gone.cancel();
         }

@@ -5,6 +5,7 @@
 //! One mutex, not a sharded map: a call holds it for about a microsecond, and
 //! the replica's invariants span the store, the vector and the log.
 
+mod heard;
 mod links;
 mod session;
 mod wait;
@@ -26,7 +27,7 @@ pub use self::links::Linked;
 pub use self::session::{BadToken, MAX_ORIGINS, Session};
 pub use self::wait::{Acked, Crowded, MAX_WAITING, Need, Place, SessionError};
 pub use self::watching::{Happened, Lost, MAX_WATCHES, QUEUE_BYTES, QUEUE_EVENTS, Told, Watch, WatchError};
-use self::{links::LinkTask, watching::Watcher};
+use self::{heard::Heard, links::LinkTask, watching::Watcher};
 use crate::clock::{Dot, ms_of};
 use crate::replica::{Bounds, Counters, Full, LinkId, PeerId, Replica, Settings, View};
 use crate::store::Record;
@@ -169,6 +170,10 @@ pub struct Stats {
 struct Inner {
     replica: Replica,
     view: View,
+    /// What `link_changes` was when the view was taken.
+    viewed: u64,
+    /// How often a link came up or went.
+    link_changes: u64,
     /// Accounted bytes when the last write was refused for want of memory.
     full: Option<u64>,
     draining: bool,
@@ -189,8 +194,8 @@ pub struct Engine {
     phase: watch::Sender<Phase>,
     /// This node as its peers are to know it.
     identity: watch::Sender<PeerId>,
-    /// Rises when a peer said something that a waiting call may wait for.
-    heard: watch::Sender<u64>,
+    /// For calls that wait for what peers say.
+    heard: Heard,
     /// For calls that wait.
     places: Arc<Semaphore>,
     /// Members that a majority gave up on.
@@ -251,6 +256,8 @@ impl Engine {
         let inner = Inner {
             replica: Replica::new(settings, wall_ms()),
             view: View::default(),
+            viewed: 0,
+            link_changes: 0,
             full: None,
             draining: false,
             leaving: false,
@@ -262,7 +269,7 @@ impl Engine {
         };
         Arc::new(Self {
             identity: watch::Sender::new(inner.replica.id()),
-            heard: watch::Sender::new(0),
+            heard: Heard::default(),
             places: Arc::new(Semaphore::new(MAX_WAITING)),
             evictions: broadcast::Sender::new(EVICTIONS_KEPT),
             evicted: AtomicU64::new(0),
@@ -278,14 +285,20 @@ impl Engine {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            let mut inner = self.inner.lock();
-            let view = inner.view;
-            inner.replica.tick(view, wall_ms());
-            self.see_evictions(&mut inner);
-            self.after(&mut inner);
-            drop(inner);
-            self.hear();
+            self.tick();
         }
+    }
+
+    fn tick(&self) {
+        let mut inner = self.inner.lock();
+        // Nobody in sight is unlinked, it said, and now they all may be: a node
+        // that has just lost its links must not take itself for the only one.
+        let view = if inner.viewed == inner.link_changes { inner.view } else { View::default() };
+        inner.replica.tick(view, wall_ms());
+        self.see_evictions(&mut inner);
+        self.after(&mut inner);
+        drop(inner);
+        self.heard.tell();
     }
 
     /// Sees to what a call changed: the node's own identity, what the links
@@ -295,8 +308,10 @@ impl Engine {
             self.began_anew(inner);
         }
         watching::feed(inner);
-        for link in inner.links.values() {
-            link.waker.notify_one();
+        for link in inner.replica.due() {
+            if let Some(link) = inner.links.get(&link) {
+                link.waker.notify_one();
+            }
         }
         let phase = match (inner.draining, inner.replica.is_ready(), inner.links.is_empty()) {
             (true, _, _) => Phase::Draining,
@@ -308,13 +323,6 @@ impl Engine {
         if before != phase {
             info!(from = before.as_str(), to = phase.as_str(), keys = inner.replica.store().keys(), "phase changed");
             self.phase.send_replace(phase);
-        }
-    }
-
-    /// Has waiting calls look again.
-    fn hear(&self) {
-        if self.heard.receiver_count() > 0 {
-            self.heard.send_modify(|times| *times = times.wrapping_add(1));
         }
     }
 
@@ -465,9 +473,17 @@ impl Engine {
 
     // ---- life
 
-    /// What discovery and membership know, for the decision to be ready.
-    pub fn set_view(&self, view: View) {
-        self.inner.lock().view = view;
+    /// Origins of the linked processes, and which state of the links that is.
+    pub fn linked(&self) -> (Vec<u64>, u64) {
+        let inner = self.inner.lock();
+        (inner.replica.linked().collect(), inner.link_changes)
+    }
+
+    /// What discovery and membership know, for the decision to be ready; it
+    /// counts while the links are in the state for which it was found.
+    pub fn set_view(&self, view: View, links: u64) {
+        let mut inner = self.inner.lock();
+        (inner.view, inner.viewed) = (view, links);
     }
 
     /// How many members the cluster is meant to have, from now on.
@@ -497,6 +513,21 @@ impl Engine {
             }
             tokio::time::sleep(TICK).await;
         }
+    }
+
+    /// Keys of own writes that no peer is known to hold, at most so many, each once.
+    pub fn uncovered_keys(&self, at_most: usize) -> Vec<String> {
+        let inner = self.inner.lock();
+        let mut keys: Vec<String> = Vec::new();
+        for key in inner.replica.uncovered_keys().map(String::from_utf8_lossy) {
+            if keys.len() >= at_most {
+                break;
+            }
+            if !keys.iter().any(|known| *known == key) {
+                keys.push(key.into_owned());
+            }
+        }
+        keys
     }
 
     /// Where the node is in its life.

@@ -44,8 +44,8 @@ impl Session {
         self.seen.iter().map(|(&origin, &hlc)| Dot { hlc, origin })
     }
 
-    /// The token.
-    pub(super) fn encode(&self) -> Bytes {
+    /// The token. [`Engine::token`](super::Engine::token) makes it as short as it may be.
+    pub fn encode(&self) -> Bytes {
         let mut body = BytesMut::with_capacity(HEAD + ENTRY * self.seen.len());
         body.put_u64(self.founding.0);
         body.put_u64(self.founding.1);

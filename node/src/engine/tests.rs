@@ -48,10 +48,10 @@ fn lists_by_prefix_in_pages_and_skips_what_ended() {
 
 #[test]
 fn a_full_node_refuses_puts_and_takes_deletes() {
-    let engine = alone(Some(1_000));
+    let engine = alone(Some(1_200));
     engine.put("k", &Bytes::from(vec![0; 500]), None).unwrap();
     let refused = engine.put("l", &Bytes::from(vec![0; 500]), None);
-    assert!(matches!(refused, Err(WriteError::Full(Full { limit: 1_000, .. }))), "{refused:?}");
+    assert!(matches!(refused, Err(WriteError::Full(Full { limit: 1_200, .. }))), "{refused:?}");
     assert!(engine.stats().full && engine.read("k").unwrap().value.is_some());
     engine.delete("k").unwrap();
     engine.put("l", &Bytes::from(vec![0; 500]), None).unwrap();
@@ -290,6 +290,35 @@ fn one_whose_seat_was_ended_drops_its_links_and_takes_another_origin() {
     assert!(identity.has_changed().unwrap());
     assert_eq!((b.stats().counters.returns, identity.borrow().returning), (1, true));
     assert!(b.link_up(8, a.id()).is_none(), "a handshake as the old one is void");
+}
+
+#[test]
+fn one_that_has_just_lost_its_links_does_not_take_itself_for_the_only_one() {
+    let options = Options { serve_alone: false, ..options(8, None) };
+    let nobody_unlinked = View { answered: true, unlinked: 0 };
+    let a = alone(None);
+    let b = Engine::new(&options);
+    let link = b.link_up(8, a.id()).unwrap();
+    let (linked, links) = b.linked();
+    assert_eq!(linked, [7]);
+    b.set_view(nobody_unlinked, links);
+    b.tick();
+    assert_eq!(b.phase(), Phase::Syncing, "it waits for what its peer holds");
+    // Before it was looked again who is there.
+    b.link_down(link.id);
+    b.tick();
+    assert_eq!(b.phase(), Phase::Joining);
+    // That the one who looks was overtaken changes nothing.
+    b.set_view(nobody_unlinked, links);
+    b.tick();
+    assert_eq!(b.phase(), Phase::Joining);
+    b.set_view(View { answered: true, unlinked: 1 }, b.linked().1);
+    b.tick();
+    assert_eq!(b.phase(), Phase::Joining);
+    // Nobody else is there any more.
+    b.set_view(nobody_unlinked, b.linked().1);
+    b.tick();
+    assert_eq!(b.phase(), Phase::Ready);
 }
 #[test]
 fn a_node_is_full_no_more_once_anything_made_room() {

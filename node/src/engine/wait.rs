@@ -84,57 +84,43 @@ impl Engine {
     /// Waits until as many hold this node's own write as are needed, at most
     /// until `end`.
     pub async fn acked(&self, _place: &Place, dot: Dot, need: Need, end: Instant) -> Acked {
-        let mut heard = self.heard.subscribe();
         let mut last = None;
-        loop {
-            {
-                let inner = self.inner.lock();
-                // A write of a seat that has ended is nobody's to count: it
-                // is issued again under another dot, or was beaten.
-                let mine = inner.replica.origin() == dot.origin;
-                let holders = match last {
-                    Some(last) if !mine => last,
-                    _ => inner.replica.holders(dot.hlc),
-                };
-                let met = mine && need.met(&holders);
-                if met || !mine || Instant::now() >= end {
-                    return Acked { met, holders };
-                }
-                last = Some(holders);
-            }
-            // On its end, or should the sender be gone, the state is looked at once more.
-            if !matches!(timeout_at(end, heard.changed()).await, Ok(Ok(()))) {
-                tokio::time::sleep_until(end).await;
-            }
-        }
+        let mut look = || {
+            let inner = self.inner.lock();
+            // A write of a seat that has ended is nobody's to count: it is
+            // issued again under another dot, or was beaten.
+            let mine = inner.replica.origin() == dot.origin;
+            let holders = match last {
+                Some(last) if !mine => last,
+                _ => inner.replica.holders(dot.hlc),
+            };
+            last = Some(holders);
+            (Acked { met: mine && need.met(&holders), holders }, mine)
+        };
+        let enough = self.heard.until(|| Some(look()).filter(|(acked, mine)| acked.met || !mine));
+        let (acked, _) = timeout_at(end, enough).await.unwrap_or_else(|_| look());
+        acked
     }
 
     /// Waits until this node holds what the session saw, at most until `end`.
     pub async fn catch_up(&self, session: &Session, end: Instant) -> Result<(), SessionError> {
-        let mut heard = self.heard.subscribe();
-        loop {
-            {
-                let inner = self.inner.lock();
-                self.readable(&inner)?;
-                let mut behind = false;
-                for dot in session.dots() {
-                    match inner.replica.coverage(dot, session.founding) {
-                        Coverage::Covered => {}
-                        Coverage::Behind => behind = true,
-                        Coverage::Lost => return Err(SessionError::Lost),
-                    }
-                }
-                if !behind {
-                    return Ok(());
-                }
-                if Instant::now() >= end {
-                    return Err(SessionError::Behind);
+        let look = || {
+            let inner = self.inner.lock();
+            if let Err(error) = self.readable(&inner) {
+                return Some(Err(error.into()));
+            }
+            let mut behind = false;
+            for dot in session.dots() {
+                match inner.replica.coverage(dot, session.founding) {
+                    Coverage::Covered => {}
+                    Coverage::Behind => behind = true,
+                    Coverage::Lost => return Some(Err(SessionError::Lost)),
                 }
             }
-            if !matches!(timeout_at(end, heard.changed()).await, Ok(Ok(()))) {
-                tokio::time::sleep_until(end).await;
-            }
-        }
+            (!behind).then_some(Ok(()))
+        };
+        let caught_up = timeout_at(end, self.heard.until(look)).await;
+        caught_up.unwrap_or_else(|_| look().unwrap_or(Err(SessionError::Behind)))
     }
 
     /// Whether the node holds what the session saw, so that nothing is to be waited for.

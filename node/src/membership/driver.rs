@@ -23,10 +23,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    MemberInfo, NodeId, Refused,
-    swim::{Event, Output, Swim, Timing},
+    Event, MemberInfo, NodeId, Refused,
+    swim::{Output, Swim},
 };
-use crate::discovery::View;
+use crate::{config::SwimConfig, discovery::View};
 
 /// How many datagrams are taken in before the timers have their turn.
 const DATAGRAMS_AT_ONCE: usize = 256;
@@ -144,7 +144,7 @@ pub fn start(
     socket: UdpSocket,
     discovery: watch::Receiver<Arc<View>>,
     cluster: &str,
-    timing: Timing,
+    timing: SwimConfig,
     seal: Option<Arc<dyn Seal>>,
     stop: CancellationToken,
 ) -> Membership {
@@ -387,7 +387,7 @@ mod tests {
         let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let me = NodeId::new(name, rand::random(), Role::Member, address, since_1970.as_millis() as u64);
         let stop = CancellationToken::new();
-        let membership = start(me, socket, view(seeds), "test", Timing::LAN, None, stop.clone());
+        let membership = start(me, socket, view(seeds), "test", SwimConfig::LAN, None, stop.clone());
         Node { membership, address, stop }
     }
 
@@ -417,8 +417,8 @@ mod tests {
 
         b.membership.leave().await;
         // Sooner than anyone could be suspected, let alone declared dead.
-        assert!(sees(&a, &["c"]).await < Timing::LAN.suspicion);
-        assert!(sees(&c, &["a"]).await < Timing::LAN.suspicion);
+        assert!(sees(&a, &["c"]).await < SwimConfig::LAN.suspicion);
+        assert!(sees(&c, &["a"]).await < SwimConfig::LAN.suspicion);
         assert_eq!(a.membership.counters().left.load(Relaxed), 1);
         assert_eq!(a.membership.counters().failed.load(Relaxed), 0);
 
@@ -453,14 +453,14 @@ mod tests {
     async fn garbage_is_counted_and_does_no_harm() {
         let a = node("a", &[]).await;
         let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let mine = super::super::wire::envelope("test");
+        let mine = crate::membership::wire::envelope("test");
         let mut other_version = mine.to_vec();
         other_version[4] = 9;
         let garbage: [Vec<u8>; 7] = [
             Vec::new(),
             b"GET / HTTP/1.1\r\n\r\n".to_vec(),
             vec![0; 1400],
-            super::super::wire::envelope("other").to_vec(),
+            crate::membership::wire::envelope("other").to_vec(),
             mine.to_vec(),
             [&mine[..], &[0xff; 200]].concat(),
             other_version,

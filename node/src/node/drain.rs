@@ -27,6 +27,8 @@ const LINGER: Duration = Duration::from_millis(1500);
 const HANG_UP: Duration = Duration::from_secs(2);
 /// The peers get this long to hear that nothing more is to come.
 const FAREWELL: Duration = Duration::from_millis(500);
+/// So many keys of writes that nobody else is known to hold are named.
+const NAMED: usize = 20;
 /// Links get this long to close.
 const CLOSE: Duration = Duration::from_secs(1);
 
@@ -80,7 +82,16 @@ impl Node {
         }
         let (nobody, not_all) = self.engine.covered(end.saturating_duration_since(Instant::now())).await;
         if nobody > 0 {
-            warn!(writes = nobody, "no peer is known to hold some of this node's writes: they may be lost");
+            let linked = self.engine.stats().linked.len();
+            let why = if linked == 0 { "no peer is linked" } else { "no peer said in time that it holds them" };
+            let keys = self.engine.uncovered_keys(NAMED);
+            warn!(
+                writes = nobody,
+                ?keys,
+                waited = ?self.drain_timeout,
+                "no peer is known to hold some of this node's writes, which may be lost: {why}; of the keys, at most \
+                 {NAMED} are named"
+            );
         } else if not_all > 0 {
             info!(writes = not_all, "some peers do not hold all of this node's writes yet; others will pass them on");
         } else {

@@ -68,9 +68,9 @@ pub(super) async fn keep_view(
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         look.tick().await;
-        let linked = engine.stats().linked;
+        let (linked, links) = engine.linked();
         let view = view(my_address, &members.borrow(), &discovery.borrow(), &linked);
-        engine.set_view(view);
+        engine.set_view(view, links);
     }
 }
 

@@ -132,6 +132,37 @@ async fn a_watch_tells_what_other_nodes_write_and_ends_when_its_node_drains() {
 }
 
 #[tokio::test]
+async fn a_watcher_that_falls_behind_is_told_so_and_can_start_again() {
+    let node = Node::alone().await;
+    let request = v1::WatchRequest { content_first: true, ..v1::WatchRequest::default() };
+    let mut stream = node.kv().0.watch(request.clone()).await.unwrap().into_inner();
+    assert!(stream.message().await.unwrap().unwrap().live);
+    // Far more than what the connection and the node keep for one who does not read.
+    let (mut kv, value) = (node.kv(), "v".repeat(512 << 10));
+    for n in 0..100 {
+        kv.put(&format!("k{n:02}"), &value).await.unwrap();
+    }
+    let (mut told, mut lost) = (0, v1::WatchLost::No);
+    while let Some(message) = stream.message().await.unwrap() {
+        assert_eq!(lost, v1::WatchLost::No, "nothing follows");
+        told += message.events.len();
+        lost = message.lost();
+    }
+    assert_eq!(lost, v1::WatchLost::Slow);
+    assert!(told < 100, "all of it was kept for a watcher that does not read");
+    let mut stream = node.kv().0.watch(request).await.unwrap().into_inner();
+    let mut keys = Vec::new();
+    loop {
+        let message = stream.message().await.unwrap().unwrap();
+        keys.extend(message.events.into_iter().map(|event| event.key));
+        if message.live {
+            break;
+        }
+    }
+    assert!(keys.into_iter().eq((0..100).map(|n| format!("k{n:02}"))));
+}
+
+#[tokio::test]
 async fn batches_are_answered_in_order_and_name_what_is_wrong() {
     let node = Node::alone().await;
     let mut kv = node.kv().0;

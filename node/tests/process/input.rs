@@ -61,8 +61,9 @@ async fn bad_input_is_refused_with_the_field_and_the_limit() {
     assert_refused(ttl(-3, 0).await, invalid, &["ttl: must be above zero, was -3s"]);
     assert_refused(ttl(0, -1).await, invalid, &["ttl: must be above zero"]);
     assert_refused(ttl(315_360_001, 0).await, invalid, &["ttl: 315360001s", "at most 87600h (maxTtl)"]);
-    assert_refused(ttl(315_576_000_000, 0).await, invalid, &["ttl:", "(maxTtl)"]);
-    for (seconds, nanos) in [(i64::MAX, 0), (i64::MIN, 0), (1, -1), (1, 1_000_000_000), (0, i32::MIN)] {
+    assert_refused(ttl(i64::MAX, 0).await, invalid, &["ttl: 9223372036854775807s", "at most 87600h (maxTtl)"]);
+    assert_refused(ttl(i64::MIN, 0).await, invalid, &["ttl: must be above zero"]);
+    for (seconds, nanos) in [(1, -1), (1, 1_000_000_000), (0, i32::MIN)] {
         assert_refused(ttl(seconds, nanos).await, invalid, &["ttl: not a valid duration"]);
     }
 

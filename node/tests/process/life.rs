@@ -89,6 +89,30 @@ async fn a_node_does_not_end_before_a_peer_has_what_it_took() {
 }
 
 #[tokio::test]
+async fn a_node_that_cannot_hand_over_in_time_says_which_writes_may_be_lost_and_why() {
+    let mut nodes: Vec<_> = nodes(2).into_iter().map(|node| node.with("drain-timeout", "400ms")).collect();
+    nodes.iter_mut().for_each(Node::start);
+    for node in &mut nodes {
+        node.ready().await;
+    }
+    meshed(&nodes).await;
+    nodes[1].freeze();
+    let mut kv = nodes[0].kv();
+    for key in 0..30 {
+        kv.put(&format!("key-{key:02}"), "v").await.unwrap();
+    }
+    nodes[0].terminate();
+    assert_eq!(nodes[0].ended().await.code(), Some(0));
+    let log = nodes[0].log();
+    let words = "no peer is known to hold some of this node's writes";
+    let said = log.lines().find(|line| line.contains(words)).unwrap_or_else(|| panic!("{log}"));
+    for words in ["WARN", "key-00", "key-19", "no peer said in time", "at most 20"] {
+        assert!(said.contains(words), "{words:?} is not in {said}");
+    }
+    assert!(!said.contains("key-20"), "{said}");
+}
+
+#[tokio::test]
 async fn a_draining_node_is_unready_at_once_and_serves_until_its_clients_have_moved() {
     let mut nodes = cluster(2).await;
     let mut kv = nodes[0].kv();
@@ -274,6 +298,53 @@ fn bad_settings_end_with_code_2_and_name_the_field() {
     }
 }
 
+/// How a file in a mounted `ConfigMap` changes: it is exchanged whole.
+fn exchange(path: &std::path::Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
+#[tokio::test]
+async fn how_many_voters_there_are_to_be_is_taken_from_the_changed_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("node.yaml");
+    exchange(&file, "voters: 3\n");
+    let node = Node::new("n0").with("config", file.to_str().unwrap()).started().await;
+    let majority = async || {
+        let asked = Some(kvasir_proto::v1::ack::Asked::Level(kvasir_proto::v1::AckLevel::Majority.into()));
+        let timeout = Some(Duration::from_millis(50).try_into().unwrap());
+        let request = kvasir_proto::v1::PutRequest {
+            key: "k".to_owned(),
+            ack: Some(kvasir_proto::v1::Ack { asked, timeout }),
+            ..kvasir_proto::v1::PutRequest::default()
+        };
+        let acked = node.kv().0.put(request).await.unwrap().into_inner().acked.unwrap();
+        (acked.majority, acked.met)
+    };
+    let comes_to_be = async |expected| {
+        eventually("the number is taken", async || {
+            let found = majority().await;
+            if found == expected { Ok(()) } else { Err(found) }
+        })
+        .await;
+    };
+    assert_eq!(majority().await, (2, false));
+    exchange(&file, "voters: 1\n");
+    comes_to_be((1, true)).await;
+    exchange(&file, "voters: many\n");
+    eventually("a file that is wrong is told of", async || {
+        let log = node.log();
+        if log.contains("cannot take the number of voters") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    assert_eq!(majority().await, (1, true), "what was right stays");
+    // Only this setting is taken while the node runs.
+    exchange(&file, "voters: 5\nmaxMemory: 1\n");
+    comes_to_be((3, false)).await;
+    assert_eq!(node.status().await["maxMemoryBytes"], 0);
+}
+
 #[tokio::test]
 async fn a_port_that_is_taken_is_named() {
     let node = Node::alone().await;
@@ -288,5 +359,7 @@ async fn a_port_that_is_taken_is_named() {
         let message = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{message}");
         assert!(message.contains(&format!("{setting}: cannot listen on {}", node.client)), "{message}");
+        assert_eq!(message.matches("os error").count(), 1, "{message}");
+        assert!(!message.contains('\u{1b}'), "colours are for terminals: {message:?}");
     }
 }

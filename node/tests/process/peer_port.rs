@@ -18,14 +18,19 @@ fn frame(body: &[u8]) -> Vec<u8> {
 }
 
 fn hello(cluster: &str, ahead: Duration) -> Vec<u8> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap() + ahead;
-    let (cluster, name) = (cluster.to_owned(), "intruder".to_owned());
+    greeting(cluster, "intruder", i64::try_from(ahead.as_millis()).unwrap())
+}
+
+/// What a node of this name says first, whose clock is so many milliseconds ahead.
+fn greeting(cluster: &str, name: &str, ahead_ms: i64) -> Vec<u8> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let (cluster, name) = (cluster.to_owned(), name.to_owned());
     let hello = Hello {
         cluster,
         name,
         origin: rand::random(),
         sidecar: false,
-        now_ms: now.as_millis() as u64,
+        now_ms: (now.as_millis() as u64).saturating_add_signed(ahead_ms),
         started_ms: 1,
         returning: false,
     };
@@ -90,6 +95,43 @@ async fn what_is_no_peer_is_closed_and_counted_and_does_no_harm() {
         .await;
     let log = node.log();
     assert!(log.contains("refused a peer's connection") && !log.contains("panicked"), "{log}");
+}
+
+/// Of a pair whose clocks are apart, each is once the node here: the one that
+/// refuses a clock ahead of its own, and the one whose own clock is ahead.
+#[tokio::test]
+async fn a_peer_whose_clock_is_apart_is_refused_logged_counted_and_shown() {
+    let mut node = Node::new("alone").with("max-clock-skew", "5s").started().await;
+    send_and_be_closed(&node, &greeting("test", "fast", 60_000)).await;
+    send_and_be_closed(&node, &greeting("test", "slow", -60_000)).await;
+    eventually("both are counted", async || {
+        let counted = refused(&node, "clock").await;
+        if counted == 2.0 { Ok(()) } else { Err(counted) }
+    })
+    .await;
+    let status = node.status().await;
+    let shown: Vec<_> = status["skewed"].as_array().unwrap().iter().collect();
+    assert_eq!(shown.len(), 2, "{status}");
+    for (peer, name, words) in [(shown[0], "fast", "ahead"), (shown[1], "slow", "behind")] {
+        let reason = peer["reason"].as_str().unwrap();
+        assert!(peer["name"] == name && reason.contains(words) && reason.contains("maxClockSkew"), "{status}");
+        assert!(node.log().contains(words), "{}", node.log());
+    }
+    let of_api = node.cluster().status(kvasir_proto::v1::StatusRequest {}).await.unwrap().into_inner().skewed;
+    assert_eq!(of_api.iter().map(|peer| peer.name.as_str()).collect::<Vec<_>>(), ["fast", "slow"]);
+    assert_eq!(node.metrics().await.value("kvasir_skewed_peers"), Some(2.0));
+    serves(&node).await;
+
+    // Once its clock is right the peer is let in, and no longer shown.
+    let mut stream = TcpStream::connect(node.peer).await.unwrap();
+    stream.write_all(&greeting("test", "fast", 3_000)).await.unwrap();
+    eventually("it is linked", async || {
+        let status = node.status().await;
+        let names: Vec<_> = status["skewed"].as_array().unwrap().iter().map(|peer| peer["name"].clone()).collect();
+        if names == ["slow"] { Ok(()) } else { Err(status) }
+    })
+    .await;
+    assert!(node.runs());
 }
 
 #[tokio::test]

@@ -151,7 +151,10 @@ pub fn inspect(stored: &Stored) -> Findings {
     let serving_der = CertificateDer::from_pem_slice(stored.certificate.as_bytes()).ok();
     let serving = serving_der.as_ref().and_then(parse).filter(|certificate| owns(certificate, &stored.key));
     Findings {
-        can_sign: authorities.first().is_some_and(|newest| owns(newest, &stored.authority_key)),
+        // What it signs can be verified with it as it is stored, which its own signature shows.
+        can_sign: authorities.first().is_some_and(|newest| {
+            owns(newest, &stored.authority_key) && newest.verify_signature(Some(newest.public_key())).is_ok()
+        }),
         serving: serving.map(|certificate| Serving {
             validity: Validity::of(&certificate),
             names: dns_names(&certificate),

@@ -16,6 +16,7 @@ use kvasir_crds::{KvClusterSpec, Resources};
 use serde_json::{Value, json};
 
 use super::{CLUSTER_LABEL, INJECT_ANNOTATION, INJECTED_ANNOTATION, SIDECAR_NAME};
+use crate::quantity;
 
 /// Where the application finds its node; also the name of the variable that tells it.
 const ADDRESS_VARIABLE: &str = "KVASIR_ADDRESS";
@@ -49,7 +50,7 @@ pub struct Sidecar {
     pub resources: Option<ResourceRequirements>,
     /// How often nodes compare notes, as the `KvCluster` says it.
     pub sync_interval: String,
-    /// The most memory that entries may take, as the `KvCluster` says it.
+    /// The most memory that entries may take, in bytes.
     pub max_memory: Option<String>,
     /// What a sidecar without room does with a write, as the `KvCluster` says it.
     pub max_memory_policy: Option<String>,
@@ -155,13 +156,19 @@ impl Sidecar {
             limits: limits.clone(),
             claims: None,
         });
+        // In plain bytes, as the members get it: a node does not read every form of a quantity, such as 1.5Gi. What is no
+        // quantity at all goes through as it is, and the node says so.
+        let max_memory = spec
+            .max_memory
+            .as_ref()
+            .map(|text| quantity::parse_units(text).map_or_else(|| text.clone(), |bytes| bytes.to_string()));
         Self {
             namespace: namespace.to_owned(),
             cluster: cluster.to_owned(),
             image: spec.image.clone().unwrap_or_else(|| default_image.to_owned()),
             resources,
             sync_interval: spec.sync_interval.clone(),
-            max_memory: spec.max_memory.clone(),
+            max_memory,
             max_memory_policy: spec.max_memory_policy.clone(),
             evict_after: spec.evict_after.clone(),
         }

@@ -199,14 +199,14 @@ fn what_another_webhook_added_afterwards_is_caught_up_on() {
 #[test]
 fn the_clusters_own_settings_are_passed_on() {
     let spec: KvClusterSpec = serde_yaml::from_str(
-        "{image: 'own:2', maxMemory: 512Mi, maxMemoryPolicy: ttl-first, evictAfter: 1m, syncInterval: 2s, resources: {limits: {memory: 1Gi}}}",
+        "{image: 'own:2', maxMemory: 0.5Gi, maxMemoryPolicy: ttl-first, evictAfter: 1m, syncInterval: 2s, resources: {limits: {memory: 1Gi}}}",
     )
     .unwrap();
     let after = inject(&pod(PLAIN), &Sidecar::of("shop", "demo", &spec, "default:1")).unwrap();
     let container = &after["spec"]["initContainers"][0];
     assert_eq!(container["image"], "own:2");
     assert_eq!(container["resources"], json!({"limits": {"memory": "1Gi"}}));
-    assert_eq!(value(container, "KVASIR_MAX_MEMORY"), Some("512Mi"));
+    assert_eq!(value(container, "KVASIR_MAX_MEMORY"), Some("536870912"), "in a form that the node reads");
     assert_eq!(value(container, "KVASIR_MAX_MEMORY_POLICY"), Some("ttl-first"));
     assert_eq!(value(container, "KVASIR_EVICT_AFTER"), Some("1m"));
     assert_eq!(value(container, "KVASIR_SYNC_INTERVAL"), Some("2s"));

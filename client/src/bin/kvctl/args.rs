@@ -36,7 +36,7 @@ pub(crate) struct Args {
     pub(crate) output: Format,
 
     /// How long to try, all attempts together; units ms, s, m, h
-    #[arg(long, global = true, default_value = "10s", value_parser = positive, value_name = "DURATION")]
+    #[arg(long, global = true, default_value = "10s", value_parser = positive, allow_hyphen_values = true, value_name = "DURATION")]
     pub(crate) timeout: Duration,
 
     #[command(flatten)]
@@ -113,7 +113,7 @@ pub(crate) enum Verb {
         #[arg(allow_negative_numbers = true)]
         value: OsString,
         /// The time until the key ends, as in 500ms, 3s, 1m30s [default: it does not end]
-        #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+        #[arg(long, value_parser = duration::parse, allow_hyphen_values = true, value_name = "DURATION")]
         ttl: Option<Duration>,
         /// Who shall hold the write first: a number of other nodes, majority, or all [default: nobody else]
         #[arg(long, value_parser = ack, value_name = "WHO")]
@@ -134,7 +134,7 @@ pub(crate) enum Verb {
     Touch {
         key: String,
         /// The time until the key ends [default: it does not end]
-        #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+        #[arg(long, value_parser = duration::parse, allow_hyphen_values = true, value_name = "DURATION")]
         ttl: Option<Duration>,
     },
     /// Tell what happens to keys, one line each, until interrupted
@@ -160,6 +160,8 @@ pub(crate) enum Verb {
     },
     /// List the nodes of the cluster, eldest first
     Members,
+    /// Tell what happens to the nodes of the cluster, one line each, until interrupted
+    Events,
     /// Show the health of the node
     Status,
     /// Show which node answers
@@ -220,6 +222,18 @@ mod tests {
         ] {
             let error = Args::try_parse_from(wrong).expect_err(&wrong.join(" "));
             assert_eq!(error.exit_code(), 2, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_negative_duration_is_told_for_what_it_is() {
+        for (wrong, option) in [
+            (&["kvctl", "put", "k", "v", "--ttl", "-3s"][..], "--ttl"),
+            (&["kvctl", "touch", "k", "--ttl", "-3s"], "--ttl"),
+            (&["kvctl", "get", "k", "--timeout", "-1s"], "--timeout"),
+        ] {
+            let told = Args::try_parse_from(wrong).expect_err(&wrong.join(" ")).to_string();
+            assert!(told.contains(option) && told.contains("write a whole number and a unit"), "{told}");
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::args::Format;
 use crate::duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use kvasir_client::{Entry, Event, Leader, Member, Status, Value, Version, WhoAmI};
+use kvasir_client::{ClusterEvent, Entry, Event, Leader, Member, Status, Value, Version, WhoAmI};
 use serde_json::{Value as Json, json};
 use std::io::{self, IsTerminal as _, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -85,11 +85,31 @@ impl Out {
                 self.json(&line)?;
             }
             (Format::Text, Event::Put { value, .. }) => {
-                write!(self.stdout, "put {key} ")?;
-                self.stdout.write_all(&value.value)?;
-                writeln!(self.stdout)?;
+                writeln!(self.stdout, "{}", event_row(what, key, Some(&value.value)))?;
             }
-            (Format::Text, _) => writeln!(self.stdout, "{}", format!("{what} {key}").trim_end())?,
+            (Format::Text, _) => writeln!(self.stdout, "{}", event_row(what, key, None))?,
+        }
+        self.stdout.flush()
+    }
+
+    pub(crate) fn cluster_event(&mut self, event: &ClusterEvent) -> io::Result<()> {
+        let (what, node) = match event {
+            ClusterEvent::Restarted => ("restarted", None),
+            ClusterEvent::Joined(node) => ("joined", Some(node)),
+            ClusterEvent::Left(node) => ("left", Some(node)),
+            ClusterEvent::Failed(node) => ("failed", Some(node)),
+            ClusterEvent::Evicted(node) => ("evicted", Some(node)),
+            _ => return Ok(()),
+        };
+        match (self.format, node) {
+            (Format::Text, None) => writeln!(self.stdout, "{what}")?,
+            (Format::Text, Some(node)) => writeln!(self.stdout, "{what} {} ({})", printable(&node.name), node.role)?,
+            (Format::Json, None) => self.json(&json!({"event": what}))?,
+            (Format::Json, Some(node)) => {
+                let at = node.at.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map(millis);
+                let role = node.role.to_string();
+                self.json(&json!({"event": what, "name": node.name, "origin": node.origin, "role": role, "atMs": at}))?;
+            }
         }
         self.stdout.flush()
     }
@@ -318,6 +338,12 @@ fn align(rows: &[Vec<String>]) -> String {
     text
 }
 
+/// One line, whatever key and value hold; the value as in a listing.
+fn event_row(what: &str, key: &str, value: Option<&[u8]>) -> String {
+    let words = [what.to_owned(), printable(key), value.map(preview).unwrap_or_default()];
+    words.join(" ").trim_end().to_owned()
+}
+
 /// Text that cannot disturb a terminal or a table.
 fn printable(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
@@ -333,7 +359,7 @@ fn preview(value: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{align, entry, preview};
+    use super::{align, entry, event_row, preview};
     use kvasir_client::Version;
     use std::time::Duration;
 
@@ -352,6 +378,14 @@ mod tests {
         assert_eq!(preview(&[0xff, 0]), "(binary)");
         let long = preview(&[b'a'; 100]);
         assert_eq!(long, "a".repeat(57) + "...");
+    }
+
+    #[test]
+    fn an_event_is_one_line() {
+        assert_eq!(event_row("put", "k", Some(b"two\nlines")), "put k two\\nlines");
+        assert_eq!(event_row("put", "a\nb", Some(&[0xff])), "put a\\nb (binary)");
+        assert_eq!(event_row("deleted", "k", None), "deleted k");
+        assert_eq!(event_row("live", "", None), "live");
     }
 
     #[test]

@@ -128,6 +128,12 @@ pub(crate) async fn run(args: Args) -> Result<Outcome, Failure> {
                 }
             }
         }
+        Verb::Events => {
+            let mut events = client.events();
+            while let Some(event) = events.try_next().await? {
+                out.cluster_event(&event)?;
+            }
+        }
         Verb::Members => out.members(&client.members().await?)?,
         Verb::Status => out.status(&client.status().await?)?,
         Verb::Whoami => out.who_am_i(&client.who_am_i().await?)?,

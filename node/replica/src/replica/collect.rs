@@ -79,8 +79,9 @@ impl Replica {
         if same_founding && link.compatible && self.roster.is_live(link.origin) {
             self.promised |= standing.promised;
             self.forgotten = self.forgotten.max(standing.forgotten);
-            // Whoever dropped them had everybody's word, this node's included.
-            self.collected = self.collected.max(standing.collected.min(self.stable()));
+            // Whoever dropped them had everybody's word, this node's included: what
+            // it vouched for once stays true, even if it would not vouch now.
+            self.collected = self.collected.max(standing.collected.min(self.stable().max(self.vouched)));
             self.reports.insert(link.origin, report);
         }
     }

@@ -5,7 +5,7 @@ use kvasir_proto::peer::v1::{Delta, Entry, Seen, Standing, Stranger, Sync, Want}
 use super::link::{Awaiting, Link, LinkId, Scan, Select, to_wire};
 use super::push::Taken;
 use super::{Bounds, MESSAGE_MAX_BYTES, RELAY_AFTER_MS, Replica, Violation, founding_of};
-use crate::clock::{Dot, stamp_at};
+use crate::clock::{Dot, ms_of, stamp_at};
 use crate::store::{BUCKETS, bucket_of};
 
 impl Replica {
@@ -162,7 +162,8 @@ impl Replica {
         if takes {
             for entry in delta.entries {
                 // Covered means held or beaten: except when that is what is in doubt.
-                if snapshot || want == Want::Repair || entry.hlc > self.covered(entry.origin) {
+                let in_doubt = want == Want::Repair && !self.is_forgotten(&entry);
+                if snapshot || in_doubt || entry.hlc > self.covered(entry.origin) {
                     refused |= self.take_entry(&entry, now_ms)? == Taken::NoRoom;
                 }
             }
@@ -199,6 +200,13 @@ impl Replica {
             self.clock.observe(standing.collected);
         }
         Ok(())
+    }
+
+    /// Whether it is of a key of which nothing is remembered, and ended before
+    /// all tombstones that were dropped here: who sends it will drop it too.
+    fn is_forgotten(&self, entry: &Entry) -> bool {
+        let ended = entry.hlc.max(stamp_at(entry.expires_ms.min(ms_of(u64::MAX))));
+        (entry.deleted || entry.expires_ms > 0) && ended <= self.collected && self.store.get(&entry.key).is_none()
     }
 
     pub(super) fn cut_delta(&mut self, scan: &mut Scan) -> Delta {

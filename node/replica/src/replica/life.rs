@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::link::Link;
 use super::roster::{MAX_SEATS, from_wire};
 use super::{Change, Cover, Replica, SCAN_STEP, Seat, Vector, View, Violation, founding_of};
-use crate::clock::{Dot, ms_of};
+use crate::clock::{Dot, ms_of, stamp_at};
 use crate::store::{Record, Store};
 
 /// What an ended seat of this node left, until it is issued again.
@@ -186,7 +186,7 @@ impl Replica {
         self.roster.end(origin, SeatState::Ended, ended);
         // The clock never gave this stamp before: no origin was ever drawn from it.
         self.settings.origin = next_origin(origin, ended);
-        let started_ms = seat.map_or(now_ms, |s| now_ms.max(s.started_ms + 1));
+        let started_ms = seat.map_or(now_ms, |s| now_ms.max(s.started_ms.saturating_add(1)));
         self.settings.started_ms = started_ms;
         self.roster.take(
             self.settings.origin,
@@ -300,10 +300,11 @@ impl Replica {
                 .max()
             && rival >= mine.started_ms
         {
-            self.roster.outbid(me, rival + 1);
+            self.roster.outbid(me, rival.saturating_add(1));
             changed = true;
         }
-        let now = self.clock.last();
+        // A node that has just started may not have looked at the clock yet.
+        let now = self.clock.last().max(stamp_at(now_ms));
         changed |= self.roster.end_predecessors(now);
         if changed {
             self.roster_changed();

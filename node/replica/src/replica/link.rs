@@ -113,6 +113,18 @@ impl Link {
         }
     }
 
+    /// Whether there may be something to send; `own`: the last stamp that is to
+    /// be pushed.
+    pub(super) fn is_due(&self, own: Option<u64>) -> bool {
+        self.roster_due
+            || self.request.is_some()
+            || self.ack_due
+            || self.scan.is_some()
+            || self.report_due
+            || self.digest_due
+            || own.is_some_and(|own| self.cursor.is_some_and(|cursor| cursor < own))
+    }
+
     /// Asks for something, unless an answer is under way.
     pub(super) fn ask(&mut self, want: Want) {
         if self.awaiting.is_none() {

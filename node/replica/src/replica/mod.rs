@@ -18,6 +18,7 @@ mod log;
 mod observe;
 mod push;
 mod roster;
+mod stamps;
 mod types;
 mod vector;
 
@@ -33,6 +34,7 @@ use self::log::Log;
 pub use self::log::{LOG_MAX_BYTES, LOG_MAX_ENTRIES};
 use self::roster::Roster;
 pub use self::roster::{MAX_ENDED, MAX_SEATS, Seat};
+pub use self::stamps::STAMP_END;
 pub use self::types::{Bounds, Change, Counters, Coverage, Full, Holders, PeerId, Settings, View, Violation};
 pub use self::vector::{Cover, Vector};
 use crate::clock::{Clock, Dot};
@@ -203,9 +205,7 @@ impl Replica {
     /// here alone would let it come back.
     fn make_room(&mut self, key: &[u8], cost: u64, limit: u64, now_ms: u64) -> bool {
         loop {
-            let old =
-                self.store.get(key).map_or(0, |r| Store::cost_of(key.len(), r.value.as_ref().map_or(0, Bytes::len)));
-            if self.store.memory() - old + cost <= limit {
+            if self.store.memory() - self.store.cost_at(key) + cost <= limit {
                 return true;
             }
             let victim = self.settings.evict_ending.then(|| self.store.first_to_end().cloned()).flatten();
@@ -312,6 +312,9 @@ impl Replica {
 
     /// Takes a message of a link. On an error the caller closes the link.
     pub fn receive(&mut self, link: LinkId, message: Message, now_ms: u64) -> Result<(), Violation> {
+        if !message.kind.as_ref().is_none_or(stamps::are_possible) {
+            return Err(Violation::Malformed);
+        }
         // What an older connection left is dropped.
         let Some(mut state) = self.links.remove(&link) else { return Ok(()) };
         let me = self.settings.origin;
@@ -343,11 +346,26 @@ impl Replica {
         result
     }
 
+    /// The links for which [`Self::poll_send`] may have something. Of many peers
+    /// most have nothing to be told: to ask for each would cost more than the
+    /// telling.
+    pub fn due(&self) -> impl Iterator<Item = LinkId> {
+        let own = self.to_push();
+        self.links.iter().filter(move |(_, link)| link.is_due(own)).map(|(&id, _)| id)
+    }
+
+    /// Up to where own writes are to be pushed.
+    fn to_push(&self) -> Option<u64> {
+        self.ready.then(|| self.vector_seen(self.settings.origin))
+    }
+
     /// The next message for a link whose last one was sent; `None` until there
     /// is something to say. Writes that pile up between two calls leave together.
     pub fn poll_send(&mut self, link: LinkId, now_ms: u64) -> Option<Message> {
         let mut state = self.links.remove(&link)?;
+        let due = state.is_due(self.to_push());
         let kind = self.next_message(&mut state, now_ms);
+        debug_assert!(due || kind.is_none(), "who goes by `due` would not have sent {kind:?}");
         self.links.insert(link, state);
         kind.map(|kind| Message { kind: Some(kind) })
     }
@@ -362,7 +380,7 @@ impl Replica {
         if std::mem::take(&mut link.ack_due) {
             return Some(Kind::Ack(Ack { hlc: self.vector_seen(link.origin) }));
         }
-        let push = link.cursor.filter(|&cursor| self.ready && cursor < self.vector_seen(self.settings.origin));
+        let push = link.cursor.filter(|&cursor| self.to_push().is_some_and(|own| cursor < own));
         if let Some(prev) = push
             && (link.push_next || link.scan.is_none())
         {

@@ -79,6 +79,13 @@ impl Replica {
         (self.log.above(any).count() + self.brought(), self.log.above(all).count() + self.brought())
     }
 
+    /// Keys of own writes that are still in the log and that no linked peer said
+    /// it holds, oldest write first.
+    pub fn uncovered_keys(&self) -> impl Iterator<Item = &[u8]> {
+        let any = self.links.values().map(|l| l.acked).max().unwrap_or(0);
+        self.log.above(any).map(|entry| &entry.key[..])
+    }
+
     /// Why this node last began anew.
     pub const fn ended_because(&self) -> Stranger {
         self.ended_because

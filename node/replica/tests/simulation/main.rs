@@ -2,6 +2,9 @@
 //! delays, reorders and cuts, with crashes, restarts, evictions, clocks that
 //! differ and jump, full nodes, TTLs, sessions and acknowledgements, by seed.
 //!
+//! One run in ten has the production membership as well; `MEMBERSHIP=1` gives
+//! it to all, `MEMBERSHIP=0` to none.
+//!
 //! `SEEDS=n` runs n seeds (default 5000) from `FROM` (default 0), and `SEED=s`
 //! one, with its trace. A seed that fails is cut down to the operations that it
 //! takes to fail, and those are printed as a trace.
@@ -23,6 +26,10 @@ const SHRINK_RUNS: usize = 400;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|v| v.parse::<u64>().expect("SEED, SEEDS and FROM are numbers"))
+}
+
+fn plan_of(seed: u64) -> Plan {
+    Plan::new(seed, number("MEMBERSHIP").map(|n| n != 0))
 }
 
 fn fails(plan: &Plan) -> bool {
@@ -53,7 +60,7 @@ fn shrink(mut plan: Plan) -> Plan {
 #[test]
 fn clusters_keep_every_promise_whatever_the_network_does() {
     if let Some(seed) = number("SEED") {
-        let plan = Plan::new(seed);
+        let plan = plan_of(seed);
         if number("SHRINK").is_some() {
             std::panic::set_hook(Box::new(|_| ()));
             let plan = shrink(plan);
@@ -74,7 +81,7 @@ fn clusters_keep_every_promise_whatever_the_network_does() {
                     if seed >= from + seeds || failed.load(Ordering::Relaxed) != u64::MAX {
                         return;
                     }
-                    if fails(&Plan::new(seed)) {
+                    if fails(&plan_of(seed)) {
                         failed.fetch_min(seed, Ordering::Relaxed);
                     }
                     let done = done.fetch_add(1, Ordering::Relaxed) + 1;
@@ -86,9 +93,10 @@ fn clusters_keep_every_promise_whatever_the_network_does() {
         }
     });
     let failed = failed.load(Ordering::Relaxed);
+    let membership = u64::from(plan_of(failed).membership);
     assert!(
         failed == u64::MAX,
         "seed {failed} failed; replay it, cut down to what it takes, with:\n    \
-         SEED={failed} SHRINK=1 cargo test -p kvasir-replica --test simulation -- --nocapture"
+         SEED={failed} MEMBERSHIP={membership} SHRINK=1 cargo test -p kvasir-replica --test simulation -- --nocapture"
     );
 }

@@ -16,8 +16,7 @@ use foca::{Header, Member, Message};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{MAX_VERSION_BYTES, NodeId};
-use crate::config::{MAX_NAME_BYTES, Role};
+use super::{MAX_NAME_BYTES, MAX_VERSION_BYTES, NodeId, Role};
 
 /// The largest datagram sent or taken: it fits the smallest MTU that is met in
 /// practice (1280, IPv6's least) with room for an encrypting envelope.
@@ -27,7 +26,8 @@ pub const MAGIC: [u8; 4] = *b"KVSW";
 /// How one begins that is encrypted.
 pub const SEALED_MAGIC: [u8; 4] = *b"KVSX";
 const VERSION: u8 = 1;
-pub(super) const ENVELOPE: usize = MAGIC.len() + 1 + 8;
+/// How long the envelope is, bytes.
+pub const ENVELOPE: usize = MAGIC.len() + 1 + 8;
 /// What is left for the message.
 pub(super) const MAX_MESSAGE: NonZeroUsize = NonZeroUsize::new(MAX_DATAGRAM - ENVELOPE).expect("1155 is not zero");
 
@@ -58,7 +58,7 @@ pub enum Refused {
 }
 
 /// The first bytes of every datagram of one cluster.
-pub(super) fn envelope(cluster: &str) -> [u8; ENVELOPE] {
+pub fn envelope(cluster: &str) -> [u8; ENVELOPE] {
     let mut envelope = [0; ENVELOPE];
     envelope[..4].copy_from_slice(&MAGIC);
     envelope[4] = VERSION;

@@ -16,10 +16,9 @@ use foca::{Foca, Identity, Notification, PeriodicParams, State, Timer};
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use super::{
-    MemberInfo, MemberState, NodeId, Refused,
+    MemberInfo, MemberState, NodeId, Refused, Timing,
     wire::{self, ENVELOPE, MAX_MESSAGE, Wire},
 };
-pub use crate::config::SwimConfig as Timing;
 
 /// The same for the news that this node leaves, which it alone tells.
 const LAST_TRANSMISSIONS: NonZeroU8 = NonZeroU8::MAX;

@@ -1,19 +1,27 @@
 //! The simulated cluster: nodes with wall clocks of their own, connections, a
 //! network, and the clients.
 
+mod clients;
+mod membership;
+mod network;
+
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use bytes::Bytes;
-use kvasir_proto::peer::v1::Message;
 use kvasir_replica::clock::Dot;
-use kvasir_replica::replica::{Bounds, Change, Coverage, LinkId, Replica, Settings, View};
+use kvasir_replica::replica::{Bounds, Change, LinkId, Replica, Settings};
 use kvasir_replica::store::Store;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::check::{Acked, History, Write};
-use crate::plan::{Op, Plan};
+use self::clients::Session;
+pub use self::membership::Member;
+use self::network::{OnLink, Packet, pair};
+use crate::check::{History, Write};
+use crate::plan::Plan;
 
+/// When a run begins, in simulated time.
+const BEGIN_MS: u64 = 10_000_000;
 pub const SYNC_INTERVAL_MS: u64 = 1_000;
 /// One step of simulated time.
 const STEP_MS: u64 = 20;
@@ -34,47 +42,10 @@ pub struct Node {
     /// Peers by place, the link to each, and when it was last heard of.
     links: BTreeMap<usize, (LinkId, u64)>,
     leaves_by: Option<u64>,
+    /// In runs with membership.
+    member: Option<Member>,
     /// What each key's record was, to show that it never goes back.
     pub held: BTreeMap<Bytes, Dot>,
-}
-
-struct Packet {
-    due_ms: u64,
-    number: u64,
-    from: usize,
-    to: usize,
-    /// The connection it belongs to: another one never delivers it.
-    connection: u64,
-    message: Message,
-}
-
-impl Packet {
-    fn key(&self) -> (std::cmp::Reverse<u64>, std::cmp::Reverse<u64>) {
-        (std::cmp::Reverse(self.due_ms), std::cmp::Reverse(self.number))
-    }
-}
-impl PartialEq for Packet {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
-}
-impl Eq for Packet {}
-impl PartialOrd for Packet {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Packet {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.key().cmp(&other.key())
-    }
-}
-
-/// A client that sends its token along.
-#[derive(Default)]
-pub struct Session {
-    token: BTreeMap<u64, (u64, (u64, u64))>,
-    last: BTreeMap<u8, Dot>,
 }
 
 pub struct World<'a> {
@@ -86,10 +57,16 @@ pub struct World<'a> {
     next_connection: u64,
     /// Ordered pairs: the second hears nothing from the first.
     blocked: BTreeSet<(usize, usize)>,
-    network: BinaryHeap<Packet>,
+    network: BinaryHeap<Packet<OnLink>>,
+    datagrams: BinaryHeap<Packet<Vec<u8>>>,
     sent: u64,
     next_origin: u64,
     healed: bool,
+    /// When the set of processes that can reach each other last changed, if it
+    /// is since all healed.
+    changed_ms: u64,
+    /// Processes that left the membership.
+    said_goodbye: BTreeSet<u64>,
     pub history: History,
     /// Writes that wait to be held by so many peers: where, in which life.
     waiting: Vec<(usize, u64, Dot, usize)>,
@@ -97,28 +74,23 @@ pub struct World<'a> {
     trace: bool,
 }
 
-fn pair(a: usize, b: usize) -> (usize, usize) {
-    (a.min(b), a.max(b))
-}
-
-fn key_of(key: u8) -> Bytes {
-    Bytes::from(vec![b'a' + key])
-}
-
 impl<'a> World<'a> {
     pub fn new(plan: &'a Plan, trace: bool) -> Self {
         let mut world = Self {
             plan,
             rng: Xoshiro256PlusPlus::seed_from_u64(plan.seed ^ 0x5eed),
-            now_ms: 10_000_000,
+            now_ms: BEGIN_MS,
             nodes: (0..plan.voters + plan.sidecars).map(|_| None).collect(),
             connections: BTreeMap::new(),
             next_connection: 1,
             blocked: BTreeSet::new(),
             network: BinaryHeap::new(),
+            datagrams: BinaryHeap::new(),
             sent: 0,
             next_origin: 1,
             healed: false,
+            changed_ms: BEGIN_MS,
+            said_goodbye: BTreeSet::new(),
             history: History::default(),
             waiting: Vec::new(),
             sessions: Default::default(),
@@ -135,7 +107,7 @@ impl<'a> World<'a> {
 
     fn say(&self, what: impl FnOnce() -> String) {
         if self.trace {
-            println!("{:>9} ms  {}", self.now_ms - 10_000_000, what());
+            println!("{:>9} ms  {}", self.now_ms - BEGIN_MS, what());
         }
     }
 
@@ -178,7 +150,10 @@ impl<'a> World<'a> {
         self.say(|| format!("{name} starts as origin {origin}"));
         let links = BTreeMap::new();
         self.nodes[place] =
-            Some(Node { replica, origin, name, skew_ms, links, leaves_by: None, held: BTreeMap::new() });
+            Some(Node { replica, origin, name, skew_ms, links, leaves_by: None, member: None, held: BTreeMap::new() });
+        if self.plan.membership {
+            self.join(place);
+        }
     }
 
     fn remove(&mut self, place: usize) {
@@ -190,64 +165,20 @@ impl<'a> World<'a> {
         }
     }
 
-    fn disconnect(&mut self, a: usize, b: usize) {
-        if self.connections.remove(&pair(a, b)).is_some() {
-            for (x, y) in [(a, b), (b, a)] {
-                if let Some(node) = &mut self.nodes[x]
-                    && let Some((link, _)) = node.links.remove(&y)
-                {
-                    node.replica.link_down(link);
-                }
-            }
-        }
-    }
-
-    /// Every pair that is alive and can talk gets a connection.
-    fn connect(&mut self) {
-        for a in 0..self.nodes.len() {
-            for b in a + 1..self.nodes.len() {
-                let cut = self.blocked.contains(&(a, b)) || self.blocked.contains(&(b, a));
-                if cut || self.connections.contains_key(&(a, b)) {
-                    continue;
-                }
-                let [Some(x), Some(y)] = self.nodes.get_disjoint_mut([a, b]).expect("a < b < len") else { continue };
-                let (from_x, from_y) = (x.replica.id(), y.replica.id());
-                x.links.insert(b, (x.replica.link_up(from_y), self.now_ms));
-                y.links.insert(a, (y.replica.link_up(from_x), self.now_ms));
-                self.connections.insert((a, b), self.next_connection);
-                self.next_connection += 1;
-            }
-        }
-    }
-
-    fn send(&mut self, from: usize, to: usize, message: &Message) {
-        let (loss, duplicate, delay) = if self.healed {
-            (0.0, 0.0, 3)
-        } else {
-            let slow = pair(from, to) == pair(self.plan.slow.0, self.plan.slow.1);
-            (self.plan.loss, self.plan.duplicate, self.plan.delay_ms * if slow { 10 } else { 1 })
-        };
-        let connection = self.connections[&pair(from, to)];
-        let copies = if duplicate > 0.0 && self.rng.random_bool(duplicate) { 2 } else { 1 };
-        for _ in 0..copies {
-            if self.blocked.contains(&(from, to)) || loss > 0.0 && self.rng.random_bool(loss) {
-                continue;
-            }
-            self.sent += 1;
-            let due_ms = self.now_ms + self.rng.random_range(1..=delay);
-            self.network.push(Packet { due_ms, number: self.sent, from, to, connection, message: message.clone() });
-        }
-    }
-
     /// One step: time, sends, deliveries, checks.
     fn step(&mut self) {
         self.now_ms += STEP_MS;
-        self.connect();
+        if self.plan.membership {
+            self.mingle();
+            self.dial();
+        } else {
+            self.connect_all();
+        }
         for place in 0..self.nodes.len() {
+            let view = self.view(place);
             let Some(node) = &mut self.nodes[place] else { continue };
             let now = self.now_ms.saturating_add_signed(node.skew_ms);
-            let alone = node.links.is_empty();
-            node.replica.tick(View { answered: true, unlinked: usize::from(alone) }, now);
+            node.replica.tick(view, now);
             self.absorb(place);
             let Some(node) = &mut self.nodes[place] else { continue };
             let links: Vec<_> = node.links.iter().map(|(&to, &(link, heard))| (to, link, heard)).collect();
@@ -264,29 +195,7 @@ impl<'a> World<'a> {
                 }
             }
         }
-        while self.network.peek().is_some_and(|p| p.due_ms <= self.now_ms) {
-            let Some(packet) = self.network.pop() else { break };
-            if self.connections.get(&pair(packet.from, packet.to)) != Some(&packet.connection) {
-                continue;
-            }
-            let Some(node) = &mut self.nodes[packet.to] else { continue };
-            let Some(link) = node.links.get_mut(&packet.from) else { continue };
-            link.1 = self.now_ms;
-            let link = link.0;
-            let now = self.now_ms.saturating_add_signed(node.skew_ms);
-            if std::env::var_os("MESSAGES").is_some() && self.trace {
-                println!(
-                    "{:>9} ms    {} -> {}: {:?}",
-                    self.now_ms - 10_000_000,
-                    packet.from,
-                    packet.to,
-                    packet.message.kind
-                );
-            }
-            let Some(node) = &mut self.nodes[packet.to] else { continue };
-            node.replica.receive(link, packet.message, now).expect("clocks are near each other and messages are whole");
-            self.absorb(packet.to);
-        }
+        self.deliver();
         self.settle_acks();
         self.finish_leaving();
     }
@@ -305,6 +214,7 @@ impl<'a> World<'a> {
             for other in 0..self.nodes.len() {
                 self.disconnect(place, other);
             }
+            self.rejoin(place);
         }
         let mut last: Option<(Bytes, Dot, Write)> = None;
         for change in changes {
@@ -343,30 +253,6 @@ impl<'a> World<'a> {
         }
     }
 
-    fn settle_acks(&mut self) {
-        let waiting = std::mem::take(&mut self.waiting);
-        for (place, origin, dot, ack) in waiting {
-            let Some(node) = self.nodes[place].as_ref().filter(|n| n.origin == origin) else { continue };
-            if self.history.was_interrupted(origin, dot) {
-                continue;
-            }
-            if node.replica.holders(dot.hlc).peers < ack {
-                self.waiting.push((place, origin, dot, ack));
-                continue;
-            }
-            // Whoever covers it now is a holder.
-            let holders: Vec<u64> = self
-                .live()
-                .filter(|n| {
-                    n.replica.vector().get(&dot.origin).is_some_and(|c| c.seen >= dot.hlc) && n.replica.is_ready()
-                })
-                .map(|n| n.origin)
-                .collect();
-            assert!(holders.len() > ack, "{dot:?} was acknowledged by {ack} peers but only {holders:?} hold it");
-            self.history.acked.push(Acked { dot, holders, at: self.history.now() });
-        }
-    }
-
     fn finish_leaving(&mut self) {
         for place in 0..self.nodes.len() {
             let Some(node) = &mut self.nodes[place] else { continue };
@@ -387,17 +273,19 @@ impl<'a> World<'a> {
                         self.send(place, to, &message);
                     }
                 }
+                self.say_goodbye(place);
                 self.history.gone(self.nodes[place].take().map_or(0, |node| node.origin));
                 // What is on its way arrives: the connections are closed, not cut.
                 let mut rest: Vec<_> = std::mem::take(&mut self.network).into_sorted_vec();
                 while let Some(packet) = rest.pop() {
-                    let meant = self.connections.get(&pair(packet.from, packet.to)) == Some(&packet.connection);
+                    let connection = self.connections.get(&pair(packet.from, packet.to));
+                    let meant = connection == Some(&packet.content.0);
                     if packet.from == place && meant && self.rng.random_bool(0.5) {
                         if let Some(node) = &mut self.nodes[packet.to]
                             && let Some(&(link, _)) = node.links.get(&place)
                         {
                             let now = self.now_ms.saturating_add_signed(node.skew_ms);
-                            node.replica.receive(link, packet.message, now).expect("messages are whole");
+                            node.replica.receive(link, packet.content.1, now).expect("messages are whole");
                             self.absorb(packet.to);
                         }
                     } else if packet.from != place {
@@ -406,128 +294,6 @@ impl<'a> World<'a> {
                 }
                 self.remove(place);
             }
-        }
-    }
-
-    fn act(&mut self, op: &Op) {
-        match *op {
-            Op::Put { node, key, ttl_ms, ack } => {
-                let Some(dot) = self.put(node, key, ttl_ms) else { return };
-                let origin = dot.origin;
-                if ack > 0 {
-                    self.waiting.push((node, origin, dot, ack));
-                }
-            }
-            Op::Delete { node: place, key } => {
-                let Some(node) = self.nodes[place].as_mut().filter(|n| n.replica.is_ready()) else { return };
-                let now = self.now_ms.saturating_add_signed(node.skew_ms);
-                let vector = node.replica.vector().clone();
-                let before = node.replica.store().get(&key_of(key)).map(|r| r.dot);
-                if let Some(dot) = node.replica.delete(key_of(key), now) {
-                    self.history.deleted(key_of(key), dot, vector, before);
-                    self.waiting.push((place, dot.origin, dot, 1));
-                    self.absorb(place);
-                }
-            }
-            Op::SessionPut { session, node, key } => {
-                if let Some(dot) = self.put(node, key, None)
-                    && let Some(node) = &self.nodes[node]
-                {
-                    let founding = node.replica.founding();
-                    let session = &mut self.sessions[session];
-                    session.token.insert(dot.origin, (dot.hlc, founding));
-                    let last = session.last.entry(key).or_default();
-                    *last = dot.max(*last);
-                }
-            }
-            Op::Read { session, node, key } => self.read(session, node, key),
-            Op::Reset(a, b) => self.disconnect(a, b),
-            Op::Block(a, b) if a != b => {
-                self.say(|| format!("nothing gets from {a} to {b}"));
-                self.blocked.insert((a, b));
-            }
-            Op::Split(side) => {
-                self.say(|| format!("partition {side:b}"));
-                for a in 0..self.nodes.len() {
-                    for b in 0..self.nodes.len() {
-                        if (side >> a & 1) != (side >> b & 1) {
-                            self.blocked.insert((a, b));
-                        }
-                    }
-                }
-            }
-            Op::Mend => {
-                self.say(|| "the network mends".into());
-                self.blocked.clear();
-            }
-            Op::Crash(node) => {
-                if self.nodes[node].is_some() && self.live().count() > 1 {
-                    self.say(|| format!("node {node} crashes"));
-                    self.history.crashed = true;
-                    self.remove(node);
-                }
-            }
-            Op::Start(node) => {
-                if self.nodes[node].is_none() {
-                    self.start(node);
-                }
-            }
-            Op::Leave(node) => {
-                let by = self.now_ms + DRAIN_MS;
-                let several = self.live().count() > 1;
-                if let Some(node) = self.nodes[node].as_mut().filter(|_| several) {
-                    node.leaves_by.get_or_insert(by);
-                }
-            }
-            Op::Jump(node, by) => {
-                if let Some(node) = &mut self.nodes[node] {
-                    node.skew_ms = (node.skew_ms + by).clamp(-3_500, 3_500);
-                    let (name, skew) = (node.name.clone(), node.skew_ms);
-                    self.say(|| format!("the clock of {name} is now {skew} ms off"));
-                }
-            }
-            Op::Block(..) | Op::Nothing => {}
-        }
-    }
-
-    fn put(&mut self, place: usize, key: u8, ttl_ms: Option<u64>) -> Option<Dot> {
-        let node = self.nodes[place].as_mut().filter(|n| n.replica.is_ready() && n.leaves_by.is_none())?;
-        let now = self.now_ms.saturating_add_signed(node.skew_ms);
-        let value = Bytes::from(format!("{:08}", self.history.len()));
-        let dot = node.replica.put(key_of(key), value, ttl_ms.map(|t| now + t), now).ok();
-        self.absorb(place);
-        dot
-    }
-
-    fn read(&mut self, session: usize, place: usize, key: u8) {
-        let Some(node) = self.nodes[place].as_ref().filter(|n| n.replica.is_ready()) else { return };
-        let name = node.name.clone();
-        let asked: Vec<Coverage> = self.sessions[session]
-            .token
-            .iter()
-            .map(|(&origin, &(hlc, founding))| node.replica.coverage(Dot { hlc, origin }, founding))
-            .collect();
-        if asked.contains(&Coverage::Lost) {
-            self.sessions[session] = Session::default();
-            return;
-        }
-        if asked.contains(&Coverage::Behind) {
-            return;
-        }
-        let now = self.now_ms.saturating_add_signed(node.skew_ms);
-        let record = node.replica.store().get(&key_of(key)).map(|r| r.dot);
-        let founding = node.replica.founding();
-        let last = self.sessions[session].last.get(&key).copied();
-        if let Some(last) = last {
-            let fine = record >= Some(last) || self.history.ended(&key_of(key), last, now + 8_000);
-            assert!(fine, "a session saw {last:?} of key {key}, and {record:?} at {name}");
-        }
-        if let Some(dot) = record {
-            let session = &mut self.sessions[session];
-            let token = session.token.entry(dot.origin).or_default();
-            *token = (dot.hlc, founding).max(*token);
-            let last = session.last.entry(key).or_default();
-            *last = dot.max(*last);
         }
     }
 
@@ -551,6 +317,7 @@ impl<'a> World<'a> {
         crate::check::always(self);
         self.blocked.clear();
         self.healed = true;
+        self.changed_ms = self.now_ms;
         self.network.clear();
         for place in 0..self.nodes.len() {
             // A node without room never holds all: it is given a new life with more.
@@ -572,7 +339,8 @@ impl<'a> World<'a> {
             for _ in 0..50 {
                 self.step();
             }
-            match crate::check::settled(self) {
+            self.expect_met();
+            match crate::check::settled(self).and_then(|()| self.met()) {
                 Ok(()) => break,
                 Err(why) => {
                     if self.trace && self.now_ms >= end {

@@ -5,10 +5,32 @@ use std::{cmp::Reverse, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Role;
-
+/// The longest node name: what fits a DNS label, and so a pod's name as Kubernetes makes them.
+pub const MAX_NAME_BYTES: usize = 63;
 /// The longest version string that a node may give.
 pub const MAX_VERSION_BYTES: usize = 32;
+
+/// What a node is to its cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// One of the cluster's own nodes.
+    #[default]
+    Member,
+    /// A full replica beside one application.
+    Sidecar,
+}
+
+impl Role {
+    /// The name that settings, logs and status use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Member => "member",
+            Self::Sidecar => "sidecar",
+        }
+    }
+}
 
 /// The identity of one life of a node. A restart makes a new one.
 ///
@@ -16,7 +38,7 @@ pub const MAX_VERSION_BYTES: usize = 32;
 /// generation; what else it carries follows from that.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeId {
-    /// The name, unique in the cluster; at most [`MAX_NAME_BYTES`](crate::config::MAX_NAME_BYTES).
+    /// The name, unique in the cluster; at most [`MAX_NAME_BYTES`].
     pub name: String,
     /// The origin of this life's writes: a random number, never 0.
     #[serde(with = "postcard::fixint::le")]
@@ -52,7 +74,7 @@ impl NodeId {
     }
 
     /// Whoever listens at `address`.
-    pub(super) fn somebody_at(address: SocketAddr) -> Self {
+    pub(crate) fn somebody_at(address: SocketAddr) -> Self {
         Self { version: String::new(), ..Self::new("", 0, Role::Member, address, 0) }
     }
 
@@ -74,7 +96,7 @@ impl NodeId {
     }
 
     /// Whether this is a later life than `other`, both having one name.
-    pub(super) fn succeeds(&self, other: &Self) -> bool {
+    pub(crate) fn succeeds(&self, other: &Self) -> bool {
         self.name == other.name && self.origin != other.origin && Reverse(self.seniority()) < Reverse(other.seniority())
     }
 }

@@ -6,16 +6,16 @@ use std::{
     cmp::Reverse,
     collections::{BTreeSet, BinaryHeap},
     net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use super::{
-    MemberState, NodeId, leader,
-    swim::{Event, Output, Swim, Timing},
+    MemberState, NodeId, Role, Timing, leader,
+    swim::{Event, Output, Swim},
 };
-use crate::config::Role;
 
 /// 2026, as the wall clock that the simulated nodes start with.
 const WALL_MS: u64 = 1_790_000_000_000;
@@ -240,17 +240,38 @@ fn nodes_find_each_other_from_one_seed() {
     }
 }
 
+/// `MINUTES` sets how long in all, over all sizes and seeds; `make sim` runs 10,000.
 #[test]
 fn hours_of_loss_kill_nobody() {
-    for (size, minutes) in [(2, 300), (3, 300), (5, 120), (10, 30), (20, 10)] {
-        let mut world = World::cluster(7 + size as u64, size);
-        world.loss = 0.05;
-        world.settle(10 * SECOND);
-        world.run(Duration::from_mins(minutes));
-        assert!(world.settled());
-        assert_eq!(world.events(|event| matches!(event, Event::Failed(_) | Event::Renewed(_))), 0, "{size} nodes");
-        assert_eq!(world.faults, [""; 0]);
-    }
+    const SIZES: [usize; 5] = [2, 3, 5, 10, 20];
+    /// Each run is a cluster of its own, so long.
+    const MINUTES: u64 = 20;
+    let minutes = std::env::var("MINUTES").map_or(200_u64, |minutes| minutes.parse().expect("MINUTES is a number"));
+    let runs = minutes.div_ceil(MINUTES);
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let next = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let run = next.fetch_add(1, Ordering::Relaxed);
+                    if run >= runs {
+                        return;
+                    }
+                    let size = SIZES[run as usize % SIZES.len()];
+                    let mut world = World::cluster(run, size);
+                    world.loss = 0.05;
+                    world.settle(10 * SECOND);
+                    world.run(Duration::from_mins(MINUTES));
+                    assert!(world.settled(), "{size} nodes, seed {run}: {:?}", world.lists());
+                    let deaths = world.events(|event| matches!(event, Event::Failed(_) | Event::Renewed(_)));
+                    assert_eq!(deaths, 0, "{size} nodes, seed {run}");
+                    assert_eq!(world.faults, [""; 0]);
+                }
+            });
+        }
+    });
+    println!("{} simulated minutes with 5 % loss, and no false death", runs * MINUTES);
 }
 
 #[test]

@@ -1,0 +1,324 @@
+//! Replicas of production in a simulated network: how long a write takes to
+//! reach all, and what it costs. Every run gives the same figures.
+//!
+//! Each link takes 1 ms and keeps order. A node does one thing at a time, and
+//! each message costs it [`MESSAGE_US`] of that: without this a write would take
+//! 1 ms whatever the number of nodes.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::path::Path;
+
+use bytes::Bytes;
+use kvasir_proto::peer::v1::Message;
+use kvasir_replica::clock::Dot;
+use kvasir_replica::replica::{Bounds, Change, LinkId, Replica, Settings, View};
+use prost::Message as _;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt as _, SeedableRng as _};
+
+use crate::chart::{self, Panel};
+use crate::report::{Report, number, quantile, table};
+
+const SIZES: [usize; 4] = [3, 10, 30, 100];
+const LINK_US: u64 = 1_000;
+/// What a node works for each message that it sends or takes, microseconds.
+/// `bench-scale` measures it on real processes.
+const MESSAGE_US: u64 = 10;
+/// As the engine does.
+const TICK_US: u64 = 20_000;
+const FRAME_HEADER: usize = 4;
+const VALUE_BYTES: usize = 64;
+/// Until all are ready, know each other, and have come to rest.
+const SETTLE_US: u64 = 15_000_000;
+const IDLE_US: u64 = 20_000_000;
+const WRITES: usize = 2_000;
+/// Of the whole cluster, so that the load is the same for all sizes.
+const WRITES_PER_SECOND: u64 = 200;
+const START_MS: u64 = 1_790_000_000_000;
+
+enum What {
+    Arrives { from: usize, message: Message },
+    Tick,
+    Write(usize),
+}
+
+struct Event {
+    at_us: u64,
+    number: u64,
+    node: usize,
+    what: What,
+}
+
+impl PartialEq for Event {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+impl Eq for Event {}
+impl PartialOrd for Event {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Event {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at_us, self.number).cmp(&(other.at_us, other.number))
+    }
+}
+
+struct Node {
+    replica: Replica,
+    /// Its links, by the peer's place.
+    links: Vec<Option<LinkId>>,
+    /// The peers' places, by link.
+    peers: BTreeMap<LinkId, usize>,
+    busy_until_us: u64,
+}
+
+/// A write under way: when it was made, and how many hold it.
+struct Write {
+    at_us: u64,
+    held: usize,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Traffic {
+    messages: u64,
+    bytes: u64,
+}
+
+struct World {
+    now_us: u64,
+    nodes: Vec<Node>,
+    events: BinaryHeap<Reverse<Event>>,
+    numbers: u64,
+    traffic: Traffic,
+    writes: BTreeMap<Dot, Write>,
+    took_us: Vec<u64>,
+}
+
+impl World {
+    fn new(size: usize) -> Self {
+        let settings = |n: usize| Settings {
+            origin: n as u64 + 1,
+            name: format!("node-{n}"),
+            voter: true,
+            started_ms: START_MS,
+            voters: size,
+            evict_after_ms: 300_000,
+            sync_interval_ms: 1_000,
+            max_clock_skew_ms: 10_000,
+            max_memory: None,
+            evict_ending: false,
+            may_found: true,
+            serve_alone: true,
+            join_timeout_ms: 10_000,
+            bounds: Bounds::default(),
+        };
+        let node = |n| {
+            let mut replica = Replica::new(settings(n), START_MS);
+            replica.watch(true);
+            Node { replica, links: vec![None; size], peers: BTreeMap::new(), busy_until_us: 0 }
+        };
+        let mut world = Self {
+            now_us: 0,
+            nodes: (0..size).map(node).collect(),
+            events: BinaryHeap::new(),
+            numbers: 0,
+            traffic: Traffic::default(),
+            writes: BTreeMap::new(),
+            took_us: Vec::new(),
+        };
+        for a in 0..size {
+            for b in 0..size {
+                if a != b {
+                    let peer = world.nodes[b].replica.id();
+                    let link = world.nodes[a].replica.link_up(peer);
+                    world.nodes[a].links[b] = Some(link);
+                    world.nodes[a].peers.insert(link, b);
+                }
+            }
+            // Spread over the interval, as processes that started at different moments.
+            world.schedule(TICK_US * a as u64 / size as u64, a, What::Tick);
+        }
+        world
+    }
+
+    fn schedule(&mut self, at_us: u64, node: usize, what: What) {
+        self.numbers += 1;
+        self.events.push(Reverse(Event { at_us, number: self.numbers, node, what }));
+    }
+
+    fn run_until(&mut self, end_us: u64) -> anyhow::Result<()> {
+        while let Some(Reverse(next)) = self.events.peek()
+            && next.at_us <= end_us
+        {
+            let Some(Reverse(event)) = self.events.pop() else { break };
+            self.now_us = event.at_us;
+            self.handle(event)?;
+        }
+        self.now_us = end_us;
+        Ok(())
+    }
+
+    fn handle(&mut self, Event { node: place, what, .. }: Event) -> anyhow::Result<()> {
+        let node = &mut self.nodes[place];
+        let mut at_us = self.now_us.max(node.busy_until_us);
+        let wall = |at_us: u64| START_MS + at_us / 1_000;
+        let mut tick = false;
+        match what {
+            What::Arrives { from, message } => {
+                at_us += MESSAGE_US;
+                if let Some(link) = node.links[from] {
+                    node.replica.receive(link, message, wall(at_us))?;
+                }
+            }
+            What::Tick => {
+                node.replica.tick(View { answered: true, unlinked: 0 }, wall(at_us));
+                tick = true;
+            }
+            What::Write(n) => {
+                let value = Bytes::from(vec![b'v'; VALUE_BYTES]);
+                let dot = node.replica.put(Bytes::from(format!("bench/key-{n:08}")), value, None, wall(at_us))?;
+                self.writes.insert(dot, Write { at_us: self.now_us, held: 0 });
+            }
+        }
+        self.absorb(place, at_us);
+        let at_us = self.send_all(place, at_us);
+        self.nodes[place].busy_until_us = at_us;
+        if tick {
+            self.schedule(self.now_us + TICK_US, place, What::Tick);
+        }
+        Ok(())
+    }
+
+    /// Notes which writes the node has come to hold.
+    fn absorb(&mut self, place: usize, at_us: u64) {
+        let size = self.nodes.len();
+        for change in self.nodes[place].replica.take_changes() {
+            let Change::Wrote(_, record) = change else { continue };
+            let Some(write) = self.writes.get_mut(&record.dot) else { continue };
+            write.held += 1;
+            if write.held == size {
+                self.took_us.push(at_us - write.at_us);
+                self.writes.remove(&record.dot);
+            }
+        }
+    }
+
+    /// What the node has to say goes out, link by link.
+    fn send_all(&mut self, place: usize, mut at_us: u64) -> u64 {
+        for link in self.nodes[place].replica.due().collect::<Vec<_>>() {
+            let to = self.nodes[place].peers[&link];
+            while let Some(message) = self.nodes[place].replica.poll_send(link, START_MS + at_us / 1_000) {
+                at_us += MESSAGE_US;
+                self.traffic.messages += 1;
+                self.traffic.bytes += (FRAME_HEADER + message.encoded_len()) as u64;
+                self.schedule(at_us + LINK_US, to, What::Arrives { from: place, message });
+            }
+        }
+        at_us
+    }
+
+    /// What passes in a stretch of time.
+    fn measure(&mut self, time_us: u64) -> anyhow::Result<Traffic> {
+        let before = std::mem::take(&mut self.traffic);
+        self.run_until(self.now_us + time_us)?;
+        let passed = std::mem::replace(&mut self.traffic, before);
+        Ok(passed)
+    }
+}
+
+/// What was measured for one size.
+struct Row {
+    size: usize,
+    median_us: u64,
+    p99_us: u64,
+    write: (f64, f64),
+    idle: (f64, f64),
+}
+
+fn measure(size: usize) -> anyhow::Result<Row> {
+    let mut world = World::new(size);
+    world.measure(SETTLE_US)?;
+    let ready = world.nodes.iter().filter(|n| n.replica.is_ready()).count();
+    anyhow::ensure!(ready == size, "only {ready} of {size} replicas are ready");
+    let idle = world.measure(IDLE_US)?;
+
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+    let mut at_us = world.now_us;
+    for n in 0..WRITES {
+        // Exponentially distributed pauses: writes come when they like.
+        let pause = -rng.random_range(f64::MIN_POSITIVE..1.0).ln() * 1e6 / WRITES_PER_SECOND as f64;
+        at_us += pause as u64;
+        let node = rng.random_range(0..size);
+        world.schedule(at_us, node, What::Write(n));
+    }
+    let time_us = at_us - world.now_us + 5_000_000;
+    let load = world.measure(time_us)?;
+    anyhow::ensure!(world.took_us.len() == WRITES, "only {} of {WRITES} writes reached all", world.took_us.len());
+
+    let per_second = |count: u64| count as f64 / (IDLE_US as f64 / 1e6);
+    let per_write = |count: u64, idle: u64| (count as f64 - per_second(idle) * time_us as f64 / 1e6) / WRITES as f64;
+    Ok(Row {
+        size,
+        median_us: quantile(&mut world.took_us, 0.5),
+        p99_us: quantile(&mut world.took_us, 0.99),
+        write: (per_write(load.messages, idle.messages), per_write(load.bytes, idle.bytes)),
+        idle: (per_second(idle.messages) / size as f64, per_second(idle.bytes) / size as f64),
+    })
+}
+
+/// Measures, and draws the chart into the folder.
+pub(crate) fn run(folder: Option<&Path>) -> anyhow::Result<Report> {
+    let mut rows = Vec::new();
+    for size in SIZES {
+        let began = std::time::Instant::now();
+        rows.push(measure(size)?);
+        eprintln!("{size} replicas: simulated in {:.1} s", began.elapsed().as_secs_f64());
+    }
+    if let Some(folder) = folder {
+        let points = |of: fn(&Row) -> f64| rows.iter().map(|r| (r.size as f64, of(r))).collect::<Vec<_>>();
+        let panels = [
+            Panel {
+                title: "a write reaches all, ms",
+                series: vec![
+                    ("p99", points(|r| r.p99_us as f64 / 1e3)),
+                    ("median", points(|r| r.median_us as f64 / 1e3)),
+                ],
+            },
+            Panel {
+                title: "bytes sent",
+                series: vec![
+                    ("for each write, by all nodes", points(|r| r.write.1)),
+                    ("for each idle second, by a node", points(|r| r.idle.1)),
+                ],
+            },
+        ];
+        std::fs::write(folder.join("convergence.svg"), chart::svg("replicas", &panels))?;
+    }
+    let cells = rows.iter().map(|r| {
+        vec![
+            r.size.to_string(),
+            format!("{:.2} ms", r.median_us as f64 / 1e3),
+            format!("{:.2} ms", r.p99_us as f64 / 1e3),
+            number(r.write.0),
+            number(r.write.1),
+            number(r.write.1 / (r.size - 1) as f64),
+            number(r.idle.0),
+            number(r.idle.1),
+        ]
+    });
+    let head = [
+        "replicas",
+        "reaches all, median",
+        "p99",
+        "messages a write",
+        "bytes a write",
+        "bytes a write and receiver",
+        "messages an idle second and node",
+        "bytes an idle second and node",
+    ];
+    Ok(Report { name: "convergence", text: table(&head, &cells.collect::<Vec<_>>()) })
+}

@@ -1,0 +1,131 @@
+//! What a node says that its entries take, against what its process grows by.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use kvasir_proto::v1::BatchDeleteRequest;
+
+use crate::node::{BATCH, Node, Start};
+use crate::report::{Report, number, table};
+
+/// Settings.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The `kvasir-node` to measure
+    #[arg(long, default_value = "target/x86_64-unknown-linux-musl/release/kvasir-node")]
+    node: PathBuf,
+    /// Entries of each shape
+    #[arg(long, default_value_t = 1_000_000)]
+    entries: u64,
+    /// Only shapes with this in their name
+    #[arg(long, default_value = "")]
+    only: String,
+}
+
+struct Shape {
+    name: &'static str,
+    key: fn(u64) -> String,
+    value: usize,
+    /// In key order, or in none.
+    scattered: bool,
+    /// How often each is written again.
+    rewrites: u64,
+    /// Afterwards all are deleted: tombstones are left, since two more members are said to exist.
+    deleted: bool,
+}
+
+fn short(n: u64) -> String {
+    format!("{n:08x}")
+}
+
+fn usual(n: u64) -> String {
+    format!("bench/key-{n:08}")
+}
+
+const SHAPES: [Shape; 7] = [
+    Shape { name: "64 B values", key: usual, value: 64, scattered: false, rewrites: 0, deleted: false },
+    Shape { name: "64 B values, in no order", key: usual, value: 64, scattered: true, rewrites: 0, deleted: false },
+    Shape {
+        name: "64 B values, written three times",
+        key: usual,
+        value: 64,
+        scattered: true,
+        rewrites: 2,
+        deleted: false,
+    },
+    Shape { name: "8 B keys, 8 B values", key: short, value: 8, scattered: true, rewrites: 0, deleted: false },
+    Shape { name: "1 KiB values", key: usual, value: 1024, scattered: true, rewrites: 0, deleted: false },
+    Shape { name: "100 B values", key: usual, value: 100, scattered: true, rewrites: 0, deleted: false },
+    Shape { name: "tombstones of 64 B values", key: usual, value: 64, scattered: true, rewrites: 0, deleted: true },
+];
+
+/// Every number below 2^20 once, out of order, and the same of those above: each step can be undone.
+fn scatter(n: u64) -> u64 {
+    let mut low = n & 0xf_ffff;
+    for factor in [0x9e37_79b1, 0x85eb_ca6b] {
+        low = low.wrapping_mul(factor) & 0xf_ffff;
+        low ^= low >> 11;
+    }
+    low | n & !0xf_ffff
+}
+
+pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
+    let mut rows = Vec::new();
+    for shape in SHAPES.iter().filter(|s| s.name.contains(&options.only)) {
+        rows.push(measure(options, shape).await?);
+        eprintln!("{}", rows[rows.len() - 1].join("  "));
+    }
+    let head = ["entries", "accounted", "the process grew by", "accounted / grown", "bytes an entry", "at most"];
+    Ok(Report { name: "memory", text: table(&head, &rows) })
+}
+
+async fn measure(options: &Options, shape: &Shape) -> anyhow::Result<Vec<String>> {
+    let mut node = Node::start(Start {
+        program: &options.node,
+        name: "alone",
+        address: [127, 0, 0, 1].into(),
+        namespace: None,
+        // Without a majority no tombstone is dropped.
+        flags: vec!["--join-timeout=1s".into(), "--voters=3".into()],
+    })?;
+    node.ready().await?;
+    // The log of own writes, the caches of allocator and sockets: what is there whatever the map holds.
+    warm(&node).await?;
+    let before = node.resident()?;
+    let accounted_before = node.metric("kvasir_memory_bytes").await?;
+    let (key, value, scattered) = (shape.key, shape.value, shape.scattered);
+    let at = move |n| if scattered { scatter(n) } else { n };
+    for _ in 0..=shape.rewrites {
+        node.fill(0, options.entries, move |n| (key(at(n)), vec![b'v'; value])).await?;
+    }
+    if shape.deleted {
+        delete(&node, options.entries, key).await?;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let accounted = node.metric("kvasir_memory_bytes").await? - accounted_before;
+    let grown = node.resident()?.saturating_sub(before) as f64;
+    Ok(vec![
+        shape.name.to_owned(),
+        format!("{} MB", number(accounted / 1e6)),
+        format!("{} MB", number(grown / 1e6)),
+        format!("{:.2}", accounted / grown),
+        number(grown / options.entries as f64),
+        format!("{} MB", number(node.peak()? as f64 / 1e6)),
+    ])
+}
+
+async fn warm(node: &Node) -> anyhow::Result<()> {
+    node.fill(0, 200_000, |n| (format!("warm/{}", n % 100), vec![b'w'; 64])).await?;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    Ok(())
+}
+
+async fn delete(node: &Node, entries: u64, key: fn(u64) -> String) -> anyhow::Result<()> {
+    let mut kv = node.kv().await?;
+    for from in (0..entries).step_by(BATCH) {
+        let keys = (from..entries.min(from + BATCH as u64)).map(|n| key(scatter(n))).collect();
+        kv.batch_delete(BatchDeleteRequest { keys, ..BatchDeleteRequest::default() }).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! Figures as tables in Markdown, and their place in the docs.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+
+/// A section of `benchmarks.md`: what stands between `<!-- NAME -->` and
+/// `<!-- /NAME -->`.
+pub(crate) struct Report {
+    pub(crate) name: &'static str,
+    pub(crate) text: String,
+}
+
+impl Report {
+    /// Puts the section into its place.
+    pub(crate) fn write(&self, file: &Path) -> anyhow::Result<()> {
+        let page = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        let (begin, end) = (format!("<!-- {} -->\n", self.name), format!("<!-- /{} -->", self.name));
+        let place = page.split_once(&begin).and_then(|(head, rest)| Some((head, rest.split_once(&end)?.1)));
+        let (head, tail) = place.with_context(|| format!("{}: no section {}", file.display(), self.name))?;
+        std::fs::write(file, format!("{head}{begin}{}{end}{tail}", self.text))?;
+        Ok(())
+    }
+}
+
+/// A table with the columns as wide as they need to be.
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "| {} |", head.join(" | "));
+    let _ = writeln!(
+        text,
+        "| {} |",
+        head.iter().enumerate().map(|(n, _)| if n == 0 { "---" } else { "---:" }).collect::<Vec<_>>().join(" | ")
+    );
+    for row in rows {
+        let _ = writeln!(text, "| {} |", row.join(" | "));
+    }
+    text
+}
+
+/// The value below which `part` of the samples are; they are sorted by it.
+pub(crate) fn quantile<T: Copy + Ord + Default>(samples: &mut [T], part: f64) -> T {
+    samples.sort_unstable();
+    let at = (samples.len() as f64 * part).ceil() as usize;
+    samples.get(at.saturating_sub(1)).copied().unwrap_or_default()
+}
+
+/// A number with its thousands apart.
+pub(crate) fn number(n: f64) -> String {
+    let digits = format!("{n:.0}");
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

@@ -1,0 +1,387 @@
+//! Three node processes with many keys, each in a network namespace of its own
+//! behind a bridge: what they send at rate, when one joins, and when two parts
+//! must be made equal. `scripts/bench-scale` makes the namespaces.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::Args;
+use kvasir_proto::v1::{PipeRequest, WatchRequest};
+use tokio::task::JoinSet;
+
+use crate::load::{self, Outcome, Pipe, Work, put};
+use crate::node::{Node, Start};
+use crate::report::{Report, number, quantile, table};
+
+/// Settings.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The `kvasir-node` to measure
+    #[arg(long, default_value = "target/x86_64-unknown-linux-musl/release/kvasir-node")]
+    node: PathBuf,
+    /// Keys that they hold
+    #[arg(long, default_value_t = 1_000_000)]
+    keys: u64,
+    /// How often each figure is measured; the median is told
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Only figures with this in their name
+    #[arg(long, default_value = "")]
+    only: String,
+}
+
+const VALUE: usize = 64;
+const DIFFERING: u64 = 10_000;
+/// More own writes than a node keeps in its log.
+const BEYOND_THE_LOG: u64 = 70_000;
+const WINDOW: usize = 64;
+/// One in so many writes is watched on all nodes.
+const PROBE: u64 = 8;
+const PROBES: u64 = 1 << 20;
+const NAMES: [&str; 3] = ["kv1", "kv2", "kv3"];
+
+fn key(n: u64) -> String {
+    format!("bench/key-{n:08}")
+}
+
+struct Cluster {
+    options: PathBuf,
+    nodes: Vec<Node>,
+}
+
+impl Cluster {
+    fn start_node(program: &std::path::Path, place: usize) -> anyhow::Result<Node> {
+        let address = |n: u8| [10, 97, 0, n + 1];
+        let peers = (0..3).map(|n| format!("10.97.0.{}:7071", n + 1)).collect::<Vec<_>>().join(",");
+        Node::start(Start {
+            program,
+            name: NAMES[place],
+            address: address(place as u8).into(),
+            namespace: Some(NAMES[place]),
+            flags: vec!["--voters=3".into(), format!("--discovery-static-hosts={peers}")],
+        })
+    }
+
+    async fn start(program: &std::path::Path) -> anyhow::Result<Self> {
+        let mut nodes = (0..3).map(|place| Self::start_node(program, place)).collect::<Result<Vec<_>, _>>()?;
+        for node in &mut nodes {
+            node.ready().await?;
+        }
+        let cluster = Self { options: program.to_owned(), nodes };
+        for node in &cluster.nodes {
+            node.until("linked", |status| linked(status) == 2).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// Waits until all hold the same; returns how long that took.
+    async fn equal(&self) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        loop {
+            let mut fingerprints = Vec::new();
+            for node in &self.nodes {
+                fingerprints.push(node.status().await?["fingerprint"].clone());
+            }
+            if fingerprints.iter().all(|f| *f == fingerprints[0]) {
+                return Ok(began.elapsed());
+            }
+            anyhow::ensure!(began.elapsed() < Duration::from_secs(120), "the nodes do not become equal");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+fn linked(status: &serde_json::Value) -> usize {
+    status["peers"].as_array().map_or(0, |peers| peers.iter().filter(|p| p["linked"] == true).count())
+}
+
+/// Bytes that a node has sent and got, headers of all layers included.
+fn passed(name: &str) -> anyhow::Result<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/net/dev")?;
+    let line = text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
+    let fields: Vec<u64> =
+        line.context("no such interface")?.split_whitespace().filter_map(|f| f.parse().ok()).collect();
+    // The bridge's end of the wire: what it gets the node has sent.
+    Ok((fields[0], fields[8]))
+}
+
+/// What has passed between the third node and the others.
+fn to_third() -> anyhow::Result<u64> {
+    let (a, b) = (passed(NAMES[0])?, passed(NAMES[1])?);
+    Ok(a.0 + a.1 + b.0 + b.1)
+}
+
+fn link(name: &str, state: &str) -> anyhow::Result<()> {
+    let status = std::process::Command::new("ip").args(["link", "set", name, state]).status()?;
+    anyhow::ensure!(status.success(), "ip link set {name} {state} failed");
+    Ok(())
+}
+
+/// Figures, each with its samples.
+#[derive(Default)]
+struct Figures(Vec<(String, String, Vec<f64>, &'static str)>);
+
+impl Figures {
+    fn add(&mut self, name: &str, goal: &str, unit: &'static str, value: f64) {
+        eprintln!("{name}: {value:.2} {unit}");
+        match self.0.iter_mut().find(|f| f.0 == name) {
+            Some(figure) => figure.2.push(value),
+            None => self.0.push((name.into(), goal.into(), vec![value], unit)),
+        }
+    }
+
+    fn table(&self) -> String {
+        let rows = self.0.iter().map(|(name, goal, samples, unit)| {
+            let mut sorted = samples.clone();
+            sorted.sort_unstable_by(f64::total_cmp);
+            let show = |v: f64| if v < 100.0 { format!("{v:.2} {unit}") } else { format!("{} {unit}", number(v)) };
+            vec![
+                name.clone(),
+                show(sorted[(sorted.len() - 1) / 2]),
+                format!("{} to {}", show(sorted[0]), show(sorted[sorted.len() - 1])),
+                goal.clone(),
+            ]
+        });
+        table(&["", "median", "seen", "goal"], &rows.collect::<Vec<_>>())
+    }
+}
+
+pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
+    anyhow::ensure!(passed(NAMES[2]).is_ok(), "no interface {}: run scripts/bench-scale", NAMES[2]);
+    let mut figures = Figures::default();
+    let mut cluster = Cluster::start(&options.node).await?;
+    let began = Instant::now();
+    cluster.nodes[0].fill(0, options.keys, |n| (key(n), vec![b'v'; VALUE])).await?;
+    let filled = began.elapsed();
+    cluster.equal().await?;
+    figures.add("fill one node, all equal", "", "keys/s", options.keys as f64 / began.elapsed().as_secs_f64());
+    eprintln!("filled one in {filled:?}, all in {:?}", began.elapsed());
+    let wanted = |name: &str| name.contains(&options.only);
+    for _ in 0..options.rounds {
+        if wanted("idle") {
+            idle(&cluster, &mut figures).await?;
+        }
+        if wanted("join") {
+            join(&mut cluster, &mut figures).await?;
+        }
+        if wanted("repair") {
+            repair(&cluster, options, &mut figures, "repair, by the log", 0).await?;
+            repair(&cluster, options, &mut figures, "repair, beyond the log", BEYOND_THE_LOG).await?;
+        }
+        if wanted("load") {
+            under_load(&cluster, options, &mut figures).await?;
+        }
+    }
+    let memory = cluster.nodes[0].resident()? as f64 / 1e6;
+    figures.add("memory of a node", "", "MB", memory);
+    Ok(Report { name: "scale", text: figures.table() })
+}
+
+async fn idle(cluster: &Cluster, figures: &mut Figures) -> anyhow::Result<()> {
+    const TIME: u64 = 10;
+    // Until whatever was is over: a delta that both others send, say.
+    loop {
+        let before = to_third()?;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        if to_third()? - before < 100_000 {
+            break;
+        }
+        eprintln!("not idle yet");
+    }
+    let mut swim = 0.0;
+    for node in &cluster.nodes {
+        swim -= node.metric("kvasir_membership_bytes_total{direction=\"out\"}").await?;
+    }
+    let worked = cluster.nodes[0].worked()?;
+    let sent = || NAMES.iter().map(|name| Ok(passed(name)?.0)).sum::<anyhow::Result<u64>>();
+    let before = sent()?;
+    tokio::time::sleep(Duration::from_secs(TIME)).await;
+    let bytes = (sent()? - before) as f64;
+    let worked = cluster.nodes[0].worked()?.saturating_sub(worked);
+    for node in &cluster.nodes {
+        swim += node.metric("kvasir_membership_bytes_total{direction=\"out\"}").await?;
+    }
+    let each = |bytes: f64| bytes / TIME as f64 / 3.0;
+    figures.add("idle: sent by a node, all layers' headers included", "", "B/s", each(bytes));
+    figures.add("idle: of that, membership's datagrams", "", "B/s", each(swim));
+    figures.add("idle: processor time of a node", "", "ms/s", worked.as_secs_f64() * 1e3 / TIME as f64);
+    Ok(())
+}
+
+async fn join(cluster: &mut Cluster, figures: &mut Figures) -> anyhow::Result<()> {
+    cluster.nodes[2].kill()?;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let others = [cluster.nodes[0].worked()?, cluster.nodes[1].worked()?];
+    let before = to_third()?;
+    let began = Instant::now();
+    cluster.nodes[2] = Cluster::start_node(&cluster.options, 2)?;
+    cluster.nodes[2].ready().await?;
+    let took = began.elapsed();
+    let bytes = to_third()? - before;
+    let worked = [cluster.nodes[0].worked()?, cluster.nodes[1].worked()?];
+    let sponsor = worked.iter().zip(others).map(|(now, then)| now.saturating_sub(then)).max().unwrap_or_default();
+    figures.add("cold join, from the start of the process to ready", "3 s", "s", took.as_secs_f64());
+    figures.add("cold join: processor time of the new node", "", "s", cluster.nodes[2].worked()?.as_secs_f64());
+    figures.add("cold join: processor time of the node that it asked", "", "s", sponsor.as_secs_f64());
+    figures.add("cold join: sent for it", "", "MB", bytes as f64 / 1e6);
+    figures.add("cold join: the most memory that the new node took", "", "MB", cluster.nodes[2].peak()? as f64 / 1e6);
+    cluster.equal().await?;
+    Ok(())
+}
+
+/// Cuts the third node off, writes at the first, and heals.
+async fn repair(
+    cluster: &Cluster,
+    options: &Options,
+    figures: &mut Figures,
+    name: &str,
+    more: u64,
+) -> anyhow::Result<()> {
+    static ROUND: AtomicU64 = AtomicU64::new(0);
+    let round = ROUND.fetch_add(1, Ordering::Relaxed);
+    let [first, second, third] = &cluster.nodes[..] else { anyhow::bail!("three nodes are meant to be here") };
+    for node in [first, second] {
+        node.until("linked", |status| linked(status) == 2).await?;
+    }
+    link(NAMES[2], "down")?;
+    for node in [first, second] {
+        node.until("rid of the third's link", |status| linked(status) == 1).await?;
+    }
+    // The third's own side sees it a little later or earlier.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    first.fill(0, more, |_| (key(0), vec![b'h'; VALUE])).await?;
+    // Far apart, so that they are all over the map.
+    let apart = options.keys / DIFFERING;
+    let value = format!("{round:0>VALUE$}").into_bytes();
+    first.fill(0, DIFFERING, move |n| (key(n * apart), value.clone())).await?;
+    let wanted = first.status().await?["fingerprint"].clone();
+    second.until("equal to the first", |status| status["fingerprint"] == wanted).await?;
+
+    let before = to_third()?;
+    let began = Instant::now();
+    link(NAMES[2], "up")?;
+    third.until("linked again", |status| linked(status) > 0).await?;
+    let found = began.elapsed();
+    third.until("equal to the first", |status| status["fingerprint"] == wanted).await?;
+    let took = began.elapsed();
+    let bytes = (to_third()? - before) as f64;
+    let payload = (DIFFERING * (key(0).len() + VALUE) as u64) as f64;
+    figures.add(&format!("{name}: from the cut's end to a link"), "", "s", found.as_secs_f64());
+    figures.add(&format!("{name}: from the link to equal"), "", "s", took.saturating_sub(found).as_secs_f64());
+    figures.add(
+        &format!("{name}: sent for each of 10,000 keys, beyond key and value"),
+        "150 B",
+        "B",
+        (bytes - payload) / DIFFERING as f64,
+    );
+    Ok(())
+}
+
+async fn under_load(cluster: &Cluster, options: &Options, figures: &mut Figures) -> anyhow::Result<()> {
+    let keys = options.keys;
+    let work: Work = Arc::new(move |n| put(key(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % keys), VALUE));
+    let mut loops = JoinSet::new();
+    for (first, node) in cluster.nodes.iter().enumerate() {
+        loops.spawn(load::pipe(node.kv().await?, WINDOW, Duration::from_secs(5), work.clone(), first as u64, 3));
+    }
+    let mut most = Outcome::default();
+    while let Some(outcome) = loops.join_next().await {
+        most.add(outcome??);
+    }
+    figures.add("load: most puts, at all three nodes together", "", "/s", most.rate());
+    cluster.equal().await?;
+    let (mut took_us, rate) = at_rate(cluster, most.rate() / 2.0, Duration::from_secs(10)).await?;
+    figures.add("load at half of it: puts", "", "/s", rate);
+    figures.add("load at half of it: put to get at all, median", "", "ms", quantile(&mut took_us, 0.5) as f64 / 1e3);
+    figures.add("load at half of it: put to get at all, p99", "5 ms", "ms", quantile(&mut took_us, 0.99) as f64 / 1e3);
+    cluster.equal().await?;
+    Ok(())
+}
+
+/// Puts at a rate, whether or not the nodes keep up, spread over the nodes; one
+/// in [`PROBE`] is watched for at all three. Returns for each of those the time
+/// from when it was due to be sent until the last node has it, and the rate.
+async fn at_rate(cluster: &Cluster, rate: f64, time: Duration) -> anyhow::Result<(Vec<u64>, f64)> {
+    let began = Instant::now();
+    let seen: Arc<Vec<[AtomicU64; 3]>> = Arc::new((0..PROBES).map(|_| Default::default()).collect());
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut watches = JoinSet::new();
+    for (place, node) in cluster.nodes.iter().enumerate() {
+        let request = WatchRequest { prefix: "probe/".into(), content_first: false, keys_only: true };
+        let mut events = node.kv().await?.watch(request).await?.into_inner();
+        let (seen, stop) = (seen.clone(), stop.clone());
+        watches.spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                let Ok(message) = tokio::time::timeout(Duration::from_millis(100), events.message()).await else {
+                    continue;
+                };
+                let message = message?.context("a watch ended")?;
+                let now_us = began.elapsed().as_micros() as u64;
+                anyhow::ensure!(message.lost == 0, "a watch lost its place");
+                for event in message.events {
+                    let n: usize = event.key.trim_start_matches("probe/").parse()?;
+                    seen[n][place].store(now_us, Ordering::Relaxed);
+                }
+            }
+            Ok(())
+        });
+    }
+    let mut pipes = Vec::new();
+    let answered = Arc::new(AtomicU64::new(0));
+    for node in &cluster.nodes {
+        let Pipe { requests, mut answers } = Pipe::open(node.kv().await?, 1 << 16).await?;
+        pipes.push(requests);
+        let answered = answered.clone();
+        watches.spawn(async move {
+            while let Some(answer) = answers.message().await? {
+                load::check(answer.result)?;
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+    }
+
+    let began_us = began.elapsed().as_micros() as u64;
+    let (mut sent, mut due_us) = (0u64, Vec::new());
+    let mut ticks = tokio::time::interval(Duration::from_micros(500));
+    while began.elapsed().as_micros() as u64 - began_us < time.as_micros() as u64 {
+        ticks.tick().await;
+        let now_us = began.elapsed().as_micros() as u64;
+        let target = ((now_us - began_us) as f64 / 1e6 * rate) as u64;
+        while sent < target {
+            let due = began_us + (sent as f64 / rate * 1e6) as u64;
+            let operation = if sent.is_multiple_of(PROBE) {
+                due_us.push(due);
+                put(format!("probe/{}", due_us.len() - 1), VALUE)
+            } else {
+                put(key(sent.wrapping_mul(0x9e37_79b9_7f4a_7c15) % 1_000_000), VALUE)
+            };
+            let pipe = &pipes[(sent / PROBE % 3) as usize];
+            pipe.send(PipeRequest { id: sent, operation: Some(operation) }).await?;
+            sent += 1;
+        }
+    }
+    anyhow::ensure!((due_us.len() as u64) < PROBES, "more probes than there is room for");
+    let waited = Instant::now();
+    while answered.load(Ordering::Relaxed) < sent {
+        anyhow::ensure!(waited.elapsed() < Duration::from_secs(20), "not every put is answered");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let rate = sent as f64 / (began.elapsed().as_secs_f64() - began_us as f64 / 1e6);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stop.store(true, Ordering::Relaxed);
+    drop(pipes);
+    while let Some(done) = watches.join_next().await {
+        done??;
+    }
+    let mut took = Vec::new();
+    for (due, seen) in due_us.iter().zip(seen.iter()) {
+        let at: Vec<u64> = seen.iter().map(|at| at.load(Ordering::Relaxed)).collect();
+        anyhow::ensure!(at.iter().all(|at| *at > 0), "a write did not reach all: {at:?}");
+        took.push(at.iter().max().copied().unwrap_or_default().saturating_sub(*due));
+    }
+    Ok((took, rate))
+}

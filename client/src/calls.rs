@@ -1,0 +1,202 @@
+//! The calls on single keys, by whatever carries them to a node: each as a call of its own, or through a pipe. With a
+//! session, its token goes along and what comes back replaces it.
+
+use crate::ack::{self, Ack};
+use crate::client::Client;
+use crate::error::Error;
+use crate::kv::{self, Entry, ListOptions, PutOptions, Value, Version};
+use crate::list;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use kvasir_proto::v1;
+use std::time::Duration;
+use tonic::{Code, Response};
+
+/// Brings requests to a node that takes them, and answers back. A missing key is an answer.
+pub(crate) trait Carrier {
+    async fn send_put(&self, request: v1::PutRequest) -> Result<v1::PutResponse, Error>;
+    async fn send_get(&self, request: v1::GetRequest) -> Result<v1::GetResponse, Error>;
+    async fn send_exists(&self, request: v1::ExistsRequest) -> Result<v1::ExistsResponse, Error>;
+    async fn send_delete(&self, request: v1::DeleteRequest) -> Result<v1::DeleteResponse, Error>;
+    async fn send_touch(&self, request: v1::TouchRequest) -> Result<v1::TouchResponse, Error>;
+}
+
+/// The token of a session, if the call is of one.
+pub(crate) type Token<'a> = Option<&'a mut Bytes>;
+
+pub(crate) fn given(token: &Token<'_>) -> Option<Bytes> {
+    token.as_ref().map(|token| Bytes::clone(token))
+}
+
+pub(crate) fn replace(token: Token<'_>, answered: Bytes) {
+    // A node that knows nothing of sessions gives no token: then what was seen before stands.
+    if let Some(token) = token.filter(|_| !answered.is_empty()) {
+        *token = answered;
+    }
+}
+
+pub(crate) async fn put(
+    via: &impl Carrier,
+    token: Token<'_>,
+    key: String,
+    value: Bytes,
+    options: PutOptions,
+) -> Result<Version, Error> {
+    let request = v1::PutRequest { session: given(&token), ..kv::put_request(key, value, options)? };
+    let answer = via.send_put(request).await?;
+    replace(token, answer.session);
+    let version = kv::version(answer.version)?;
+    ack::check(options.ack, Some(version), answer.acked)?;
+    Ok(version)
+}
+
+pub(crate) async fn get(via: &impl Carrier, token: Token<'_>, key: String) -> Result<Option<Value>, Error> {
+    let mut answer = via.send_get(v1::GetRequest { key, session: given(&token) }).await?;
+    replace(token, std::mem::take(&mut answer.session));
+    if answer.missing { Ok(None) } else { kv::value(answer).map(Some) }
+}
+
+pub(crate) async fn exists(via: &impl Carrier, token: Token<'_>, key: String) -> Result<bool, Error> {
+    let answer = via.send_exists(v1::ExistsRequest { key, session: given(&token) }).await?;
+    replace(token, answer.session);
+    Ok(answer.exists)
+}
+
+pub(crate) async fn delete(via: &impl Carrier, token: Token<'_>, key: String, ack: Option<Ack>) -> Result<bool, Error> {
+    let request = v1::DeleteRequest { key, ack: ack.map(Ack::wire).transpose()?, session: given(&token) };
+    let answer = via.send_delete(request).await?;
+    replace(token, answer.session);
+    let version = answer.version.map(|version| kv::version(Some(version))).transpose()?;
+    ack::check(ack, version, answer.acked)?;
+    Ok(answer.existed)
+}
+
+pub(crate) async fn touch(
+    via: &impl Carrier,
+    token: Token<'_>,
+    key: String,
+    ttl: Option<Duration>,
+) -> Result<bool, Error> {
+    let request = v1::TouchRequest { key, ttl: kv::wire_ttl(ttl)?, ack: None, session: given(&token) };
+    let answer = via.send_touch(request).await?;
+    replace(token, answer.session);
+    Ok(answer.existed)
+}
+
+impl Client {
+    /// Stores `value` under `key`, replacing what was there.
+    ///
+    /// ```no_run
+    /// # async fn run(client: kvasir_client::Client) -> Result<(), kvasir_client::Error> {
+    /// use kvasir_client::PutOptions;
+    /// use std::time::Duration;
+    ///
+    /// client.put("config/colour", "green", PutOptions::default()).await?;
+    /// client.put("lock/job-7", vec![0, 1, 2], PutOptions::with_ttl(Duration::from_secs(3))).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn put(
+        &self,
+        key: impl Into<String>,
+        value: impl Into<Bytes>,
+        options: PutOptions,
+    ) -> Result<Version, Error> {
+        put(self, None, key.into(), value.into(), options).await
+    }
+
+    /// Reads a key; none when it is not there, or its TTL has ended.
+    pub async fn get(&self, key: impl Into<String>) -> Result<Option<Value>, Error> {
+        get(self, None, key.into()).await
+    }
+
+    /// Tells whether a key is there.
+    pub async fn exists(&self, key: impl Into<String>) -> Result<bool, Error> {
+        exists(self, None, key.into()).await
+    }
+
+    /// Deletes a key, and tells whether it was there.
+    pub async fn delete(&self, key: impl Into<String>) -> Result<bool, Error> {
+        delete(self, None, key.into(), None).await
+    }
+
+    /// Deletes a key, and returns once others hold the delete. If it was not there, nothing is waited for.
+    pub async fn delete_with(&self, key: impl Into<String>, ack: impl Into<Ack>) -> Result<bool, Error> {
+        delete(self, None, key.into(), Some(ack.into())).await
+    }
+
+    /// Gives a key another end, or none, and leaves its value. Tells whether it was there.
+    pub async fn touch(&self, key: impl Into<String>, ttl: Option<Duration>) -> Result<bool, Error> {
+        touch(self, None, key.into(), ttl).await
+    }
+
+    /// The live keys that begin with `prefix`, all with an empty one, in ascending byte order. They are fetched as the
+    /// stream is read; a node that goes away half way is replaced without a key read twice. It is no snapshot: a key
+    /// written or deleted meanwhile may or may not show. After an error the stream ends.
+    ///
+    /// ```no_run
+    /// # async fn run(client: kvasir_client::Client) -> Result<(), kvasir_client::Error> {
+    /// use futures::TryStreamExt as _;
+    /// use kvasir_client::ListOptions;
+    ///
+    /// let mut entries = client.list("config/", ListOptions::default());
+    /// while let Some(entry) = entries.try_next().await? {
+    ///     println!("{} = {:?}", entry.key, entry.value);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn list(&self, prefix: impl Into<String>, options: ListOptions) -> BoxStream<'static, Result<Entry, Error>> {
+        list::list(self.clone(), prefix.into(), options, None).boxed()
+    }
+}
+
+impl Carrier for Client {
+    async fn send_put(&self, request: v1::PutRequest) -> Result<v1::PutResponse, Error> {
+        self.call(|via| {
+            let (mut kv, request) = (self.kv(via), self.timed(request.clone()));
+            async move { kv.put(request).await }
+        })
+        .await
+    }
+
+    async fn send_get(&self, request: v1::GetRequest) -> Result<v1::GetResponse, Error> {
+        self.call(|via| {
+            let (mut kv, request) = (self.kv(via), self.timed(request.clone()));
+            async move {
+                match kv.get(request).await {
+                    Err(status) if status.code() == Code::NotFound => {
+                        Ok(Response::new(v1::GetResponse { missing: true, ..v1::GetResponse::default() }))
+                    }
+                    other => other,
+                }
+            }
+        })
+        .await
+    }
+
+    async fn send_exists(&self, request: v1::ExistsRequest) -> Result<v1::ExistsResponse, Error> {
+        self.call(|via| {
+            let (mut kv, request) = (self.kv(via), self.timed(request.clone()));
+            async move { kv.exists(request).await }
+        })
+        .await
+    }
+
+    async fn send_delete(&self, request: v1::DeleteRequest) -> Result<v1::DeleteResponse, Error> {
+        self.call(|via| {
+            let (mut kv, request) = (self.kv(via), self.timed(request.clone()));
+            async move { kv.delete(request).await }
+        })
+        .await
+    }
+
+    async fn send_touch(&self, request: v1::TouchRequest) -> Result<v1::TouchResponse, Error> {
+        self.call(|via| {
+            let (mut kv, request) = (self.kv(via), self.timed(request.clone()));
+            async move { kv.touch(request).await }
+        })
+        .await
+    }
+}

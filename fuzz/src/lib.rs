@@ -1,0 +1,53 @@
+//! What must hold of every decoder that reads from a socket or a file, whatever the bytes.
+//!
+//! Each target is a function that takes bytes, hands them to production code, and panics when a promise is broken: not
+//! only that nothing panics, but that what is read and written again is the same, that one part of Kvasir takes what
+//! another one makes, and that a state machine stays consistent. `make fuzz` runs them under libFuzzer (see
+//! `libfuzzer/`), and the test of this crate with seeds and some thousand random inputs.
+//!
+//! Not here, because what decodes is a library's and nothing of ours sees the bytes: HTTP/2 and gRPC framing (hyper,
+//! tonic), TLS (rustls), DNS answers (hickory), the objects of the API server (k8s-openapi).
+
+mod admission;
+mod announcement;
+mod answers;
+mod certificates;
+mod client_port;
+mod cluster;
+mod input;
+mod membership;
+mod node_status;
+mod peers;
+mod settings;
+mod text;
+mod tokens;
+
+/// A decoder and what must hold of it.
+#[derive(Debug)]
+pub struct Target {
+    /// How it is named on the command line.
+    pub name: &'static str,
+    /// Panics when something does not hold.
+    pub run: fn(&[u8]),
+    /// Inputs to begin with, each of which leads far into the decoder.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+    /// Longer inputs find nothing more, bytes.
+    pub max_len: usize,
+}
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
+    Target { name: "peers", run: peers::run, seeds: peers::seeds, max_len: 4096 },
+    Target { name: "frames", run: peers::run_frames, seeds: peers::frame_seeds, max_len: 4096 },
+    Target { name: "membership", run: membership::run, seeds: membership::seeds, max_len: 2048 },
+    Target { name: "client-port", run: client_port::run, seeds: client_port::seeds, max_len: 2048 },
+    Target { name: "tokens", run: tokens::run, seeds: tokens::seeds, max_len: 512 },
+    Target { name: "answers", run: answers::run, seeds: answers::seeds, max_len: 2048 },
+    Target { name: "announcement", run: announcement::run, seeds: announcement::seeds, max_len: 1100 },
+    Target { name: "settings", run: settings::run, seeds: settings::seeds, max_len: 4096 },
+    Target { name: "text", run: text::run, seeds: text::seeds, max_len: 64 },
+    Target { name: "admission", run: admission::run, seeds: admission::seeds, max_len: 4096 },
+    Target { name: "certificates", run: certificates::run, seeds: certificates::seeds, max_len: 8192 },
+    Target { name: "cluster", run: cluster::run, seeds: cluster::seeds, max_len: 2048 },
+    Target { name: "node-status", run: node_status::run, seeds: node_status::seeds, max_len: 2048 },
+];

@@ -1,0 +1,126 @@
+//! Datagrams of the membership protocol: those of another node, whole or spoilt, and anything.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use kvasir_node::config::{Role, SwimConfig};
+use kvasir_node::membership::swim::{Output, Swim};
+use kvasir_node::membership::{Event, MAX_DATAGRAM, NodeId, Refused};
+
+use crate::input::Input;
+
+const CLUSTER: &str = "default/demo";
+/// What comes before a message: who is no node of this cluster does not get further.
+const ENVELOPE: usize = 13;
+
+struct Node {
+    swim: Swim,
+    /// Who is a member by what was told of joining, leaving and failing.
+    told: BTreeMap<u64, SocketAddr>,
+    sent: Vec<(SocketAddr, Vec<u8>)>,
+}
+
+impl Node {
+    fn new(at: u8) -> Self {
+        let id = NodeId::new(&format!("n{at}"), u64::from(at), Role::Member, address(at), 1000 + u64::from(at));
+        let swim = Swim::new(id, CLUSTER, SwimConfig::LAN, u64::from(at));
+        Self { swim, told: BTreeMap::new(), sent: Vec::new() }
+    }
+
+    /// Takes out what came of a step, and looks at it.
+    fn settle(&mut self) {
+        self.sent.clear();
+        while let Some(output) = self.swim.output() {
+            match output {
+                Output::Send(to, datagram) => {
+                    assert!(datagram.len() <= MAX_DATAGRAM, "a datagram of {} bytes", datagram.len());
+                    self.sent.push((to, datagram));
+                }
+                Output::Event(Event::Joined(id)) => drop(self.told.insert(id.origin, id.peer_address)),
+                Output::Event(Event::Left(id) | Event::Failed(id)) => drop(self.told.remove(&id.origin)),
+                Output::Event(Event::Renewed(id)) => assert_eq!(id.origin, self.swim.me().origin),
+                Output::Members(members) => assert_eq!(*members, self.swim.members()),
+                Output::Fault(_) => {}
+            }
+        }
+        let members = self.swim.members();
+        assert!(members.iter().all(|member| member.id.peer_address != self.swim.me().peer_address), "{members:?}");
+        assert!(members.iter().all(|member| !member.id.leaving), "{members:?}");
+        assert!(members.is_sorted_by_key(|member| member.id.seniority()));
+    }
+}
+
+fn address(at: u8) -> SocketAddr {
+    ([10, 0, 0, at], 7071).into()
+}
+
+pub(crate) fn run(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let mut nodes = [Node::new(1), Node::new(2)];
+    let mut now = Duration::ZERO;
+    // What the two have last said to each other.
+    let mut said: Vec<Vec<u8>> = Vec::new();
+    for (at, node) in nodes.iter_mut().enumerate() {
+        node.swim.look_at(now, [address(2 - u8::try_from(at).expect("0 or 1"))]);
+    }
+    while !input.is_empty() {
+        let at = input.below(2);
+        match input.below(8) {
+            0 | 1 => {
+                now += Duration::from_millis(u64::from(input.byte()) * 4);
+                nodes[at].swim.tick(now);
+            }
+            2 | 3 => {
+                if !said.is_empty() {
+                    let datagram = said.swap_remove(input.below(said.len()));
+                    // A node takes whatever another one of its release makes; late or twice, it is of no use at worst.
+                    match nodes[at].swim.datagram(now, &datagram) {
+                        Ok(()) | Err(Refused::Impostor) => {}
+                        Err(refused) => panic!("a node does not understand its like: {refused}"),
+                    }
+                }
+            }
+            4 => {
+                let Some(mut datagram) = said.last().cloned() else { continue };
+                for _ in 0..input.below(4) {
+                    let at = (usize::from(input.byte()) << 3 | input.below(8)) % datagram.len();
+                    datagram[at] ^= input.byte();
+                }
+                datagram.extend_from_slice(input.bytes(0));
+                let _ = nodes[at].swim.datagram(now, &datagram);
+            }
+            5 => {
+                let envelope = said.last().map_or(vec![0; ENVELOPE], |datagram| datagram[..ENVELOPE].to_vec());
+                let _ = nodes[at].swim.datagram(now, &[&envelope[..], input.chunk()].concat());
+            }
+            6 => match input.below(8) {
+                0 => nodes[at].swim.leave(now),
+                1 => nodes[at].swim.farewell(now),
+                2 => drop(nodes[at].swim.begin_anew(now, input.number().max(1), u64::from(input.byte()) << 10)),
+                _ => nodes[at].swim.look_at(now, [address(input.byte()), address(1), address(2)]),
+            },
+            _ => drop(nodes[at].swim.datagram(now, input.chunk())),
+        }
+        nodes[at].settle();
+        said.extend(nodes[at].sent.drain(..).map(|(_, datagram)| datagram));
+        let many = said.len().saturating_sub(16);
+        said.drain(..many);
+    }
+    for node in &mut nodes {
+        // Whatever came, it goes on, and what it told adds up.
+        node.swim.tick(now + Duration::from_secs(60));
+        node.settle();
+        let members: BTreeMap<_, _> =
+            node.swim.members().into_iter().map(|member| (member.id.origin, member.id.peer_address)).collect();
+        assert!(members.keys().all(|origin| node.told.contains_key(origin)), "{members:?} and {:?}", node.told);
+    }
+}
+
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
+    // Two nodes that meet, in steps of (node, what, ...).
+    let meet: Vec<u8> = (0..40).flat_map(|_| [0, 0, 20, 1, 2, 0, 0, 2, 0, 1, 0, 20, 0, 2, 0]).collect();
+    let spoilt = [&meet[..], &[0, 4, 2, 3, 1, 5, 9, 2, 7, 1, 4, 1, 2, 6, 3]].concat();
+    let leaving = [&meet[..], &[0, 6, 0, 1, 2, 0, 1, 2, 1, 1, 6, 2, 0, 0, 0, 0, 0, 0, 0, 9, 9]].concat();
+    vec![meet, spoilt, leaving]
+}

@@ -1,0 +1,87 @@
+//! Stamps that no clock gives. One of them would be passed on and raise every
+//! clock of the cluster, until there is no larger one to give to a write.
+
+use kvasir_proto::peer::v1::{Entry, Seen, Standing, message::Kind};
+
+/// Below it are the stamps of the next four thousand years; above it there is
+/// room for as many again, so that a clock which was raised can still rise.
+pub const STAMP_END: u64 = 1 << 63;
+
+/// Whether each stamp of a message could be one.
+pub(super) fn are_possible(kind: &Kind) -> bool {
+    match kind {
+        Kind::Push(push) => push.prev.max(push.last) < STAMP_END && of_entries(&push.entries),
+        Kind::Digest(digest) => digest.collected < STAMP_END,
+        Kind::Sync(sync) => of_vector(&sync.seen) && of_standing(sync.standing.as_ref()),
+        Kind::Delta(delta) => {
+            of_entries(&delta.entries) && of_vector(&delta.seen) && of_standing(delta.standing.as_ref())
+        }
+        Kind::Ack(ack) => ack.hlc < STAMP_END,
+        Kind::Report(report) => report.stable < STAMP_END && of_standing(report.standing.as_ref()),
+        Kind::Roster(roster) => roster.seats.iter().all(|seat| seat.since_hlc < STAMP_END),
+    }
+}
+
+fn of_entries(entries: &[Entry]) -> bool {
+    entries.iter().all(|entry| entry.hlc.max(entry.first_hlc) < STAMP_END)
+}
+
+fn of_vector(vector: &[Seen]) -> bool {
+    vector.iter().all(|seen| seen.hlc.max(seen.last).max(seen.beyond) < STAMP_END)
+}
+
+fn of_standing(standing: Option<&Standing>) -> bool {
+    standing.is_none_or(|it| it.founded_hlc.max(it.collected).max(it.forgotten) < STAMP_END)
+}
+
+#[cfg(test)]
+mod tests {
+    use kvasir_proto::peer::v1::{Ack, Delta, Digest, Push, Report, Roster, Seat, Sync};
+
+    use super::*;
+
+    /// One message for each place that a stamp can be in.
+    fn with(hlc: u64) -> Vec<Kind> {
+        let entry = Entry { hlc, ..Entry::default() };
+        let again = Entry { first_hlc: hlc, ..Entry::default() };
+        let standings = [
+            Standing { founded_hlc: hlc, ..Standing::default() },
+            Standing { collected: hlc, ..Standing::default() },
+            Standing { forgotten: hlc, ..Standing::default() },
+        ];
+        let vectors = [
+            Seen { hlc, ..Seen::default() },
+            Seen { last: hlc, ..Seen::default() },
+            Seen { beyond: hlc, ..Seen::default() },
+        ];
+        let mut all = vec![
+            Kind::Push(Push { prev: hlc, ..Push::default() }),
+            Kind::Push(Push { last: hlc, ..Push::default() }),
+            Kind::Push(Push { entries: vec![Entry::default(), entry.clone()], ..Push::default() }),
+            Kind::Delta(Delta { entries: vec![entry], ..Delta::default() }),
+            Kind::Delta(Delta { entries: vec![again], ..Delta::default() }),
+            Kind::Digest(Digest { collected: hlc, ..Digest::default() }),
+            Kind::Ack(Ack { hlc }),
+            Kind::Report(Report { stable: hlc, ..Report::default() }),
+            Kind::Roster(Roster { seats: vec![Seat { since_hlc: hlc, ..Seat::default() }] }),
+        ];
+        for standing in standings.map(Some) {
+            all.push(Kind::Sync(Sync { standing, ..Sync::default() }));
+            all.push(Kind::Delta(Delta { standing, ..Delta::default() }));
+            all.push(Kind::Report(Report { standing, ..Report::default() }));
+        }
+        for seen in vectors.map(|seen| vec![seen]) {
+            all.push(Kind::Sync(Sync { seen: seen.clone(), ..Sync::default() }));
+            all.push(Kind::Delta(Delta { seen, ..Delta::default() }));
+        }
+        all
+    }
+
+    #[test]
+    fn one_that_is_too_large_is_seen_wherever_it_is() {
+        assert!(with(STAMP_END - 1).iter().all(are_possible));
+        for kind in with(STAMP_END) {
+            assert!(!are_possible(&kind), "{kind:?}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The accounted memory of a map against what a process takes that holds it,
+//! with the node's allocator. Each shape has a process of its own: what one
+//! leaves behind would be counted to the next.
+
+use std::process::Command;
+
+use bytes::Bytes;
+use kvasir_replica::clock::Dot;
+use kvasir_replica::store::{Record, Store};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const ENTRIES: u64 = 1_000_000;
+/// Which shape a process is to take.
+const SHAPE: &str = "KVASIR_MEMORY_SHAPE";
+
+struct Shape {
+    name: &'static str,
+    key: fn(u64) -> String,
+    value: usize,
+    /// In key order, or in none.
+    scattered: bool,
+    ends: bool,
+    deleted: bool,
+}
+
+fn usual(n: u64) -> String {
+    format!("bench/key-{n:08}")
+}
+
+fn short(n: u64) -> String {
+    format!("{n:08x}")
+}
+
+const PLAIN: Shape = Shape { name: "64 B", key: usual, value: 64, scattered: true, ends: false, deleted: false };
+
+const SHAPES: [Shape; 6] = [
+    PLAIN,
+    Shape { name: "64 B in key order", scattered: false, ..PLAIN },
+    Shape { name: "8 B", key: short, value: 8, ..PLAIN },
+    Shape { name: "1 KiB", value: 1024, ..PLAIN },
+    Shape { name: "with an end", ends: true, ..PLAIN },
+    Shape { name: "tombstones", deleted: true, ..PLAIN },
+];
+
+/// Every number below 2^20 once, out of order: each step can be undone.
+fn scatter(mut n: u64) -> u64 {
+    for factor in [0x9e37_79b1, 0x85eb_ca6b] {
+        n = n.wrapping_mul(factor) & 0xf_ffff;
+        n ^= n >> 11;
+    }
+    n
+}
+
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()).unwrap();
+    kib.parse::<u64>().unwrap() * 1024
+}
+
+/// Fills a map; prints what it says that it takes, and what the process grew by.
+fn fill(shape: &Shape) {
+    let before = resident();
+    let mut store = Store::default();
+    let mut hlc = 0;
+    let mut write = |deleted: bool| {
+        for n in 0..ENTRIES {
+            hlc += 1;
+            let key = (shape.key)(if shape.scattered { scatter(n) } else { n });
+            let record = Record {
+                dot: Dot { hlc, origin: 1 },
+                value: (!deleted).then(|| Bytes::copy_from_slice(&vec![b'v'; shape.value])),
+                expires_ms: (shape.ends && !deleted).then_some(1_000_000 + scatter(n)),
+                first: None,
+            };
+            assert!(store.merge(Bytes::copy_from_slice(key.as_bytes()), record));
+        }
+    };
+    write(false);
+    if shape.deleted {
+        write(true);
+    }
+    // A read must not cost memory that was not accounted.
+    let read: usize = store.scan(None).map(|(key, record)| (key.clone(), record.value.clone()).0.len()).sum();
+    assert!(read > 0);
+    println!("figures {} {}", store.memory(), resident() - before);
+}
+
+#[test]
+fn what_a_million_entries_take_is_accounted_within_a_tenth() {
+    if let Ok(name) = std::env::var(SHAPE) {
+        return fill(SHAPES.iter().find(|shape| shape.name == name).unwrap());
+    }
+    let mut wrong = Vec::new();
+    for shape in &SHAPES {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "what_a_million_entries_take_is_accounted_within_a_tenth", "--nocapture"])
+            .env(SHAPE, shape.name)
+            .output()
+            .unwrap();
+        let output = String::from_utf8_lossy(&child.stdout);
+        // The test harness may have begun the line.
+        let figures = output.lines().find_map(|line| Some(line.split_once("figures ")?.1)).unwrap_or_else(|| {
+            panic!("{}: no figures: {output}{}", shape.name, String::from_utf8_lossy(&child.stderr));
+        });
+        let (accounted, grown) = figures.split_once(' ').unwrap();
+        let ratio = accounted.parse::<f64>().unwrap() / grown.parse::<f64>().unwrap();
+        println!("{}: accounted {accounted}, grown {grown}, {ratio:.3}", shape.name);
+        if !(0.9..=1.1).contains(&ratio) {
+            wrong.push(format!("{}: {ratio:.3}", shape.name));
+        }
+    }
+    assert!(wrong.is_empty(), "accounted / grown: {wrong:?}");
+}

@@ -1,0 +1,128 @@
+//! A cluster that is restarted thousands of times remembers a few lives, not
+//! thousands: over a network that delivers everything at once, so that hours
+//! pass in seconds.
+
+#![allow(unreachable_pub)] // a test is nobody's library
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use kvasir_replica::replica::{Bounds, LinkId, REMEMBER_ENDED_MS, Replica, Settings, View};
+
+const NODES: usize = 3;
+const LIVES: u64 = 10_000;
+/// Between two restarts; each restarts one node, in turn.
+const LIFE_MS: u64 = 30_000;
+const STEP_MS: u64 = 5_000;
+
+struct Cluster {
+    now_ms: u64,
+    next_origin: u64,
+    nodes: Vec<Replica>,
+    links: BTreeMap<(usize, usize), LinkId>,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let mut cluster = Self { now_ms: 1_000_000, next_origin: 1, nodes: Vec::new(), links: BTreeMap::new() };
+        for place in 0..NODES {
+            let replica = cluster.replica(place);
+            cluster.nodes.push(replica);
+        }
+        cluster.connect();
+        cluster
+    }
+
+    fn replica(&mut self, place: usize) -> Replica {
+        let origin = self.next_origin;
+        self.next_origin += 1;
+        let settings = Settings {
+            origin,
+            name: format!("n{place}"),
+            voter: true,
+            started_ms: self.now_ms,
+            voters: NODES,
+            evict_after_ms: 60_000,
+            sync_interval_ms: STEP_MS,
+            max_clock_skew_ms: 10_000,
+            max_memory: None,
+            evict_ending: false,
+            may_found: true,
+            serve_alone: false,
+            join_timeout_ms: 10_000,
+            bounds: Bounds::default(),
+        };
+        Replica::new(settings, self.now_ms)
+    }
+
+    fn connect(&mut self) {
+        for a in 0..NODES {
+            for b in 0..NODES {
+                if a != b && !self.links.contains_key(&(a, b)) {
+                    let peer = self.nodes[b].id();
+                    self.links.insert((a, b), self.nodes[a].link_up(peer));
+                }
+            }
+        }
+    }
+
+    /// The memory is lost; the others notice at once.
+    fn restart(&mut self, place: usize) {
+        let gone: Vec<_> = self.links.keys().copied().filter(|(a, b)| *a == place || *b == place).collect();
+        for (a, b) in gone {
+            let link = self.links.remove(&(a, b)).expect("listed");
+            self.nodes[a].link_down(link);
+        }
+        self.nodes[place] = self.replica(place);
+        self.connect();
+    }
+
+    fn run(&mut self, ms: u64) {
+        for _ in 0..ms / STEP_MS {
+            self.now_ms += STEP_MS;
+            for node in &mut self.nodes {
+                node.tick(View { answered: true, unlinked: 0 }, self.now_ms);
+            }
+            let mut quiet = false;
+            while !quiet {
+                quiet = true;
+                for (&(from, to), &link) in &self.links {
+                    while let Some(message) = self.nodes[from].poll_send(link, self.now_ms) {
+                        quiet = false;
+                        let back = self.links[&(to, from)];
+                        self.nodes[to].receive(back, message, self.now_ms).expect("messages are whole");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn ten_thousand_restarts_leave_three_seats_and_three_vector_entries() {
+    let mut cluster = Cluster::new();
+    cluster.run(LIFE_MS);
+    let mut most = 0;
+    for life in 0..LIVES {
+        let place = (life % NODES as u64) as usize;
+        cluster.restart(place);
+        cluster.run(LIFE_MS);
+        let now_ms = cluster.now_ms;
+        let node = &mut cluster.nodes[place];
+        assert!(node.is_ready(), "life {life} came up");
+        // Each life writes, and deletes what the one before it wrote.
+        node.put(format!("life {life}").into(), Bytes::from_static(b"value"), None, now_ms).expect("no limit");
+        node.delete(format!("life {}", life.saturating_sub(1)).into(), now_ms);
+        most = cluster.nodes.iter().map(|n| n.vector().len().max(n.seats().count())).max().unwrap_or(0).max(most);
+    }
+    let remembered = (REMEMBER_ENDED_MS / LIFE_MS) as usize;
+    assert!(most > remembered / 2, "{most} were remembered at once: nothing was tested");
+    assert!(most < remembered + 20, "{most} were remembered at once, of those that ended in the last 10 minutes");
+
+    cluster.run(REMEMBER_ENDED_MS + 60_000);
+    for node in &cluster.nodes {
+        assert_eq!((node.vector().len(), node.seats().count()), (NODES, NODES));
+        assert_eq!((node.store().len(), node.store().tombstones()), (1, 0), "all agree, and all deletes are forgotten");
+        assert_eq!(node.store().fingerprint(), cluster.nodes[0].store().fingerprint());
+    }
+}

@@ -1,0 +1,272 @@
+//! The production membership between the simulated nodes, on the same network
+//! as the messages. Who is linked follows from whom it lists, by the rules of the
+//! node's transport: a peer on the list is dialled by the process with the
+//! smaller origin, and by the other one when no link came up for a while; a link
+//! outlives its peer's place in the list.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvasir_membership::swim::{Output, Swim};
+use kvasir_membership::{Event, MemberInfo, NodeId, Role, Timing, leader};
+use kvasir_replica::replica::View;
+use rand::RngExt as _;
+
+use super::network::pair;
+use super::{STEP_MS, World};
+
+/// A process waits this long to be dialled by one with a smaller origin.
+const PATIENCE_MS: u64 = 3_000;
+/// How often a node looks at what was found, and what of it is linked.
+const LOOK_MS: u64 = 50;
+/// When goodbyes are said again, after the first.
+const FAREWELLS_MS: [u64; 2] = [30, 60];
+/// Once everything has healed, all list each other after this long at most.
+const MEET_MS: u64 = 10_000;
+
+/// A node's part in the membership.
+pub struct Member {
+    swim: Swim,
+    /// The others, as it last told.
+    members: Arc<Vec<MemberInfo>>,
+    /// The processes that came and did not go, by its events.
+    present: BTreeSet<u64>,
+    dials: BTreeMap<u64, Dial>,
+    view: View,
+    next_look_ms: u64,
+}
+
+/// What became of a process that is to be linked.
+#[derive(Default)]
+struct Dial {
+    /// When a link to it was last up, or it came on the list.
+    since_ms: u64,
+    /// The connection that was made for it, which may have led to another
+    /// process at its address.
+    connection: Option<u64>,
+}
+
+fn address(place: usize) -> SocketAddr {
+    ([10, 0, 0, place as u8], 7071).into()
+}
+
+fn place(address: SocketAddr) -> usize {
+    let SocketAddr::V4(address) = address else { unreachable!("only places have addresses") };
+    usize::from(address.ip().octets()[3])
+}
+
+impl World<'_> {
+    /// Makes the node at a place a member, which knows nobody but where the
+    /// others may be: discovery finds all places, also those where nobody is.
+    pub(super) fn join(&mut self, at: usize) {
+        let (seed, places) = (self.rng.random(), self.nodes.len());
+        let Some(node) = &mut self.nodes[at] else { return };
+        let role = if at < self.plan.voters { Role::Member } else { Role::Sidecar };
+        let id = NodeId::new(&node.name, node.origin, role, address(at), node.replica.id().started_ms);
+        let mut swim = Swim::new(id, "simulation", Timing::LAN, seed);
+        swim.look_at(Duration::from_millis(self.now_ms), (0..places).map(address));
+        node.member = Some(Member {
+            swim,
+            members: Arc::default(),
+            present: BTreeSet::new(),
+            dials: BTreeMap::new(),
+            view: View { answered: true, unlinked: places - 1 },
+            next_look_ms: self.now_ms,
+        });
+        self.changed_ms = self.now_ms;
+    }
+
+    fn member(&mut self, at: usize) -> Option<&mut Member> {
+        self.nodes[at].as_mut()?.member.as_mut()
+    }
+
+    /// Brings datagrams and fires timers up to now, each at its own moment.
+    pub(super) fn mingle(&mut self) {
+        let end = Duration::from_millis(self.now_ms);
+        let mut now = Duration::from_millis(self.now_ms - STEP_MS);
+        loop {
+            let members = self.nodes.iter().enumerate().filter_map(|(at, n)| Some((at, n.as_ref()?.member.as_ref()?)));
+            let timer = members.map(|(at, member)| (member.swim.deadline(), at)).min();
+            let datagram = self.datagrams.peek().map(|packet| Duration::from_millis(packet.due_ms));
+            // What came in is heard before anyone is suspected of not having answered.
+            let at = if let Some(due) = datagram.filter(|due| *due <= timer.map_or(end, |(at, _)| at.min(end))) {
+                now = now.max(due);
+                let Some(packet) = self.datagrams.pop() else { return };
+                // Nobody may be there, or another process than was meant.
+                let Some(member) = self.member(packet.to) else { continue };
+                member
+                    .swim
+                    .datagram(now, &packet.content)
+                    .expect("all are of one cluster, and none has another's address");
+                packet.to
+            } else if let Some((due, at)) = timer.filter(|(due, _)| *due <= end) {
+                now = now.max(due);
+                let Some(member) = self.member(at) else { return };
+                member.swim.tick(now);
+                at
+            } else {
+                return;
+            };
+            self.collect(at, now);
+        }
+    }
+
+    /// Does what a node's membership asks for.
+    fn collect(&mut self, at: usize, now: Duration) {
+        while let Some(output) = self.member(at).and_then(|member| member.swim.output()) {
+            match output {
+                Output::Send(to, datagram) => {
+                    self.send_datagram(at, place(to), now.as_millis() as u64, &datagram);
+                }
+                Output::Event(event) => self.note(at, &event),
+                Output::Members(members) => {
+                    let Some(member) = self.member(at) else { return };
+                    let listed: BTreeSet<_> = members.iter().map(|it| it.id.origin).collect();
+                    assert_eq!(member.present, listed, "node {at}: its events say another thing than its list");
+                    member.members = members;
+                }
+                Output::Fault(error) => panic!("the membership of node {at} met something impossible: {error}"),
+            }
+        }
+    }
+
+    fn note(&mut self, at: usize, event: &Event) {
+        self.say(|| {
+            let (Event::Joined(id) | Event::Left(id) | Event::Failed(id) | Event::Renewed(id)) = event;
+            let what = match event {
+                Event::Joined(_) => "came",
+                Event::Left(_) => "left",
+                Event::Failed(_) => "is dead",
+                Event::Renewed(_) => "was taken for dead and lives",
+            };
+            format!("to node {at}, {} ({}) {what}", id.name, id.origin)
+        });
+        let lives = |id: &NodeId| self.live().any(|node| node.origin == id.origin);
+        let false_death = matches!(event, Event::Failed(id) if lives(id)) || matches!(event, Event::Renewed(_));
+        let quiet = self.healed && self.now_ms > self.changed_ms + MEET_MS;
+        assert!(!(false_death && quiet), "node {at}: {event:?}, of a process that lives and can be reached");
+        if let Event::Left(id) = event {
+            assert!(self.said_goodbye.contains(&id.origin), "node {at}: {event:?}, but it never said goodbye");
+        }
+        let Some(member) = self.member(at) else { return };
+        let expected = match event {
+            Event::Joined(id) => member.present.insert(id.origin),
+            Event::Left(id) | Event::Failed(id) => member.present.remove(&id.origin),
+            Event::Renewed(_) => true,
+        };
+        assert!(expected, "node {at}: {event:?} for the second time");
+    }
+
+    /// The replica has begun anew: so does its part in the membership.
+    pub(super) fn rejoin(&mut self, at: usize) {
+        let now = Duration::from_millis(self.now_ms);
+        let Some(node) = &mut self.nodes[at] else { return };
+        let Some(member) = &mut node.member else { return };
+        let id = node.replica.id();
+        assert!(member.swim.begin_anew(now, id.origin, id.started_ms), "{} had that origin before", node.name);
+        self.changed_ms = self.now_ms;
+        self.collect(at, now);
+    }
+
+    /// Says goodbye as often as production does. The node is gone at once; its
+    /// last words leave when they would.
+    pub(super) fn say_goodbye(&mut self, at: usize) {
+        let now = self.now_ms;
+        let Some(member) = self.member(at) else { return };
+        member.swim.leave(Duration::from_millis(now));
+        let origin = member.swim.me().origin;
+        self.said_goodbye.insert(origin);
+        self.collect(at, Duration::from_millis(now));
+        for after in FAREWELLS_MS {
+            let then = Duration::from_millis(now + after);
+            if let Some(member) = self.member(at) {
+                member.swim.farewell(then);
+            }
+            self.collect(at, then);
+        }
+    }
+
+    /// Each node dials the listed peers that it should. It dials an address:
+    /// whoever is there is linked, and replaces an older link to the same process.
+    pub(super) fn dial(&mut self) {
+        for a in 0..self.nodes.len() {
+            let Some(member) = self.member(a) else { continue };
+            let members = Arc::clone(&member.members);
+            member.dials.retain(|origin, _| members.iter().any(|it| it.id.origin == *origin));
+            for peer in members.iter() {
+                let (b, now_ms) = (place(peer.id.peer_address), self.now_ms);
+                let current = self.connections.get(&pair(a, b)).copied();
+                let Some(node) = &mut self.nodes[a] else { continue };
+                let Some(member) = &mut node.member else { continue };
+                let dial = member.dials.entry(peer.id.origin).or_insert(Dial { since_ms: now_ms, connection: None });
+                // Whoever dialled waits for the end of what came of it.
+                if current.is_some() && dial.connection == current {
+                    continue;
+                }
+                if node.replica.linked().any(|origin| origin == peer.id.origin) {
+                    dial.since_ms = now_ms;
+                    continue;
+                }
+                let mine_to_dial = node.replica.origin() < peer.id.origin;
+                if (mine_to_dial || now_ms - dial.since_ms >= PATIENCE_MS) && self.can_talk(a, b) {
+                    self.disconnect(a, b);
+                    let connection = self.connect(a, b);
+                    if let Some(dial) = self.member(a).and_then(|member| member.dials.get_mut(&peer.id.origin)) {
+                        dial.connection = connection;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What a node knows of who else there is. It counts an address as unlinked
+    /// until a process that it lists there is linked.
+    pub(super) fn view(&mut self, at: usize) -> View {
+        let (places, now_ms) = (self.nodes.len(), self.now_ms);
+        let Some(node) = &mut self.nodes[at] else { return View::default() };
+        let Some(member) = &mut node.member else {
+            return View { answered: true, unlinked: usize::from(node.links.is_empty()) };
+        };
+        if now_ms >= member.next_look_ms {
+            member.next_look_ms = now_ms + LOOK_MS;
+            let linked: BTreeSet<_> = node.replica.linked().collect();
+            let reached = member.members.iter().filter(|it| linked.contains(&it.id.origin));
+            let reached: BTreeSet<_> = reached.map(|it| it.id.peer_address).collect();
+            member.view.unlinked = (0..places).filter(|p| *p != at && !reached.contains(&address(*p))).count();
+        }
+        member.view
+    }
+
+    /// Whether all list all others, and name the same leader; always so, without
+    /// membership.
+    pub fn met(&self) -> Result<(), String> {
+        let mut leaders = BTreeSet::new();
+        for (at, node) in self.nodes.iter().enumerate() {
+            let Some((node, member)) = node.as_ref().and_then(|node| Some((node, node.member.as_ref()?))) else {
+                continue;
+            };
+            let me = member.swim.me();
+            assert_eq!(me.origin, node.replica.origin(), "{} is one process to some and another to others", node.name);
+            let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != at);
+            let others = others.filter_map(|(other, node)| Some((address(other), node.as_ref()?.origin)));
+            let listed = member.swim.members().into_iter();
+            let listed: BTreeMap<_, _> = listed.map(|it| (it.id.peer_address, it.id.origin)).collect();
+            if listed != others.collect() {
+                return Err(format!("{} lists {:?}", node.name, member.members));
+            }
+            leaders.insert(leader(me, &member.members).map(|id| id.origin));
+        }
+        if leaders.len() > 1 { Err(format!("they name {leaders:?} as leaders")) } else { Ok(()) }
+    }
+
+    /// Holds while all heals: membership does not wait for the replicas.
+    pub(super) fn expect_met(&self) {
+        if self.now_ms > self.changed_ms + MEET_MS
+            && let Err(why) = self.met()
+        {
+            panic!("{MEET_MS} ms after all could reach each other, {why}");
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Whether a history keeps the promises. From outside not everything can be
+//! known: who held a write, which of two came first. Each rule here concludes
+//! only what the history proves, and counts how often it could, so that a run
+//! in which nothing could be concluded shows.
+
+mod identity;
+mod loss;
+mod order;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::history::{At, Call, Entry, Op, Outcome, Record, Version};
+
+/// A value that ended by its TTL may be read for so long after it: the TTL
+/// counts from a moment between the put's beginning and its end, and ends at a
+/// whole millisecond.
+const TTL_LATE: At = 100_000;
+/// And it may be gone so much earlier.
+const TTL_EARLY: At = 2_000;
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(crate) struct Verdict {
+    /// Each promise that was broken, and how.
+    pub(crate) violations: Vec<String>,
+    /// How often each rule could conclude something.
+    pub(crate) concluded: BTreeMap<&'static str, usize>,
+}
+
+impl Verdict {
+    fn count(&mut self, rule: &'static str) {
+        *self.concluded.entry(rule).or_default() += 1;
+    }
+
+    fn broken(&mut self, what: String) {
+        self.violations.push(what);
+    }
+}
+
+/// Judges a history of a cluster of so many nodes.
+pub(crate) fn check(records: &[Record], nodes: usize) -> Verdict {
+    let facts = Facts::new(records, nodes);
+    let mut verdict = Verdict::default();
+    identity::check(records, &facts, &mut verdict);
+    order::nodes(&facts, &mut verdict);
+    order::sessions(&facts, &mut verdict);
+    order::watches(records, &mut verdict);
+    loss::acknowledged(&facts, &mut verdict);
+    loss::deletes(records, &facts, &mut verdict);
+    loss::ended(&facts, &mut verdict);
+    loss::fixed(&facts, &mut verdict);
+    loss::sessions(&facts, &mut verdict);
+    hangs(records, &facts, &mut verdict);
+    verdict
+}
+
+/// A write that was asked for.
+struct Write<'a> {
+    op: &'a Op,
+    /// None: a delete. Of a touch, which leaves the value, it is not known.
+    value: Option<&'a str>,
+    delete: bool,
+    touch: bool,
+    ttl: Option<At>,
+    /// None: it may have been carried out, then or later.
+    version: Option<Version>,
+    /// So many others said that they hold it.
+    peers: usize,
+}
+
+/// A moment at which all nodes held the same, and no call was under way.
+struct Settled<'a> {
+    begin: At,
+    end: At,
+    entries: HashMap<&'a str, &'a Entry>,
+}
+
+struct Left {
+    node: usize,
+    origin: u64,
+    begin: At,
+}
+
+/// A history, sorted for the rules.
+struct Facts<'a> {
+    nodes: usize,
+    ops: Vec<&'a Op>,
+    writes: HashMap<&'a str, Vec<Write<'a>>>,
+    /// Of each node, its lives: from when to when it was surely in it.
+    lives: Vec<HashMap<&'a str, (At, At)>>,
+    settled: Vec<Settled<'a>>,
+    /// Nodes that left and said that others hold what they wrote.
+    left: Vec<Left>,
+    down: Vec<(usize, At, At)>,
+    stalled: Vec<(At, At)>,
+    /// Of each value that was put and answered, its version then.
+    first: HashMap<&'a str, Version>,
+}
+
+impl<'a> Facts<'a> {
+    fn new(records: &'a [Record], nodes: usize) -> Self {
+        let mut facts = Self {
+            nodes,
+            ops: Vec::new(),
+            writes: HashMap::new(),
+            lives: vec![HashMap::new(); nodes],
+            settled: Vec::new(),
+            left: Vec::new(),
+            down: Vec::new(),
+            stalled: Vec::new(),
+            first: HashMap::new(),
+        };
+        for record in records {
+            match record {
+                Record::Op(op) => facts.add(op),
+                Record::Life { node, life, begin, end } => {
+                    let (from, to) = facts.lives[*node].entry(life).or_insert((*end, *begin));
+                    (*from, *to) = ((*from).min(*end), (*to).max(*begin));
+                }
+                Record::Settled { begin, end, entries } => facts.settled.push(Settled {
+                    begin: *begin,
+                    end: *end,
+                    entries: entries.iter().map(|entry| (entry.key.as_str(), entry)).collect(),
+                }),
+                Record::Left { node, origin, begin, covered: true, .. } => {
+                    facts.left.push(Left { node: *node, origin: *origin, begin: *begin });
+                }
+                Record::Down { node, begin, end } => facts.down.push((*node, *begin, *end)),
+                Record::Stalled { begin, end } => facts.stalled.push((*begin, *end)),
+                Record::Left { .. } | Record::Watched { .. } | Record::Fault { .. } => {}
+            }
+        }
+        facts.settled.sort_by_key(|settled| settled.begin);
+        facts
+    }
+
+    fn add(&mut self, op: &'a Op) {
+        self.ops.push(op);
+        let (value, ttl_ms) = match &op.call {
+            Call::Put { value, ttl_ms } => (Some(value.as_str()), *ttl_ms),
+            Call::Delete => (None, None),
+            Call::Touch { ttl_ms } => (None, *ttl_ms),
+            Call::Get | Call::List => return,
+        };
+        let (version, peers) = match &op.outcome {
+            Outcome::Wrote { version, peers, .. } => (Some(*version), *peers),
+            Outcome::Failed { .. } => (None, 0),
+            _ => return,
+        };
+        if let (Some(value), Some(version)) = (value, version) {
+            self.first.insert(value, version);
+        }
+        let (delete, touch) = (op.call == Call::Delete, matches!(op.call, Call::Touch { .. }));
+        let ttl = ttl_ms.map(|ms| ms * 1000);
+        self.writes.entry(&op.key).or_default().push(Write { op, value, delete, touch, ttl, version, peers });
+    }
+
+    fn writes_of(&self, key: &str) -> &[Write<'a>] {
+        self.writes.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// The life in which a node was throughout.
+    fn life(&self, node: usize, begin: At, end: At) -> Option<&'a str> {
+        self.lives[node].iter().find(|(_, (from, to))| *from <= begin && end <= *to).map(|(life, _)| *life)
+    }
+
+    /// The lives of a node that began after a moment.
+    fn lives_after(&self, node: usize, at: At) -> impl Iterator<Item = &'a str> {
+        let lives = &self.lives[node];
+        let before = lives.values().filter(|(_, to)| *to >= at).map(|(from, _)| *from).min();
+        lives.iter().filter(move |(_, (from, _))| before.is_some_and(|before| before < *from)).map(|(life, _)| *life)
+    }
+
+    /// The nodes that may not have held all the while what they held at its beginning.
+    fn interrupted(&self, begin: At, end: At) -> HashSet<usize> {
+        (0..self.nodes).filter(|node| self.life(*node, begin, end).is_none()).collect()
+    }
+
+    /// Whether one of those who hold a write has held it until `end`, at least:
+    /// the node that took it and those who acknowledged it; or, if that node has
+    /// left, one of those to whom it handed over.
+    fn has_holder(&self, write: &Write, end: At) -> bool {
+        let interrupted = self.interrupted(write.op.begin, end);
+        let handed_over = |left: &&Left| {
+            left.node == write.op.node
+                && left.begin >= write.op.end
+                && write.version.is_some_and(|version| version.origin == left.origin)
+        };
+        interrupted.len() <= write.peers
+            || self.left.iter().filter(handed_over).any(|left| {
+                let others = self.interrupted(left.begin, end);
+                others.iter().all(|node| *node == write.op.node)
+            })
+    }
+
+    /// Whether a key at which something of `version` was known may have nothing
+    /// by now: something as new was deleted, or has ended. `value` is what was
+    /// known: a write that was issued again has a newer version than the delete
+    /// that had seen it.
+    fn may_be_gone(&self, key: &str, version: Version, value: Option<&str>, by: At) -> bool {
+        let first = value.map_or(version, |value| self.first.get(value).copied().unwrap_or_default());
+        let least = version.min(first);
+        self.writes_of(key).iter().any(|write| {
+            let gone = write.delete || write.ttl.is_some_and(|ttl| write.op.begin + ttl <= by + TTL_EARLY);
+            gone && write.op.begin <= by && write.version.is_none_or(|version| version >= least)
+        })
+    }
+}
+
+/// What a call read, with the values it read.
+fn found(op: &Op) -> Vec<(&str, &str, Version)> {
+    match &op.outcome {
+        Outcome::Found { value, version } => vec![(&op.key, value, *version)],
+        Outcome::Listed(entries) => entries.iter().map(|e| (e.key.as_str(), e.value.as_str(), e.version)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// No call hangs: each has an answer by its deadline, if its node runs and can
+/// be reached.
+fn hangs(records: &[Record], facts: &Facts, verdict: &mut Verdict) {
+    let overlaps = |op: &Op, begin: At, end: At| op.begin <= end && begin <= op.end;
+    for record in records {
+        let Record::Op(op) = record else { continue };
+        let Outcome::Failed { cut, .. } = &op.outcome else { continue };
+        if facts.stalled.iter().any(|(begin, end)| overlaps(op, *begin, *end)) {
+            continue;
+        }
+        // A deadline that this process itself keeps, whatever the node does.
+        if op.end > op.begin + op.deadline + 2_000_000 {
+            verdict.broken(format!("a call outlasts its deadline: {op:?}"));
+        }
+        // Of a session, the node may wait until just before the deadline.
+        let down = facts.down.iter().any(|(node, begin, end)| *node == op.node && overlaps(op, *begin, *end));
+        if op.session.is_none() && !down {
+            verdict.count("calls without an answer at a node that was well");
+            if *cut {
+                verdict.broken(format!("a node that was well gave no answer by the deadline: {op:?}"));
+            }
+        }
+    }
+}

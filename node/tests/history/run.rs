@@ -1,0 +1,254 @@
+//! A run: the cluster, its clients, rounds of faults, and what is to hold when
+//! each is over.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use kvasir_proto::v1;
+use kvasir_proto::v1::cluster_client::ClusterClient;
+use tokio::time::sleep;
+
+use crate::check::{Verdict, check};
+use crate::clients::{self, Gate};
+use crate::history::{self, Entry, History, Outcome, Record};
+use crate::namespaces::Network;
+use crate::nemesis::{Nemesis, Plan};
+use crate::node::{Node, channel, status};
+use crate::observer::{self, Told};
+
+const NODES: usize = 5;
+/// At home at each node, and going from one to the other.
+const AT_HOME: usize = 3;
+const ROAMING: usize = 8;
+/// The nodes are equal within this time after all faults are over: with some
+/// room for a machine that others use, too.
+const EQUAL_WITHIN: Duration = Duration::from_mins(1);
+/// Faults of a round.
+const FAULTS: usize = 7;
+/// So many violations are shown.
+const SHOWN: usize = 20;
+
+/// Runs for about so long, and tells whether all promises were kept.
+pub(crate) fn run(seed: u64, lasts: Duration) -> bool {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(cluster(seed, lasts))
+}
+
+/// Where a run that failed leaves what is known of it.
+fn kept_in(seed: u64) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is a directory of target");
+    target.join("histories").join(format!("seed-{seed}"))
+}
+
+async fn cluster(seed: u64, lasts: Duration) -> bool {
+    println!("five nodes for {} s, SEED={seed}", lasts.as_secs());
+    let kept = kept_in(seed);
+    let _ = std::fs::remove_dir_all(&kept);
+    std::fs::create_dir_all(&kept).unwrap();
+    let history = History::new();
+    let network = Network::new(NODES);
+    let mut nodes: Vec<_> = (0..NODES).map(|number| Node::new(number, NODES, &kept)).collect();
+    nodes.iter_mut().for_each(Node::start);
+    let nemesis = Nemesis::new(nodes, network, history.clone());
+    let told: Vec<Told> = (0..NODES).map(|_| Told::default()).collect();
+    for (node, told) in told.iter().enumerate() {
+        tokio::spawn(observer::lives(node, history.clone()));
+        tokio::spawn(told.clone().keep(node, history.clone()));
+    }
+    tokio::spawn(observer::stalls(history.clone()));
+
+    let mut broken = Vec::new();
+    let mut slowest = Duration::ZERO;
+    let mut settle = settled(&history, &told).await;
+    if settle.is_ok() {
+        clients::prepare(NODES, &history).await;
+        settle = settled(&history, &told).await;
+    }
+    let gate = Gate::new();
+    for id in 0..NODES * AT_HOME {
+        tokio::spawn(clients::at_home(id, id % NODES, NODES, seed, history.clone(), gate.clone()));
+    }
+    for id in NODES * AT_HOME..NODES * AT_HOME + ROAMING {
+        tokio::spawn(clients::roaming(id, NODES, seed, history.clone(), gate.clone()));
+    }
+    let mut plan = Plan::new(seed, NODES);
+    let mut verdict = Verdict::default();
+    let began = Instant::now();
+    let mut rounds = 0;
+    while settle.is_ok() && began.elapsed() < lasts {
+        rounds += 1;
+        gate.open();
+        nemesis.round(plan.round(FAULTS)).await;
+        let healed = Instant::now();
+        gate.close().await;
+        settle = settled(&history, &told).await;
+        let took = healed.elapsed();
+        slowest = slowest.max(took);
+        // So that each node is known to live beyond this moment.
+        sleep(Duration::from_millis(1500)).await;
+        let records = history.records();
+        verdict = check(&records, NODES);
+        println!(
+            "{:>4} s: round {rounds}: {}; equal {:.1} s after healing; {} calls, {} violations",
+            began.elapsed().as_secs(),
+            faults(&records),
+            took.as_secs_f64(),
+            records.iter().filter(|record| matches!(record, Record::Op(_))).count(),
+            verdict.violations.len()
+        );
+        if !verdict.violations.is_empty() || !nemesis.broken().is_empty() {
+            break;
+        }
+    }
+    broken.extend(settle.err());
+    broken.extend(nemesis.broken());
+    broken.append(&mut verdict.violations);
+    let records = history.records();
+    for (kind, times) in nemesis.done() {
+        println!("{times:>8} × {kind:?}");
+    }
+    summary(&records, &verdict.concluded);
+    println!("slowest to be equal after healing: {:.1} s", slowest.as_secs_f64());
+    // A run that could conclude nothing has shown nothing.
+    for rule in [
+        "acknowledged writes that live",
+        "calls of one session in order",
+        "deleted values that stay away",
+        "reads of keys that nobody changes",
+        "reads of values with an end",
+    ] {
+        if !verdict.concluded.contains_key(rule) {
+            broken.push(format!("the run says nothing of: {rule}"));
+        }
+    }
+    if broken.is_empty() {
+        std::fs::remove_dir_all(&kept).unwrap();
+    } else {
+        history::save(&records, &kept.join("history.jsonl"));
+        show(&broken);
+        println!("the history and the nodes' logs are in {}", kept.display());
+        println!("SEED={seed} draws the same faults again; HISTORY={}/history.jsonl judges again", kept.display());
+    }
+    broken.is_empty()
+}
+
+/// Judges a history that was kept.
+pub(crate) fn judge(file: &str) {
+    let records = history::load(Path::new(file));
+    let verdict = check(&records, NODES);
+    summary(&records, &verdict.concluded);
+    show(&verdict.violations);
+    assert!(verdict.violations.is_empty(), "promises were broken: see above");
+}
+
+fn show(broken: &[String]) {
+    println!("{} violations", broken.len());
+    for what in broken.iter().take(SHOWN) {
+        println!("VIOLATION {what}");
+    }
+}
+
+/// What was done since the nodes were last equal.
+fn faults(records: &[Record]) -> String {
+    let settled: Vec<_> = records.iter().enumerate().filter(|(_, r)| matches!(r, Record::Settled { .. })).collect();
+    let from = settled.len().checked_sub(2).map_or(0, |before| settled[before].0);
+    let done = |record: &Record| match record {
+        Record::Fault { what, .. } => Some(what.clone()),
+        _ => None,
+    };
+    records[from..].iter().filter_map(done).collect::<Vec<_>>().join(", ")
+}
+
+fn summary(records: &[Record], concluded: &BTreeMap<&str, usize>) {
+    let mut calls: BTreeMap<String, [usize; 2]> = BTreeMap::new();
+    let mut anew = std::collections::BTreeSet::new();
+    for record in records {
+        match record {
+            Record::Op(op) => {
+                let call = format!("{:?}", op.call);
+                let name = call.split(' ').next().unwrap_or_default().to_owned();
+                calls.entry(name).or_default()[usize::from(matches!(op.outcome, Outcome::Failed { .. }))] += 1;
+            }
+            Record::Life { node, life, .. } if !life.ends_with("/0") => drop(anew.insert((node, life))),
+            _ => {}
+        }
+    }
+    for (call, [answered, failed]) in calls {
+        println!("{answered:>8} × {call}, and {failed} without an answer");
+    }
+    println!("{:>8} × a node was evicted and began anew", anew.len());
+    for (rule, times) in concluded {
+        println!("{times:>8} × {rule}");
+    }
+}
+
+/// Waits until all nodes are ready, linked to all others, and hold the same, by
+/// their listings, their fingerprints and their watches; notes what that is.
+async fn settled(history: &History, told: &[Told]) -> Result<(), String> {
+    let clock = Instant::now();
+    loop {
+        let begin = history.now();
+        let error = match equal(told).await {
+            Ok(entries) => {
+                history.add(Record::Settled { begin, end: history.now(), entries });
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        if clock.elapsed() > EQUAL_WITHIN {
+            return Err(format!("not equal {EQUAL_WITHIN:?} after all faults were over: {error}"));
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn equal(told: &[Told]) -> Result<Vec<Entry>, String> {
+    let mut all = Vec::new();
+    let mut prints = Vec::new();
+    for node in 0..told.len() {
+        prints.push(looks(node).await?);
+        all.push(clients::list(node, Duration::from_secs(10)).await.map_err(|error| format!("n{node}: {error}"))?);
+    }
+    for node in 1..told.len() {
+        same("listing", node, &all[0], &all[node])?;
+        if prints[0] != prints[node] {
+            return Err(format!("n{node} differs by its fingerprint and count: {prints:?}"));
+        }
+    }
+    for (node, told) in told.iter().enumerate() {
+        same("watch", node, &all[0], &told.entries().ok_or(format!("no watch of n{node} is open"))?)?;
+    }
+    // Nothing is under way that may yet change it: nobody brings writes back.
+    for (node, print) in prints.iter().enumerate() {
+        if looks(node).await? != *print {
+            return Err(format!("n{node} still changes"));
+        }
+    }
+    Ok(all.swap_remove(0))
+}
+
+/// Whether two maps are the same, or how they differ.
+fn same(what: &str, node: usize, one: &[Entry], other: &[Entry]) -> Result<(), String> {
+    if one == other {
+        return Ok(());
+    }
+    let lacks = one.iter().find(|entry| !other.contains(entry));
+    let has = other.iter().find(|entry| !one.contains(entry));
+    Err(format!("the {what} of n{node} differs from n0's: it lacks {lacks:?} and has {has:?}"))
+}
+
+/// The fingerprint of a node that is ready and linked to all others, and how many keys it has.
+async fn looks(node: usize) -> Result<(String, u64), String> {
+    let mut cluster = ClusterClient::new(channel(node));
+    let status = status(&mut cluster, Duration::from_secs(2)).await.ok_or(format!("n{node} does not answer"))?;
+    let members = cluster.members(v1::MembersRequest {}).await.map_err(|error| format!("n{node}: {error}"))?;
+    let members = members.into_inner().members;
+    let all = members.len() == NODES && members.iter().all(|member| member.linked);
+    let seats = status.seats.get("member").copied().unwrap_or_default();
+    if status.phase() != v1::Phase::Ready || !all || seats as usize != NODES {
+        let linked: Vec<_> = members.iter().map(|member| (&member.name, member.linked)).collect();
+        return Err(format!("n{node} is {:?}, with the links {linked:?} and {:?}", status.phase(), status.seats));
+    }
+    Ok((status.fingerprint, status.keys))
+}
