@@ -175,7 +175,7 @@ impl Auth {
         match &found {
             Ok(_) => {}
             Err(Unknown::Unavailable(_)) => {
-                count(&inner.counters.unavailable, "a client's token could not be looked up")
+                count(&inner.counters.unavailable, "a client's token could not be looked up");
             }
             Err(_) => count(&inner.counters.unknown, "refused a call of a client that is not known"),
         }

@@ -1,4 +1,4 @@
-//! Tokens of Kubernetes ServiceAccounts: the API server is asked about each
+//! Tokens of Kubernetes' service accounts: the API server is asked about each
 //! (`TokenReview`), and its answer kept for a while. What waits for an answer
 //! and what is kept is bounded.
 
@@ -47,16 +47,16 @@ impl Reviewer {
         }
         let key = hash(token);
         if let Some(answer) = self.kept.lock().get(&key, Instant::now()) {
-            return answer.ok_or(Unknown::Token);
+            return answer;
         }
         let unavailable = |why: String| Unknown::Unavailable(why);
         let answer = timeout(TIMEOUT, self.ask(token))
             .await
             .map_err(|_| unavailable(format!("Kubernetes did not answer within {TIMEOUT:?}")))?
             .map_err(|error| unavailable(error.to_string()))?;
-        let answer = identity(answer, &self.config.audiences);
+        let answer = identity(answer, &self.config.audiences).ok_or(Unknown::Token);
         self.kept.lock().put(key, answer.clone(), Instant::now());
-        answer.ok_or(Unknown::Token)
+        answer
     }
 
     async fn ask(&self, token: &str) -> Result<TokenReviewStatus, kube::Error> {
@@ -90,14 +90,17 @@ fn identity(status: TokenReviewStatus, audiences: &[String]) -> Option<Identity>
     Some(Identity { subjects: std::iter::once(format!("serviceaccount:{namespace}/{name}")).chain(groups).collect() })
 }
 
+/// Who it is, or that it is nobody.
+type Answer = Result<Identity, Unknown>;
+
 /// Answers, each until its time is over.
 struct Kept {
-    answers: HashMap<Hash, (Option<Identity>, Instant)>,
+    answers: HashMap<Hash, (Answer, Instant)>,
     ttl: Duration,
 }
 
 impl Kept {
-    fn get(&mut self, key: &Hash, now: Instant) -> Option<Option<Identity>> {
+    fn get(&mut self, key: &Hash, now: Instant) -> Option<Answer> {
         let (answer, until) = self.answers.get(key)?;
         if *until > now {
             return Some(answer.clone());
@@ -106,7 +109,7 @@ impl Kept {
         None
     }
 
-    fn put(&mut self, key: Hash, answer: Option<Identity>, now: Instant) {
+    fn put(&mut self, key: Hash, answer: Answer, now: Instant) {
         if self.answers.len() >= MAX_KEPT {
             self.answers.retain(|_, (_, until)| *until > now);
         }
@@ -114,7 +117,7 @@ impl Kept {
             // Those who are known cost a question again; nothing else is lost.
             self.answers.clear();
         }
-        let ttl = if answer.is_some() { self.ttl } else { self.ttl.min(REFUSAL_TTL) };
+        let ttl = if answer.is_ok() { self.ttl } else { self.ttl.min(REFUSAL_TTL) };
         self.answers.insert(key, (answer, now + ttl));
     }
 }
@@ -153,10 +156,13 @@ mod tests {
     fn answers_are_kept_for_a_while_and_in_bounds() {
         let mut kept = Kept { answers: HashMap::new(), ttl: Duration::from_mins(1) };
         let (now, later) = (Instant::now(), |seconds| Instant::now() + Duration::from_secs(seconds));
-        let known = Some(Identity { subjects: vec!["a".to_owned()] });
+        let known = Ok(Identity { subjects: vec!["a".to_owned()] });
         kept.put([1; 32], known.clone(), now);
-        kept.put([2; 32], None, now);
-        assert_eq!((kept.get(&[1; 32], now), kept.get(&[2; 32], now)), (Some(known.clone()), Some(None)));
+        kept.put([2; 32], Err(Unknown::Token), now);
+        assert_eq!(
+            (kept.get(&[1; 32], now), kept.get(&[2; 32], now)),
+            (Some(known.clone()), Some(Err(Unknown::Token)))
+        );
         assert_eq!((kept.get(&[1; 32], later(30)), kept.get(&[2; 32], later(30))), (Some(known.clone()), None));
         assert_eq!(kept.get(&[1; 32], later(90)), None);
         for n in 0..3 * MAX_KEPT as u64 {

@@ -290,7 +290,7 @@ settings! {
         /// By a certificate of an authority of --tls-client-ca-file [default: false]
         #[arg(long = "auth-client-certificates", env = "KVASIR_AUTH_CLIENT_CERTIFICATES", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
         client_certificates: bool,
-        /// By a Kubernetes ServiceAccount's token, which the API server is asked about [default: false]
+        /// By the token of a service account of Kubernetes, which the API server is asked about [default: false]
         #[arg(long = "auth-token-review", env = "KVASIR_AUTH_TOKEN_REVIEW", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
         token_review: bool,
         /// Whom such a token must be meant for, one of them [default: the API server]

@@ -263,9 +263,10 @@ async fn api_server(known: &'static str) -> (std::net::SocketAddr, Arc<AtomicUsi
             assert!(text.starts_with("POST /apis/authentication.k8s.io/v1/tokenreviews"), "{text}");
             count.fetch_add(1, Ordering::Relaxed);
             let user = r#""user":{"username":"system:serviceaccount:ns:app","groups":["system:serviceaccounts:ns"]}"#;
-            let status = match text.contains(&format!("\"{known}\"")) {
-                true => format!(r#"{{"authenticated":true,"audiences":["kvasir"],{user}}}"#),
-                false => r#"{"error":"no"}"#.to_owned(),
+            let status = if text.contains(&format!("\"{known}\"")) {
+                format!(r#"{{"authenticated":true,"audiences":["kvasir"],{user}}}"#)
+            } else {
+                r#"{"error":"no"}"#.to_owned()
             };
             let body = format!(
                 r#"{{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","metadata":{{}},"spec":{{}},"status":{status}}}"#

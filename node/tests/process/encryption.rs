@@ -396,15 +396,11 @@ async fn keys_are_exchanged_under_load_with_no_failed_write_and_no_lost_member()
     for node in &all {
         for event in ["failed", "left", "renewed"] {
             let series = format!("kvasir_membership_events_total{{event=\"{event}\"}}");
-            assert_eq!(count(node, &series).await, 0.0, "{event} at {}", node.name);
+            assert!(count(node, &series).await < 1.0, "{event} at {}", node.name);
         }
         for reason in ["key", "forged"] {
-            assert_eq!(
-                count(node, &unopened("key")).await + count(node, &refused(reason)).await,
-                0.0,
-                "{}",
-                node.log()
-            );
+            let refusals = count(node, &unopened("key")).await + count(node, &refused(reason)).await;
+            assert!(refusals < 1.0, "{}", node.log());
         }
         let log = node.log();
         assert!(log.contains(&format!("\"key\":\"{new}\"")), "links have the new key: {log}");
@@ -429,7 +425,7 @@ async fn a_link_whose_key_was_taken_away_is_closed_and_a_bad_file_changes_nothin
         if error.contains("must be YAML") { Ok(()) } else { Err(status) }
     })
     .await;
-    assert_eq!(count(&all[0], "kvasir_reload_failing{what=\"encryption\"}").await, 1.0);
+    assert!(count(&all[0], "kvasir_reload_failing{what=\"encryption\"}").await > 0.0);
     assert!(!all[0].log().contains("hush"), "{}", all[0].log());
     replicates(&all[1], &all[0]).await;
     // No step in between: the other one is cut off, for as long as it has the old key.
