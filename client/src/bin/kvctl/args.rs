@@ -209,6 +209,17 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_needs_its_key_and_the_key_its_certificate() {
+        let credentials = |words: &[&str]| {
+            let args = Args::try_parse_from([&["kvctl", "status"], words].concat()).unwrap();
+            args.credentials.credentials().map_err(|error| error.to_string())
+        };
+        assert!(credentials(&["--ca-file", "a", "--cert-file", "c", "--key-file", "k", "--token-file", "t"]).is_ok());
+        assert!(credentials(&["--cert-file", "c"]).unwrap_err().contains("--key-file"));
+        assert!(credentials(&["--key-file", "k"]).unwrap_err().contains("--cert-file"));
+    }
+
+    #[test]
     fn wrong_ones_are_usage_errors() {
         for wrong in [
             &["kvctl"][..],
