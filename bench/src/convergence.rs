@@ -18,12 +18,12 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::chart::{self, Panel};
-use crate::report::{Report, number, quantile, table};
+use crate::report::{Report, number, quantile, table, whole};
 
 const SIZES: [usize; 4] = [3, 10, 30, 100];
 const LINK_US: u64 = 1_000;
-/// What a node works for each message that it sends or takes, microseconds.
-/// `bench-scale` measures it on real processes.
+/// What a node works for each message that it sends or takes, microseconds: about
+/// what a real one works for a write that it takes in, see `throughput`.
 const MESSAGE_US: u64 = 10;
 /// As the engine does.
 const TICK_US: u64 = 20_000;
@@ -251,7 +251,7 @@ fn measure(size: usize) -> anyhow::Result<Row> {
     for n in 0..WRITES {
         // Exponentially distributed pauses: writes come when they like.
         let pause = -rng.random_range(f64::MIN_POSITIVE..1.0).ln() * 1e6 / WRITES_PER_SECOND as f64;
-        at_us += pause as u64;
+        at_us += whole(pause);
         let node = rng.random_range(0..size);
         world.schedule(at_us, node, What::Write(n));
     }

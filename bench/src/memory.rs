@@ -1,4 +1,5 @@
-//! What a node says that its entries take, against what its process grows by.
+//! What a node says that its entries take, against what its process grows by: the
+//! log of own writes and the buffers of sockets are in that, too.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,8 +32,17 @@ struct Shape {
     scattered: bool,
     /// How often each is written again.
     rewrites: u64,
-    /// Afterwards all are deleted: tombstones are left, since two more members are said to exist.
-    deleted: bool,
+    after: After,
+}
+
+/// What is done once all are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum After {
+    Nothing,
+    /// All are deleted: tombstones are left, since two more members are said to exist.
+    Deleted,
+    /// All are deleted, and the tombstones dropped.
+    Forgotten,
 }
 
 fn short(n: u64) -> String {
@@ -43,21 +53,43 @@ fn usual(n: u64) -> String {
     format!("bench/key-{n:08}")
 }
 
-const SHAPES: [Shape; 7] = [
-    Shape { name: "64 B values", key: usual, value: 64, scattered: false, rewrites: 0, deleted: false },
-    Shape { name: "64 B values, in no order", key: usual, value: 64, scattered: true, rewrites: 0, deleted: false },
+const SHAPES: [Shape; 8] = [
+    Shape { name: "64 B values", key: usual, value: 64, scattered: false, rewrites: 0, after: After::Nothing },
+    Shape {
+        name: "64 B values, in no order",
+        key: usual,
+        value: 64,
+        scattered: true,
+        rewrites: 0,
+        after: After::Nothing,
+    },
     Shape {
         name: "64 B values, written three times",
         key: usual,
         value: 64,
         scattered: true,
         rewrites: 2,
-        deleted: false,
+        after: After::Nothing,
     },
-    Shape { name: "8 B keys, 8 B values", key: short, value: 8, scattered: true, rewrites: 0, deleted: false },
-    Shape { name: "1 KiB values", key: usual, value: 1024, scattered: true, rewrites: 0, deleted: false },
-    Shape { name: "100 B values", key: usual, value: 100, scattered: true, rewrites: 0, deleted: false },
-    Shape { name: "tombstones of 64 B values", key: usual, value: 64, scattered: true, rewrites: 0, deleted: true },
+    Shape { name: "8 B keys, 8 B values", key: short, value: 8, scattered: true, rewrites: 0, after: After::Nothing },
+    Shape { name: "1 KiB values", key: usual, value: 1024, scattered: true, rewrites: 0, after: After::Nothing },
+    Shape { name: "100 B values", key: usual, value: 100, scattered: true, rewrites: 0, after: After::Nothing },
+    Shape {
+        name: "tombstones of 64 B values",
+        key: usual,
+        value: 64,
+        scattered: true,
+        rewrites: 0,
+        after: After::Deleted,
+    },
+    Shape {
+        name: "64 B values, all deleted and forgotten",
+        key: usual,
+        value: 64,
+        scattered: true,
+        rewrites: 0,
+        after: After::Forgotten,
+    },
 ];
 
 /// Every number below 2^20 once, out of order, and the same of those above: each step can be undone.
@@ -87,11 +119,12 @@ async fn measure(options: &Options, shape: &Shape) -> anyhow::Result<Vec<String>
         address: [127, 0, 0, 1].into(),
         namespace: None,
         // Without a majority no tombstone is dropped.
-        flags: vec!["--join-timeout=1s".into(), "--voters=3".into()],
+        flags: vec![
+            "--join-timeout=1s".into(),
+            format!("--voters={}", if shape.after == After::Forgotten { 1 } else { 3 }),
+        ],
     })?;
     node.ready().await?;
-    // The log of own writes, the caches of allocator and sockets: what is there whatever the map holds.
-    warm(&node).await?;
     let before = node.resident()?;
     let accounted_before = node.metric("kvasir_memory_bytes").await?;
     let (key, value, scattered) = (shape.key, shape.value, shape.scattered);
@@ -99,8 +132,11 @@ async fn measure(options: &Options, shape: &Shape) -> anyhow::Result<Vec<String>
     for _ in 0..=shape.rewrites {
         node.fill(0, options.entries, move |n| (key(at(n)), vec![b'v'; value])).await?;
     }
-    if shape.deleted {
+    if shape.after != After::Nothing {
         delete(&node, options.entries, key).await?;
+    }
+    if shape.after == After::Forgotten {
+        node.until("without tombstones", |status| status["tombstones"] == 0).await?;
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     let accounted = node.metric("kvasir_memory_bytes").await? - accounted_before;
@@ -109,16 +145,10 @@ async fn measure(options: &Options, shape: &Shape) -> anyhow::Result<Vec<String>
         shape.name.to_owned(),
         format!("{} MB", number(accounted / 1e6)),
         format!("{} MB", number(grown / 1e6)),
-        format!("{:.2}", accounted / grown),
+        if shape.after == After::Forgotten { "–".to_owned() } else { format!("{:.2}", accounted / grown) },
         number(grown / options.entries as f64),
         format!("{} MB", number(node.peak()? as f64 / 1e6)),
     ])
-}
-
-async fn warm(node: &Node) -> anyhow::Result<()> {
-    node.fill(0, 200_000, |n| (format!("warm/{}", n % 100), vec![b'w'; 64])).await?;
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    Ok(())
 }
 
 async fn delete(node: &Node, entries: u64, key: fn(u64) -> String) -> anyhow::Result<()> {

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tonic::transport::Channel;
 
 /// A step that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 /// Puts of one call when the map is filled; the API takes no more.
 pub(crate) const BATCH: usize = 1_000;
 /// Calls that fill the map at a time.

@@ -42,8 +42,15 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 /// The value below which `part` of the samples are; they are sorted by it.
 pub(crate) fn quantile<T: Copy + Ord + Default>(samples: &mut [T], part: f64) -> T {
     samples.sort_unstable();
-    let at = (samples.len() as f64 * part).ceil() as usize;
-    samples.get(at.saturating_sub(1)).copied().unwrap_or_default()
+    let at = whole((samples.len() as f64 * part).ceil());
+    samples.get(at.saturating_sub(1) as usize).copied().unwrap_or_default()
+}
+
+/// What is never below zero, as a whole number.
+#[allow(clippy::cast_sign_loss)]
+pub(crate) fn whole(n: f64) -> u64 {
+    debug_assert!(n >= 0.0, "{n}");
+    n as u64
 }
 
 /// A number with its thousands apart.

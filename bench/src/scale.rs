@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::load::{self, Outcome, Pipe, Work, put};
 use crate::node::{Node, Start};
-use crate::report::{Report, number, quantile, table};
+use crate::report::{Report, number, quantile, table, whole};
 
 /// Settings.
 #[derive(Debug, Args)]
@@ -40,6 +40,8 @@ const BEYOND_THE_LOG: u64 = 70_000;
 const WINDOW: usize = 64;
 /// One in so many writes is watched on all nodes.
 const PROBE: u64 = 8;
+/// Puts a second of a cluster that has little to do.
+const LIGHT: f64 = 2_000.0;
 const PROBES: u64 = 1 << 20;
 const NAMES: [&str; 3] = ["kv1", "kv2", "kv3"];
 
@@ -88,7 +90,7 @@ impl Cluster {
             if fingerprints.iter().all(|f| *f == fingerprints[0]) {
                 return Ok(began.elapsed());
             }
-            anyhow::ensure!(began.elapsed() < Duration::from_secs(120), "the nodes do not become equal");
+            anyhow::ensure!(began.elapsed() < Duration::from_mins(2), "the nodes do not become equal");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -293,10 +295,15 @@ async fn under_load(cluster: &Cluster, options: &Options, figures: &mut Figures)
     }
     figures.add("load: most puts, at all three nodes together", "", "/s", most.rate());
     cluster.equal().await?;
-    let (mut took_us, rate) = at_rate(cluster, most.rate() / 2.0, Duration::from_secs(10)).await?;
+    let (mut took_us, rate) = at_rate(cluster, keys, most.rate() / 2.0, Duration::from_secs(10)).await?;
     figures.add("load at half of it: puts", "", "/s", rate);
     figures.add("load at half of it: put to get at all, median", "", "ms", quantile(&mut took_us, 0.5) as f64 / 1e3);
     figures.add("load at half of it: put to get at all, p99", "5 ms", "ms", quantile(&mut took_us, 0.99) as f64 / 1e3);
+    cluster.equal().await?;
+    let (mut took_us, rate) = at_rate(cluster, keys, LIGHT, Duration::from_secs(10)).await?;
+    figures.add("light load: puts", "", "/s", rate);
+    figures.add("light load: put to get at all, median", "", "ms", quantile(&mut took_us, 0.5) as f64 / 1e3);
+    figures.add("light load: put to get at all, p99", "", "ms", quantile(&mut took_us, 0.99) as f64 / 1e3);
     cluster.equal().await?;
     Ok(())
 }
@@ -304,7 +311,7 @@ async fn under_load(cluster: &Cluster, options: &Options, figures: &mut Figures)
 /// Puts at a rate, whether or not the nodes keep up, spread over the nodes; one
 /// in [`PROBE`] is watched for at all three. Returns for each of those the time
 /// from when it was due to be sent until the last node has it, and the rate.
-async fn at_rate(cluster: &Cluster, rate: f64, time: Duration) -> anyhow::Result<(Vec<u64>, f64)> {
+async fn at_rate(cluster: &Cluster, keys: u64, rate: f64, time: Duration) -> anyhow::Result<(Vec<u64>, f64)> {
     let began = Instant::now();
     let seen: Arc<Vec<[AtomicU64; 3]>> = Arc::new((0..PROBES).map(|_| Default::default()).collect());
     let stop = Arc::new(AtomicBool::new(false));
@@ -350,14 +357,14 @@ async fn at_rate(cluster: &Cluster, rate: f64, time: Duration) -> anyhow::Result
     while began.elapsed().as_micros() as u64 - began_us < time.as_micros() as u64 {
         ticks.tick().await;
         let now_us = began.elapsed().as_micros() as u64;
-        let target = ((now_us - began_us) as f64 / 1e6 * rate) as u64;
+        let target = whole((now_us - began_us) as f64 / 1e6 * rate);
         while sent < target {
-            let due = began_us + (sent as f64 / rate * 1e6) as u64;
+            let due = began_us + whole(sent as f64 / rate * 1e6);
             let operation = if sent.is_multiple_of(PROBE) {
                 due_us.push(due);
                 put(format!("probe/{}", due_us.len() - 1), VALUE)
             } else {
-                put(key(sent.wrapping_mul(0x9e37_79b9_7f4a_7c15) % 1_000_000), VALUE)
+                put(key(sent.wrapping_mul(0x9e37_79b9_7f4a_7c15) % keys), VALUE)
             };
             let pipe = &pipes[(sent / PROBE % 3) as usize];
             pipe.send(PipeRequest { id: sent, operation: Some(operation) }).await?;

@@ -26,7 +26,7 @@ pub(crate) trait Carrier {
 pub(crate) type Token<'a> = Option<&'a mut Bytes>;
 
 pub(crate) fn given(token: &Token<'_>) -> Option<Bytes> {
-    token.as_ref().map(|token| Bytes::clone(token))
+    token.as_deref().cloned()
 }
 
 pub(crate) fn replace(token: Token<'_>, answered: Bytes) {

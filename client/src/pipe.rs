@@ -23,7 +23,7 @@ pub const PIPE_IN_FLIGHT: usize = 256;
 /// What a node may take for its answer, of the time that a call has.
 const MARGIN: Duration = Duration::from_millis(100);
 /// The longest that a node waits for others.
-const MAX_WAIT: Duration = Duration::from_secs(60);
+const MAX_WAIT: Duration = Duration::from_mins(1);
 
 /// The same calls as a [`Client`]'s, on one stream to its node: the fast way for many small ones. Clones share the
 /// stream; [`Client::pipe`] makes one.

@@ -93,7 +93,9 @@ impl World {
                     match self.port.kv().batch_delete(fuzzing::request(request)).await {
                         Ok(answer) => {
                             assert_eq!(answer.into_inner().existed.len(), keys.len());
-                            keys.iter().for_each(|key| drop(self.model.remove(key)));
+                            for key in keys {
+                                self.model.remove(&key);
+                            }
                         }
                         Err(status) => explained(&status),
                     }
@@ -288,10 +290,10 @@ impl World {
 }
 
 /// A node that is alone never has what others shall hold, and says so.
-fn alone(asked: Option<&v1::Ack>, acked: Option<&v1::Acked>) {
-    if let Some(acked) = acked {
+fn alone(asked: Option<&v1::Ack>, held: Option<&v1::Acked>) {
+    if let Some(held) = held {
         assert!(asked.is_some());
-        assert_eq!((acked.peers, acked.voters), (0, 1));
+        assert_eq!((held.peers, held.voters), (0, 1));
     }
 }
 

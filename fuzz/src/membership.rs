@@ -109,7 +109,7 @@ pub(crate) fn run(bytes: &[u8]) {
     }
     for node in &mut nodes {
         // Whatever came, it goes on, and what it told adds up.
-        node.swim.tick(now + Duration::from_secs(60));
+        node.swim.tick(now + Duration::from_mins(1));
         node.settle();
         let members: BTreeMap<_, _> =
             node.swim.members().into_iter().map(|member| (member.id.origin, member.id.peer_address)).collect();

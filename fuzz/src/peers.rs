@@ -201,11 +201,15 @@ pub(crate) fn run(bytes: &[u8]) {
                 let was = here.replica.store().get(&key).is_some_and(|record| record.live(now_ms).is_some());
                 let deleted = here.replica.delete(key, now_ms);
                 assert_eq!(deleted.is_some(), was);
-                deleted.into_iter().for_each(|dot| wrote(here, dot));
+                if let Some(dot) = deleted {
+                    wrote(here, dot);
+                }
             }
             6 => {
                 let touched = here.replica.touch(key(&mut input), Some(now_ms + u64::from(input.byte())), now_ms);
-                touched.into_iter().for_each(|dot| wrote(here, dot));
+                if let Some(dot) = touched {
+                    wrote(here, dot);
+                }
             }
             7 | 8 => say(here, now_ms),
             9 | 10 => {
@@ -421,7 +425,7 @@ fn anything(input: &mut Input<'_>, side: &Side, now_ms: u64) -> Message {
         }
         2 | 3 => Kind::Sync(Sync {
             id: u32::from(input.byte()),
-            want: input.below(5) as i32,
+            want: i32::from(input.byte() % 5),
             seen: seen(input),
             ready: !input.flag(),
             standing: Some(standing(input)),
@@ -444,6 +448,7 @@ fn anything(input: &mut Input<'_>, side: &Side, now_ms: u64) -> Message {
             stable: any_stamp(input, known),
             standing: Some(standing(input)),
             silent: many(input, any_origin),
+            voters: u32::from(input.byte()),
         }),
         _ => Kind::Roster(Roster {
             seats: many(input, |input| Seat {
@@ -451,7 +456,7 @@ fn anything(input: &mut Input<'_>, side: &Side, now_ms: u64) -> Message {
                 name: input.of(&["a", "b", "c"]).to_owned(),
                 voter: input.flag(),
                 started_ms: if input.flag() { input.number() } else { START_MS },
-                state: input.below(5) as i32,
+                state: i32::from(input.byte() % 5),
                 since_hlc: any_stamp(input, known),
                 returning: input.flag(),
             }),

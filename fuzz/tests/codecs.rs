@@ -1,6 +1,6 @@
 //! What one node writes, another one reads: frames, datagrams of membership, and the client's codecs.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -84,8 +84,10 @@ fn message() -> impl Strategy<Value = Message> {
         },
     );
     let ack = any::<u64>().prop_map(|hlc| Kind::Ack(Ack { hlc }));
-    let report = (any::<(u64, u64)>(), standing(), vec(any::<u64>(), 0..4)).prop_map(
-        |((roster_hash, stable), standing, silent)| Kind::Report(Report { roster_hash, stable, standing, silent }),
+    let report = (any::<(u64, u64, u32)>(), standing(), vec(any::<u64>(), 0..4)).prop_map(
+        |((roster_hash, stable, voters), standing, silent)| {
+            Kind::Report(Report { roster_hash, stable, standing, silent, voters })
+        },
     );
     let roster = vec(seat(), 0..4).prop_map(|seats| Kind::Roster(Roster { seats }));
     prop_oneof![push, digest, sync, delta, ack, report, roster].prop_map(|kind| Message { kind: Some(kind) })
@@ -129,10 +131,8 @@ proptest! {
 fn address() -> impl Strategy<Value = SocketAddr> {
     let v4 = (1u8..=223, any::<(u8, u8, u8)>(), 1u16..)
         .prop_map(|(a, (b, c, d), port)| SocketAddr::from(([a, b, c, d], port)));
-    let v6 = (any::<[u16; 7]>(), 1u16..).prop_map(|(rest, port)| {
-        let [b, c, d, e, f, g, h] = rest;
-        SocketAddr::from(([0xfd00, b, c, d, e, f, g, h], port))
-    });
+    let v6 = (any::<u64>(), 1u16..)
+        .prop_map(|(low, port)| SocketAddr::from((Ipv6Addr::from(0xfd00 << 112 | u128::from(low)), port)));
     prop_oneof![v4, v6]
 }
 

@@ -25,10 +25,10 @@ async fn each_call_has_its_own_answer_whatever_their_order() {
         let key = if n % 10 == 0 { format!("slow/{n}") } else { format!("k/{n}") };
         let pipe = &pipe;
         async move {
-            pipe.put(&key, n.to_string(), PutOptions::with_ttl(Duration::from_secs(600))).await.unwrap();
+            pipe.put(&key, n.to_string(), PutOptions::with_ttl(Duration::from_mins(10))).await.unwrap();
             let found = pipe.get(&key).await.unwrap().unwrap();
             assert_eq!(&found.value[..], n.to_string().as_bytes());
-            assert!(found.ttl.unwrap() > Duration::from_secs(300));
+            assert!(found.ttl.unwrap() > Duration::from_mins(5));
         }
     });
     join_all(puts).await;
@@ -49,7 +49,7 @@ async fn calls_under_way_at_a_node_that_is_killed_are_made_again_at_another() {
     let a = Node::new("a").serve();
     let b = Node::replica_of("b", &a.node).serve();
     let service = Service::before(a.address).await;
-    let patience = Duration::from_secs(120);
+    let patience = Duration::from_mins(2);
     let client = Client::builder(service.address.to_string())
         .request_timeout(patience)
         .retry(RetryPolicy { budget: patience, ..RetryPolicy::default() })

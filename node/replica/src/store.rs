@@ -2,6 +2,8 @@
 //! expiry index, memory accounting and a fingerprint. Knows nothing of peers
 //! and has no clock: callers bring `now_ms`.
 
+mod key;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -9,6 +11,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
+use self::key::{Key, Sought};
 use crate::clock::{Dot, ms_of, stamp_at};
 
 /// What a key and its record take in the map, bytes.
@@ -22,7 +25,7 @@ const INDEX_SLOT: u64 = slot(size_of::<(u64, Bytes)>());
 const fn allocated(len: u64) -> u64 {
     match len {
         0..=8 => 8,
-        ..=64 => len.next_multiple_of(16),
+        9..=64 => len.next_multiple_of(16),
         _ => len.next_multiple_of(1 << ((len - 1).ilog2() - 2)),
     }
 }
@@ -73,13 +76,15 @@ pub const BUCKETS: usize = 1024;
 /// A last-writer-wins map.
 #[derive(Debug)]
 pub struct Store {
-    map: BTreeMap<Bytes, Record>,
+    map: BTreeMap<Key, Record>,
     /// Values that will end, by when.
     expiry: BTreeSet<(u64, Bytes)>,
     /// Tombstones, by the stamp since which they are one: see [`dead_since`].
     dead: BTreeSet<(u64, Bytes)>,
     with_value: u64,
     memory: u64,
+    /// What of `memory` tombstones take.
+    buried: u64,
     fingerprint: u128,
     buckets: Box<[u128; BUCKETS]>,
 }
@@ -92,6 +97,7 @@ impl Default for Store {
             dead: BTreeSet::new(),
             with_value: 0,
             memory: 0,
+            buried: 0,
             fingerprint: 0,
             buckets: Box::new([0; BUCKETS]),
         }
@@ -107,7 +113,7 @@ fn dead_since(record: &Record) -> u64 {
 impl Store {
     /// The record of a key, tombstones included.
     pub fn get(&self, key: &[u8]) -> Option<&Record> {
-        self.map.get(key)
+        self.map.get(&key as &dyn Sought)
     }
 
     /// Takes a write if it beats what is there. Returns whether it did.
@@ -120,7 +126,7 @@ impl Store {
         drop(record.value.clone());
         let (dot, cost, end, dead) = (record.dot, cost(&key, &record), record.expires_ms, dead_since(&record));
         let has_value = record.value.is_some();
-        match self.map.entry(key.clone()) {
+        match self.map.entry(Key(key.clone())) {
             Entry::Occupied(held) if held.get().dot >= dot => return false,
             Entry::Occupied(mut held) => {
                 let old = held.insert(record);
@@ -136,6 +142,7 @@ impl Store {
                 self.expiry.insert((end, key));
             }
         } else {
+            self.buried += cost;
             self.dead.insert((dead, key));
         }
         true
@@ -158,6 +165,7 @@ impl Store {
                 self.expiry.remove(&(end, key.clone()));
             }
         } else {
+            self.buried -= cost(key, old);
             self.dead.remove(&(dead_since(old), key.clone()));
         }
     }
@@ -172,10 +180,11 @@ impl Store {
                 return;
             }
             let Some((_, key)) = self.expiry.pop_first() else { return };
-            if let Some(record) = self.map.get_mut(&key) {
+            if let Some(record) = self.map.get_mut(&key.as_ref() as &dyn Sought) {
                 // From one index it goes into the other.
                 self.memory -= record.value.take().map_or(0, |v| owned(v.len()));
                 self.with_value -= 1;
+                self.buried += cost(&key, record);
                 ended(&key, record);
                 self.dead.insert((dead_since(record), key));
             }
@@ -192,7 +201,7 @@ impl Store {
         self.expire(ms_of(stamp), limit, |_, _| ());
         for _ in 0..limit {
             let Some((_, key)) = self.dead.first().filter(|(since, _)| *since <= stamp).cloned() else { break };
-            if let Some(old) = self.map.remove(&key) {
+            if let Some(old) = self.map.remove(&key.as_ref() as &dyn Sought) {
                 self.forget(&key, &old);
             }
         }
@@ -212,7 +221,7 @@ impl Store {
 
     /// Takes a record out, tombstone or not, without a trace: not a delete.
     pub fn remove(&mut self, key: &Bytes) {
-        if let Some(record) = self.map.remove(key) {
+        if let Some(record) = self.map.remove(&key.as_ref() as &dyn Sought) {
             self.forget(key, &record);
         }
     }
@@ -229,13 +238,13 @@ impl Store {
 
     /// Records after `after` (from the first, with `None`), in key order.
     pub fn scan<'a>(&'a self, after: Option<&[u8]>) -> impl Iterator<Item = (&'a Bytes, &'a Record)> + use<'a> {
-        let from = after.map_or(Bound::Unbounded, |k| Bound::Excluded(Bytes::copy_from_slice(k)));
-        self.map.range((from, Bound::Unbounded))
+        let from = after.map_or(Bound::Unbounded, |k| Bound::Excluded(Key(Bytes::copy_from_slice(k))));
+        self.map.range((from, Bound::Unbounded)).map(|(key, record)| (&key.0, record))
     }
 
     /// Records of keys at or after `first`, in key order.
     pub fn scan_from<'a>(&'a self, first: &[u8]) -> impl Iterator<Item = (&'a Bytes, &'a Record)> + use<'a> {
-        self.map.range(Bytes::copy_from_slice(first)..)
+        self.map.range(Key(Bytes::copy_from_slice(first))..).map(|(key, record)| (&key.0, record))
     }
 
     /// Keys that hold a value whose memory is not freed.
@@ -254,6 +263,11 @@ impl Store {
         self.memory
     }
 
+    /// What of [`Self::memory`] deletes and expired values take.
+    pub const fn buried(&self) -> u64 {
+        self.buried
+    }
+
     /// What [`Self::memory`] would rise by if a value without an end were put
     /// under a new key.
     pub const fn cost_of(key_len: usize, value_len: usize) -> u64 {
@@ -262,7 +276,7 @@ impl Store {
 
     /// What [`Self::memory`] counts for a key's record.
     pub fn cost_at(&self, key: &[u8]) -> u64 {
-        self.map.get(key).map_or(0, |record| cost(key, record))
+        self.get(key).map_or(0, |record| cost(key, record))
     }
 
     /// A commutative sum over all entries: equal on two replicas with equal
@@ -293,12 +307,11 @@ pub fn bucket_of(key: &[u8]) -> usize {
 fn summand(key: &[u8], dot: Dot) -> u128 {
     let mut short = [0; 16 + 112];
     let mut long = Vec::new();
-    let input = match short.get_mut(..16 + key.len()) {
-        Some(input) => input,
-        None => {
-            long.resize(16 + key.len(), 0);
-            &mut long
-        }
+    let input = if let Some(input) = short.get_mut(..16 + key.len()) {
+        input
+    } else {
+        long.resize(16 + key.len(), 0);
+        &mut long
     };
     input[..8].copy_from_slice(&dot.hlc.to_le_bytes());
     input[8..16].copy_from_slice(&dot.origin.to_le_bytes());
@@ -412,9 +425,12 @@ mod tests {
             prop_assert_eq!(forward.fingerprint(), backward.fingerprint());
 
             backward.expire(now, 1000, |_, _| ());
-            let memory: u64 = backward.map.iter().map(|(k, r)| cost(k, r)).sum();
+            let memory: u64 = backward.map.iter().map(|(k, r)| cost(&k.0, r)).sum();
             let keys = backward.map.values().filter(|r| r.value.is_some()).count() as u64;
             prop_assert_eq!((backward.memory(), backward.keys()), (memory, keys));
+            let buried: u64 =
+                backward.map.iter().filter(|(_, r)| r.value.is_none()).map(|(k, r)| cost(&k.0, r)).sum();
+            prop_assert_eq!(backward.buried(), buried);
             prop_assert_eq!(keys, backward.map.values().filter(|r| r.live(now).is_some()).count() as u64);
         }
     }

@@ -22,6 +22,7 @@ struct Shape {
     /// In key order, or in none.
     scattered: bool,
     ends: bool,
+    /// Deletes of keys that were never there, as they come from peers.
     deleted: bool,
 }
 
@@ -63,23 +64,15 @@ fn resident() -> u64 {
 fn fill(shape: &Shape) {
     let before = resident();
     let mut store = Store::default();
-    let mut hlc = 0;
-    let mut write = |deleted: bool| {
-        for n in 0..ENTRIES {
-            hlc += 1;
-            let key = (shape.key)(if shape.scattered { scatter(n) } else { n });
-            let record = Record {
-                dot: Dot { hlc, origin: 1 },
-                value: (!deleted).then(|| Bytes::copy_from_slice(&vec![b'v'; shape.value])),
-                expires_ms: (shape.ends && !deleted).then_some(1_000_000 + scatter(n)),
-                first: None,
-            };
-            assert!(store.merge(Bytes::copy_from_slice(key.as_bytes()), record));
-        }
-    };
-    write(false);
-    if shape.deleted {
-        write(true);
+    for n in 0..ENTRIES {
+        let key = (shape.key)(if shape.scattered { scatter(n) } else { n });
+        let record = Record {
+            dot: Dot { hlc: n + 1, origin: 1 },
+            value: (!shape.deleted).then(|| Bytes::copy_from_slice(&vec![b'v'; shape.value])),
+            expires_ms: shape.ends.then_some(1_000_000 + scatter(n)),
+            first: None,
+        };
+        assert!(store.merge(Bytes::copy_from_slice(key.as_bytes()), record));
     }
     // A read must not cost memory that was not accounted.
     let read: usize = store.scan(None).map(|(key, record)| (key.clone(), record.value.clone()).0.len()).sum();

@@ -3,13 +3,52 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use kvasir_proto::peer::v1::{Message, Push, message::Kind};
+use kvasir_proto::peer::v1::{Entry, Message, Push, message::Kind};
 use kvasir_replica::clock::{Clock, Dot, ms_of, stamp_at};
-use kvasir_replica::replica::{Bounds, PeerId, Replica, Settings, View, Violation};
+use kvasir_replica::replica::{Bounds, LinkId, PeerId, Replica, STAMP_END, Settings, View, Violation};
 use kvasir_replica::store::{Record, Store};
 use proptest::prelude::*;
 
 // ---- clock
+
+const NOW_MS: u64 = 1_700_000_000_000;
+
+/// A ready replica with a link to another one.
+fn linked(max_clock_skew_ms: u64) -> (Replica, LinkId) {
+    let settings = Settings {
+        origin: 1,
+        name: "a".into(),
+        voter: true,
+        started_ms: 1,
+        voters: 0,
+        evict_after_ms: 60_000,
+        sync_interval_ms: 1_000,
+        max_clock_skew_ms,
+        max_memory: None,
+        evict_ending: false,
+        may_found: true,
+        serve_alone: true,
+        join_timeout_ms: 0,
+        bounds: Bounds::default(),
+    };
+    let mut replica = Replica::new(settings, NOW_MS);
+    replica.tick(View { answered: true, unlinked: 0 }, NOW_MS);
+    let peer = PeerId { origin: 2, name: "b".into(), voter: true, started_ms: 1, returning: false };
+    let link = replica.link_up(peer);
+    (replica, link)
+}
+
+/// Whatever a peer passes on, there is always a larger stamp to give to a write.
+#[test]
+fn a_stamp_that_no_clock_gives_is_refused() {
+    let (mut replica, link) = linked(10_000);
+    let entries = vec![Entry { key: "k".into(), hlc: u64::MAX, origin: 3, ..Entry::default() }];
+    let push = Push { prev: 0, last: stamp_at(NOW_MS), entries };
+    let result = replica.receive(link, Message { kind: Some(Kind::Push(push)) }, NOW_MS);
+    assert_eq!(result, Err(Violation::Malformed));
+    let dot = replica.put("k".into(), "v".into(), None, NOW_MS).expect("there is no limit on memory");
+    assert!(dot.hlc < STAMP_END);
+}
 
 proptest! {
     /// Above all that it gave or saw, and the wall clock; and above the largest of them by 1 at most.
@@ -37,16 +76,7 @@ proptest! {
     /// A peer that is further ahead than the limit is refused, and leaves this node's clock as it was.
     #[test]
     fn a_clock_that_is_ahead_is_refused(ahead_ms in 0u64..40_000, limit_ms in 1u64..20_000) {
-        const NOW_MS: u64 = 1_700_000_000_000;
-        let settings = Settings {
-            origin: 1, name: "a".into(), voter: true, started_ms: 1, voters: 0, evict_after_ms: 60_000,
-            sync_interval_ms: 1_000, max_clock_skew_ms: limit_ms, max_memory: None, evict_ending: false,
-            may_found: true, serve_alone: true, join_timeout_ms: 0, bounds: Bounds::default(),
-        };
-        let mut replica = Replica::new(settings, NOW_MS);
-        replica.tick(View { answered: true, unlinked: 0 }, NOW_MS);
-        let peer = PeerId { origin: 2, name: "b".into(), voter: true, started_ms: 1, returning: false };
-        let link = replica.link_up(peer);
+        let (mut replica, link) = linked(limit_ms);
         let push = Push { prev: 0, last: stamp_at(NOW_MS + ahead_ms), entries: Vec::new() };
         let result = replica.receive(link, Message { kind: Some(Kind::Push(push)) }, NOW_MS);
         let dot = replica.put("k".into(), "v".into(), None, NOW_MS).expect("there is no limit on memory");

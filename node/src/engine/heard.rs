@@ -69,7 +69,9 @@ mod tests {
                 wait(heard.clone(), state.clone()),
                 change(heard, state),
             ];
-            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            for thread in threads {
+                thread.join().unwrap();
+            }
         };
         shuttle::check_random(model, 2_000);
         shuttle::check_pct(model, 2_000, 3);

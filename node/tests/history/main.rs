@@ -36,7 +36,7 @@ fn five_nodes_keep_their_promises() {
         let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
         Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name}={text} is not a whole number")))
     };
-    let lasts = number("MINUTES").map_or(Duration::from_secs(30), |minutes| Duration::from_mins(minutes));
+    let lasts = number("MINUTES").map_or(Duration::from_secs(30), Duration::from_mins);
     let seed = number("SEED").unwrap_or_else(|| rand::random_range(0..1_000_000));
     let kept = run::run(seed, lasts);
     namespaces::leave(kept);

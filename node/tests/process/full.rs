@@ -97,6 +97,37 @@ async fn a_node_without_room_says_so_and_the_others_go_on() {
     assert!(!equal(&nodes).await.contains_key("lacking"));
 }
 
+/// Of small entries: far more than there is room for; a quarter of them is less.
+const KEYS: usize = 400;
+
+#[tokio::test]
+async fn what_is_remembered_of_deletes_does_not_keep_a_full_node_from_catching_up() {
+    let mut nodes = nodes(2);
+    let last = nodes.pop().unwrap();
+    nodes.push(last.with("max-memory", ROOM));
+    start(&mut nodes).await;
+    let mut roomy = nodes[0].kv();
+    for n in 0..KEYS {
+        roomy.put(&key(n), "v").await.unwrap();
+    }
+    eventually("the other has no room", async || {
+        let status = nodes[1].status().await;
+        if status["overfull"] == true { Ok(()) } else { Err(status) }
+    })
+    .await;
+    for n in 0..KEYS * 3 / 4 {
+        assert!(roomy.delete(&key(n)).await.unwrap());
+    }
+    assert_eq!(equal(&nodes).await.len(), KEYS / 4);
+    for node in &nodes {
+        eventually("all deletes are forgotten", async || {
+            let status = node.status().await;
+            if status["tombstones"] == 0 && status["overfull"] == false { Ok(()) } else { Err(status) }
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn what_ends_first_makes_room_on_all_nodes() {
     let with = |node: Node| node.with("max-memory", ROOM).with("max-memory-policy", "ttl-first");

@@ -90,7 +90,9 @@ async fn a_node_does_not_end_before_a_peer_has_what_it_took() {
 
 #[tokio::test]
 async fn a_node_that_cannot_hand_over_in_time_says_which_writes_may_be_lost_and_why() {
-    let mut nodes: Vec<_> = nodes(2).into_iter().map(|node| node.with("drain-timeout", "400ms")).collect();
+    // A link is given up after ten intervals in which nothing came.
+    let with = |node: Node| node.with("drain-timeout", "400ms").with("sync-interval", "3s");
+    let mut nodes: Vec<_> = nodes(2).into_iter().map(with).collect();
     nodes.iter_mut().for_each(Node::start);
     for node in &mut nodes {
         node.ready().await;
@@ -312,11 +314,11 @@ async fn how_many_voters_there_are_to_be_is_taken_from_the_changed_file() {
     exchange(&file, "voters: 3\n");
     let node = Node::new("n0").with("config", file.to_str().unwrap()).started().await;
     let majority = async || {
-        let asked = Some(kvasir_proto::v1::ack::Asked::Level(kvasir_proto::v1::AckLevel::Majority.into()));
+        let level = Some(kvasir_proto::v1::ack::Asked::Level(kvasir_proto::v1::AckLevel::Majority.into()));
         let timeout = Some(Duration::from_millis(50).try_into().unwrap());
         let request = kvasir_proto::v1::PutRequest {
             key: "k".to_owned(),
-            ack: Some(kvasir_proto::v1::Ack { asked, timeout }),
+            ack: Some(kvasir_proto::v1::Ack { asked: level, timeout }),
             ..kvasir_proto::v1::PutRequest::default()
         };
         let acked = node.kv().0.put(request).await.unwrap().into_inner().acked.unwrap();

@@ -17,7 +17,16 @@ use crate::clock::{ms_of, stamp_at};
 impl Replica {
     /// How many voters are a majority.
     pub(super) fn majority(&self) -> usize {
-        self.settings.voters.max(self.roster.voters()) / 2 + 1
+        self.voters().max(self.roster.voters()) / 2 + 1
+    }
+
+    /// How many voters the cluster is meant to have. A sidecar goes by the most
+    /// that a member says: an old figure among them only makes it wait.
+    fn voters(&self) -> usize {
+        if self.settings.voter {
+            return self.settings.voters;
+        }
+        self.reports.values().map(|report| report.voters as usize).max().unwrap_or(0)
     }
 
     /// Equal on two nodes that agree on who takes part, on the founding, and on
@@ -62,7 +71,8 @@ impl Replica {
         self.promised |= stable > 0;
         self.vouched = self.vouched.max(stable);
         let silent = if self.ready { self.silent(now_ms).collect() } else { Vec::new() };
-        Report { roster_hash: self.roster_hash(), stable, standing: Some(self.standing()), silent }
+        let voters = if self.settings.voter { self.settings.voters as u32 } else { 0 };
+        Report { roster_hash: self.roster_hash(), stable, standing: Some(self.standing()), silent, voters }
     }
 
     pub(super) fn take_report(&mut self, link: &mut Link, report: Report) {
@@ -181,7 +191,8 @@ impl Replica {
         for origin in roster.live().filter(|o| *o != me && !linked.contains(o)) {
             since.entry(origin).or_insert(now_ms);
         }
-        if !self.ready {
+        // A sidecar may know of fewer voters than there are: it leaves it to them.
+        if !self.ready || !self.settings.voter {
             return;
         }
         let given_up: Vec<u64> =
@@ -202,7 +213,7 @@ impl Replica {
             .filter(|&&o| self.reports.get(&o).is_some_and(|r| r.silent.contains(&origin)))
             .filter_map(|&o| self.roster.get(o).filter(|s| s.voter && s.state == SeatState::Member))
             .map(|s| s.name.as_str())
-            .chain(self.settings.voter.then_some(self.settings.name.as_str()))
+            .chain([self.settings.name.as_str()])
             .collect();
         names.sort_unstable();
         names.dedup();

@@ -238,6 +238,7 @@ impl Replica {
             for (origin, cover) in held {
                 self.vector.entry(origin).or_default().note(cover.wrote());
             }
+            self.tell(Change::Reset);
         }
         self.become_ready(now_ms);
     }

@@ -42,8 +42,9 @@ use crate::store::{Record, Store};
 
 /// A message carries at most this many bytes of keys and values, plus one entry.
 pub const MESSAGE_MAX_BYTES: usize = 256 << 10;
-/// A message carries at most this many entries.
-pub const MESSAGE_MAX_ENTRIES: usize = 4096;
+/// A message carries at most this many entries: the receiver takes them in about a
+/// millisecond, for which its clients wait.
+pub const MESSAGE_MAX_ENTRIES: usize = 1024;
 /// One step of a delta looks at no more than this many records, so that the
 /// caller's lock is never held for long.
 pub const SCAN_STEP: usize = 8192;

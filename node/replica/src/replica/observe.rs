@@ -128,7 +128,10 @@ impl Replica {
                 _ if founding == self.founding => Coverage::Covered,
                 _ => Coverage::Lost,
             }
-        } else if self.roster.get(dot.origin).is_some_and(|seat| !seat.is_live()) && self.is_agreed() {
+        } else if self.roster.get(dot.origin).is_some_and(|seat| !seat.is_live())
+            && !self.roster.awaits_return()
+            && self.is_agreed()
+        {
             Coverage::Lost
         } else {
             Coverage::Behind

@@ -79,15 +79,16 @@ impl Replica {
         self.counters.entries_in += 1;
         let dot = Dot { hlc: entry.hlc, origin: entry.origin };
         self.clock.observe(dot.hlc);
-        if self.store.get(&entry.key).is_some_and(|held| held.dot >= dot) {
-            self.note_write(dot);
-            return Ok(Taken::Yes);
-        }
+        // What is held or beaten needs no room.
         if let Some(limit) = self.settings.max_memory
             && !entry.deleted
+            && self.store.get(&entry.key).is_none_or(|held| held.dot < dot)
         {
             let cost = Store::cost_of(entry.key.len(), entry.value.len());
-            if !self.make_room(&entry.key, cost, limit + limit / HEADROOM, now_ms) {
+            // Tombstones go when all hold all: what they take must not keep this node
+            // from coming to hold it.
+            let limit = limit + limit / HEADROOM + self.store.buried();
+            if !self.make_room(&entry.key, cost, limit, now_ms) {
                 self.counters.no_room += 1;
                 self.full_since_ms.get_or_insert(now_ms);
                 return Ok(Taken::NoRoom);

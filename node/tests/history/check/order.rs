@@ -61,7 +61,8 @@ type Tracks<'a, T> = HashMap<(T, &'a str), Vec<Sight<'a>>>;
 
 /// On one node, in one life of it, a version never goes backwards; what all
 /// nodes have acknowledged, all have; and a node is ready only once it holds what
-/// its peers hold: what all that took part had acknowledged before its life began.
+/// its peers hold: what all held, or all that took part had acknowledged, before
+/// its life began.
 pub(super) fn nodes(facts: &Facts, verdict: &mut Verdict) {
     let mut tracks: Tracks<(usize, &str)> = HashMap::new();
     for op in &facts.ops {
@@ -85,13 +86,18 @@ pub(super) fn nodes(facts: &Facts, verdict: &mut Verdict) {
             }
         }
     }
-    for settled in &facts.settled {
+    for (at, settled) in facts.settled.iter().enumerate() {
+        // Later lives are bound by what all held later.
+        let next = facts.settled.get(at + 1).map_or(At::MAX, |next| next.begin);
         for node in 0..facts.nodes {
-            let Some(life) = facts.life(node, settled.begin, settled.end) else { continue };
-            for entry in settled.entries.values() {
-                let what = Saw::Found(entry.version, &entry.value);
-                let sight = Sight { begin: settled.begin, end: settled.end, what, given: true, op: None };
-                tracks.entry(((node, life), &entry.key)).or_default().push(sight);
+            let now = facts.life(node, settled.begin, settled.end);
+            let later = facts.lives_after(node, settled.end).filter(|life| facts.lives[node][life].0 <= next);
+            for life in now.into_iter().chain(later) {
+                for entry in settled.entries.values() {
+                    let what = Saw::Found(entry.version, &entry.value);
+                    let sight = Sight { begin: settled.begin, end: settled.end, what, given: true, op: None };
+                    tracks.entry(((node, life), &entry.key)).or_default().push(sight);
+                }
             }
         }
     }

@@ -129,7 +129,8 @@ impl<'a> World<'a> {
             name: name.clone(),
             voter,
             started_ms: wall,
-            voters: self.plan.voters,
+            // Sidecars are not told.
+            voters: if voter { self.plan.voters } else { 0 },
             evict_after_ms: self.plan.evict_after_ms,
             sync_interval_ms: SYNC_INTERVAL_MS,
             max_clock_skew_ms: 10_000,
@@ -217,6 +218,7 @@ impl<'a> World<'a> {
             self.rejoin(place);
         }
         let mut last: Option<(Bytes, Dot, Write)> = None;
+        let replaced = changes.iter().any(|change| matches!(change, Change::Reset));
         for change in changes {
             let Some(node) = &mut self.nodes[place] else { return };
             match change {
@@ -250,6 +252,10 @@ impl<'a> World<'a> {
                 }
                 Change::Expired(..) => {}
             }
+        }
+        // What was put in place of the map was not told write by write.
+        if let Some(node) = self.nodes[place].as_mut().filter(|_| replaced) {
+            node.held = node.replica.store().scan(None).map(|(key, record)| (key.clone(), record.dot)).collect();
         }
     }
 
