@@ -9,15 +9,14 @@ pub const DEFAULT_PORT: u16 = 7070;
 /// Where a sidecar serves the application beside it.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7070";
 
-/// `host`, `host:port` or either with `http://` before it → `http://host:port`.
+/// `host`, `host:port` or either with `http://` or `https://` before it → the same with scheme and port.
 pub(crate) fn parse(address: &str) -> Result<Uri, Error> {
     let refuse = |reason: &str| Error::Address { address: address.to_owned(), reason: reason.to_owned() };
     let trimmed = address.trim();
-    let rest = match trimmed.split_once("://") {
-        None => trimmed,
-        Some(("http", rest)) => rest,
-        Some(("https", _)) => return Err(refuse("TLS is not spoken on the client port; use http:// or no scheme")),
-        Some(_) => return Err(refuse("only http:// or no scheme is understood")),
+    let (scheme, rest) = match trimmed.split_once("://") {
+        None => ("http", trimmed),
+        Some((scheme @ ("http" | "https"), rest)) => (scheme, rest),
+        Some(_) => return Err(refuse("only http://, https:// or no scheme is understood")),
     };
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.is_empty() {
@@ -30,14 +29,14 @@ pub(crate) fn parse(address: &str) -> Result<Uri, Error> {
     if authority.matches(':').count() > 1 && !authority.starts_with('[') {
         return Err(refuse("an IPv6 address needs brackets: [::1]:7070"));
     }
-    let uri: Uri = format!("http://{authority}").parse().map_err(|_| refuse("it is not of the form host:port"))?;
+    let uri: Uri = format!("{scheme}://{authority}").parse().map_err(|_| refuse("it is not of the form host:port"))?;
     match uri.port() {
         Some(port) if port.as_u16() == 0 => Err(refuse("port 0 cannot be reached")),
         Some(_) => Ok(uri),
         None if authority.ends_with(':') => Err(refuse("the port is missing after ':'")),
-        None => {
-            format!("http://{authority}:{DEFAULT_PORT}").parse().map_err(|_| refuse("it is not of the form host:port"))
-        }
+        None => format!("{scheme}://{authority}:{DEFAULT_PORT}")
+            .parse()
+            .map_err(|_| refuse("it is not of the form host:port")),
     }
 }
 
@@ -53,6 +52,8 @@ mod tests {
             ("http://demo.apps.svc:9000/", "http://demo.apps.svc:9000/"),
             ("demo", "http://demo:7070/"),
             ("[::1]:7071", "http://[::1]:7071/"),
+            ("https://demo:7071", "https://demo:7071/"),
+            ("https://demo", "https://demo:7070/"),
             ("[::1]", "http://[::1]:7070/"),
             (" demo:1 ", "http://demo:1/"),
         ] {
@@ -65,7 +66,6 @@ mod tests {
         for (given, why) in [
             ("", "names no host"),
             ("http://", "names no host"),
-            ("https://demo:7070", "TLS"),
             ("tcp://demo:7070", "scheme"),
             ("demo:70700", "host:port"),
             ("demo:", "port is missing"),

@@ -2,6 +2,7 @@
 
 use crate::address;
 use crate::client::Client;
+use crate::credentials::{Bearer, Credentials};
 use crate::error::{Error, Failure};
 use crate::link::Link;
 use crate::retry::RetryPolicy;
@@ -25,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) request_timeout: Duration,
     pub(crate) retry: RetryPolicy,
     pub(crate) max_message_bytes: usize,
+    pub(crate) credentials: Credentials,
+    pub(crate) bearer: Bearer,
 }
 
 /// Settings of a [`Client`] in the making.
@@ -69,15 +72,22 @@ impl Builder {
         self
     }
 
+    /// What the client shows, and whom it trusts. Nothing and the system's authorities by default.
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.settings.bearer = credentials.bearer();
+        self.settings.credentials = credentials;
+        self
+    }
+
     /// A client that connects with its first call. Must be called within a tokio runtime.
     pub fn build(self) -> Result<Client, Error> {
-        let link = Link::new(self.endpoint()?);
+        let link = Link::new(self.endpoint()?, self.settings.credentials.clone())?;
         Ok(Client::new(link, self.settings))
     }
 
     /// A client that has reached its node once. Whether the node is ready yet is not asked.
     pub async fn connect(self) -> Result<Client, Error> {
-        let endpoint = self.endpoint()?;
+        let endpoint = self.settings.credentials.apply(self.endpoint()?)?;
         let client = self.build()?;
         let mut attempts = client.attempts();
         loop {
@@ -106,13 +116,13 @@ impl Builder {
 }
 
 impl Client {
-    /// Reaches the node, or the Service, at `address`: `host:port`, with or without `http://`.
+    /// Reaches the node, or the Service, at `address`: `host:port`, with or without `http://`, or with `https://`.
     pub async fn connect(address: impl Into<String>) -> Result<Self, Error> {
         Self::builder(address).connect().await
     }
 
     /// The client of the address in `KVASIR_ADDRESS`, where the injector puts that of the sidecar, or of
-    /// [`DEFAULT_ADDRESS`](crate::DEFAULT_ADDRESS). It connects with its first call. Must be called within a tokio
+    /// [`DEFAULT_ADDRESS`](crate::DEFAULT_ADDRESS), with [the environment's credentials](Credentials::from_env). It connects with its first call. Must be called within a tokio
     /// runtime.
     pub fn from_env() -> Result<Self, Error> {
         let address = match std::env::var("KVASIR_ADDRESS") {
@@ -125,7 +135,7 @@ impl Client {
                 });
             }
         };
-        Self::builder(address).build()
+        Self::builder(address).credentials(Credentials::from_env()).build()
     }
 
     /// Settings to begin with.
@@ -136,6 +146,8 @@ impl Client {
                 request_timeout: REQUEST_TIMEOUT,
                 retry: RetryPolicy::default(),
                 max_message_bytes: MAX_MESSAGE_BYTES,
+                credentials: Credentials::default(),
+                bearer: Credentials::default().bearer(),
             },
         }
     }

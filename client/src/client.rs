@@ -2,6 +2,7 @@
 //! calls are is in `calls` and `cluster`.
 
 use crate::builder::Settings;
+use crate::credentials::Authorised;
 use crate::error::{Error, Failure};
 use crate::link::{Current, Link};
 use crate::retry::Attempts;
@@ -11,7 +12,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::Response;
-use tonic::transport::Channel;
 
 /// A handle on a cluster, by way of one of its nodes. Clones share the connection.
 #[derive(Debug, Clone)]
@@ -103,12 +103,14 @@ impl Client {
         &self.0.link
     }
 
-    pub(crate) fn kv(&self, via: &Current) -> KvClient<Channel> {
-        KvClient::new(via.channel.clone()).max_decoding_message_size(self.settings().max_message_bytes)
+    pub(crate) fn kv(&self, via: &Current) -> KvClient<Authorised> {
+        KvClient::with_interceptor(via.channel.clone(), self.settings().bearer.clone())
+            .max_decoding_message_size(self.settings().max_message_bytes)
     }
 
-    pub(crate) fn cluster(&self, via: &Current) -> ClusterClient<Channel> {
-        ClusterClient::new(via.channel.clone()).max_decoding_message_size(self.settings().max_message_bytes)
+    pub(crate) fn cluster(&self, via: &Current) -> ClusterClient<Authorised> {
+        ClusterClient::with_interceptor(via.channel.clone(), self.settings().bearer.clone())
+            .max_decoding_message_size(self.settings().max_message_bytes)
     }
 
     pub(crate) fn settings(&self) -> &Settings {

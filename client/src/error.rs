@@ -16,6 +16,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A certificate or token cannot be used. Nothing was sent.
+    #[error("cannot use the credentials: {0}")]
+    Credentials(String),
     /// No node could be reached that was ready, and the retry budget is spent.
     #[error("the node at {address} is not available: {reason} (attempts: {attempts}, over {} ms)", .elapsed.as_millis())]
     Unavailable {

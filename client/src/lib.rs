@@ -53,6 +53,7 @@ mod calls;
 mod client;
 mod cluster;
 mod codec;
+mod credentials;
 mod error;
 mod events;
 #[doc(hidden)]
@@ -72,6 +73,7 @@ pub use bytes::Bytes;
 pub use client::Client;
 pub use cluster::{DiscoveryStatus, Leader, Member, MemberState, Phase, Role, Status, WhoAmI};
 pub use codec::{Codec, Json, Proto, Text};
+pub use credentials::Credentials;
 pub use error::Error;
 pub use events::{ClusterEvent, Happened};
 pub use kv::{Entry, ListOptions, PutOptions, Value, Version};

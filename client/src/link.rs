@@ -1,5 +1,7 @@
 //! The connection to a node, and how it is exchanged for another. Knows nothing of the calls made over it.
 
+use crate::Error;
+use crate::credentials::Credentials;
 use std::sync::{Mutex, PoisonError};
 use tonic::transport::{Channel, Endpoint};
 
@@ -10,7 +12,9 @@ use tonic::transport::{Channel, Endpoint};
 /// call that failed drops the channel; the next one connects afresh, and the Service picks a node that is ready.
 #[derive(Debug)]
 pub(crate) struct Link {
+    /// Without what the credentials give it, which may be another each time.
     endpoint: Endpoint,
+    credentials: Credentials,
     current: Mutex<Current>,
 }
 
@@ -22,9 +26,9 @@ pub(crate) struct Current {
 }
 
 impl Link {
-    pub(crate) fn new(endpoint: Endpoint) -> Self {
-        let channel = endpoint.connect_lazy();
-        Self { endpoint, current: Mutex::new(Current { channel, generation: 0 }) }
+    pub(crate) fn new(endpoint: Endpoint, credentials: Credentials) -> Result<Self, Error> {
+        let channel = credentials.apply(endpoint.clone())?.connect_lazy();
+        Ok(Self { endpoint, credentials, current: Mutex::new(Current { channel, generation: 0 }) })
     }
 
     pub(crate) fn current(&self) -> Current {
@@ -36,7 +40,12 @@ impl Link {
     pub(crate) fn renew(&self, failed: &Current) {
         let mut current = self.lock();
         if current.generation == failed.generation {
-            *current = Current { channel: self.endpoint.connect_lazy(), generation: failed.generation + 1 };
+            // Files that are of no use at the moment leave what there is, which connects again by itself.
+            let channel = match self.credentials.apply(self.endpoint.clone()) {
+                Ok(endpoint) => endpoint.connect_lazy(),
+                Err(_) => failed.channel.clone(),
+            };
+            *current = Current { channel, generation: failed.generation + 1 };
         }
     }
 
@@ -54,12 +63,12 @@ impl Link {
 
 #[cfg(test)]
 mod tests {
-    use super::Link;
+    use super::{Credentials, Link};
     use tonic::transport::Endpoint;
 
     #[tokio::test]
     async fn many_failures_on_one_channel_renew_it_once() {
-        let link = Link::new(Endpoint::from_static("http://127.0.0.1:1"));
+        let link = Link::new(Endpoint::from_static("http://127.0.0.1:1"), Credentials::default()).unwrap();
         let (first, also_first) = (link.current(), link.current());
         link.renew(&first);
         let second = link.current();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use kvasir_node::api::fuzzing::ClientPort;
+use kvasir_node::api::fuzzing::{self, ClientPort};
 use kvasir_node::config::Limits;
 use kvasir_node::engine::{Engine, Options, Phase};
 use kvasir_node::replica::View;
@@ -15,7 +15,7 @@ use kvasir_proto::v1::pipe_response::Result as Answer;
 use kvasir_proto::v1::{self, kv_server::Kv as _};
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
 use crate::answers::decoded;
 use crate::input::{Input, chunk};
@@ -90,7 +90,7 @@ impl World {
             2 => {
                 if let Some(request) = decoded::<v1::BatchDeleteRequest>(input.chunk()) {
                     let keys = request.keys.clone();
-                    match self.port.kv().batch_delete(Request::new(request)).await {
+                    match self.port.kv().batch_delete(fuzzing::request(request)).await {
                         Ok(answer) => {
                             assert_eq!(answer.into_inner().existed.len(), keys.len());
                             for key in keys {
@@ -215,7 +215,7 @@ impl World {
 
     async fn batch_put(&mut self, request: v1::BatchPutRequest) {
         let puts = request.puts.clone();
-        match self.port.kv().batch_put(Request::new(request)).await {
+        match self.port.kv().batch_put(fuzzing::request(request)).await {
             Ok(answer) => {
                 let answer = answer.into_inner();
                 assert!(answer.versions.len() == puts.len() || answer.failure.is_some());
@@ -229,7 +229,7 @@ impl World {
 
     async fn batch_get(&mut self, request: v1::BatchGetRequest) {
         let keys = request.keys.clone();
-        let answers = match self.port.kv().batch_get(Request::new(request)).await {
+        let answers = match self.port.kv().batch_get(fuzzing::request(request)).await {
             Ok(answers) => answers.into_inner(),
             Err(status) => return explained(&status),
         };
@@ -245,7 +245,7 @@ impl World {
     }
 
     async fn page(&self, request: v1::ListRequest) -> Option<(Vec<v1::ListEntry>, Bytes)> {
-        match self.port.kv().list(Request::new(request)).await {
+        match self.port.kv().list(fuzzing::request(request)).await {
             Ok(messages) => {
                 let messages = Box::pin(messages.into_inner()).collect::<Vec<_>>().await;
                 let (mut entries, mut next) = (Vec::new(), Bytes::new());

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
-use kvasir_node::transport::frame;
+use kvasir_node::transport::frame::{self, Mode};
 use kvasir_proto::peer::v1::{
     Ack, Delta, Digest, Entry, Hello, Message, Push, Report, Roster, Seat, Seen, Standing, Sync, message::Kind,
 };
@@ -28,8 +28,8 @@ pub(crate) fn run_frames(bytes: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without sockets");
     runtime.block_on(async {
         let mut stream = bytes;
-        if bytes.first() == Some(&b'k') && frame::read_preamble(&mut stream).await.is_err() {
-            assert!(!bytes.starts_with(&frame::PREAMBLE));
+        if bytes.first() == Some(&b'k') && frame::read_preamble(&mut stream, Mode::Plain).await.is_err() {
+            assert!(!bytes.starts_with(&Mode::Plain.preamble()));
             return;
         }
         if let Ok(hello) = frame::read::<Hello>(&mut &stream[..], LIMIT).await {
@@ -62,7 +62,7 @@ pub(crate) fn frame_seeds() -> Vec<Vec<u8>> {
     let mut replica = ready(9, "b");
     let link = replica.link_up(peer(7, "a"));
     replica.put("key".into(), "value".into(), Some(START_MS + 9999), START_MS).expect("there is room");
-    let mut stream = frame::PREAMBLE.to_vec();
+    let mut stream = Mode::Plain.preamble().to_vec();
     let frame = |message: Kind| {
         let body = Message { kind: Some(message) }.encode_to_vec();
         [&u32::try_from(body.len()).expect("short").to_be_bytes()[..], &body].concat()

@@ -8,7 +8,7 @@ use kvasir_client::{Codec, Json, Proto, Text};
 use kvasir_node::config::{Role, SwimConfig};
 use kvasir_node::membership::swim::{Output, Swim};
 use kvasir_node::membership::{MAX_DATAGRAM, MemberInfo, NodeId};
-use kvasir_node::transport::frame;
+use kvasir_node::transport::frame::{self, Mode};
 use kvasir_proto::peer::v1::{
     Ack, Delta, Digest, Entry, Hello, Message, Push, Report, Roster, Seat, Seen, Standing, Sync, message::Kind,
 };
@@ -106,13 +106,13 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without sockets");
         runtime.block_on(async {
             let (mut wire, mut buffer) = (Vec::new(), BytesMut::new());
-            frame::write_preamble(&mut wire).await.unwrap();
+            frame::write_preamble(&mut wire, Mode::Plain).await.unwrap();
             frame::write(&mut wire, &mut buffer, &hello).await.unwrap();
             for message in &messages {
                 frame::write(&mut wire, &mut buffer, message).await.unwrap();
             }
             let mut stream = &wire[..];
-            frame::read_preamble(&mut stream).await.unwrap();
+            frame::read_preamble(&mut stream, Mode::Plain).await.unwrap();
             assert_eq!(frame::read::<Hello>(&mut stream, 1 << 20).await.unwrap(), hello);
             for message in &messages {
                 assert_eq!(&frame::read::<Message>(&mut stream, 1 << 20).await.unwrap(), message);

@@ -7,13 +7,18 @@
 
 pub mod admin;
 pub mod api;
+pub mod auth;
 pub mod config;
 pub mod dev;
 pub mod discovery;
+pub mod encryption;
 pub mod engine;
+pub mod gate;
 pub mod membership;
 pub mod metrics;
 pub mod node;
+pub mod reload;
+pub mod tls;
 pub mod transport;
 
 pub use kvasir_replica::{clock, replica, store};

@@ -14,17 +14,23 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::admin::{Admin, Scrape};
+use crate::api::listen::Connections;
 use crate::api::overview::Overview;
 use crate::api::{Api, ApiError};
-use crate::config::{Config, Role};
+use crate::auth::Auth;
+use crate::config::{AuthConfig, Config, Role};
 use crate::discovery::{self, Provider};
+use crate::encryption::Keys;
+use crate::encryption::datagram::Sealer;
 use crate::engine::{self, Engine, wall_ms};
 use crate::membership::{self, Membership, NodeId};
 use crate::metrics::Metrics;
-use crate::transport::{self, Transport};
+use crate::reload::Reloads;
+use crate::tls::{ClientPortTls, Clients, Expiries, PeerTls};
+use crate::transport::{self, Protection, Transport};
 
 /// Why a node did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +44,17 @@ pub enum NodeError {
         address: SocketAddr,
         /// What the operating system says.
         source: std::io::Error,
+    },
+    /// The keys cannot be had.
+    #[error("encryption: {0}")]
+    Encryption(String),
+    /// Certificates, tokens or rules cannot be had.
+    #[error("{setting}: {why}")]
+    Security {
+        /// The setting that says where they are.
+        setting: &'static str,
+        /// What is wrong with them.
+        why: String,
     },
     /// The client port failed.
     #[error(transparent)]
@@ -106,6 +123,18 @@ impl Sockets {
     }
 }
 
+/// Says once what a network can see, or do, that reaches the client port.
+fn warn_if_open(client: SocketAddr, auth: Option<&AuthConfig>, tls: bool) {
+    if client.ip().to_canonical().is_loopback() {
+        return;
+    }
+    if auth.is_none() {
+        warn!(address = %client, "whoever reaches the client port may do everything: set auth");
+    } else if !tls {
+        warn!(address = %client, "tokens and values pass the client port in the clear: set tls");
+    }
+}
+
 impl Node {
     /// Binds the ports and begins to join. Returns before the node is ready.
     pub async fn start(config: Config) -> Result<Self, NodeError> {
@@ -117,6 +146,26 @@ impl Node {
         let Sockets { client, peer_tcp, peer_udp, admin, addresses } = Sockets::bind(&config).await?;
         let stop = CancellationToken::new();
         let stop_api = CancellationToken::new();
+        let reloads = Reloads::default();
+        let keys = config.encryption.as_ref().map(|from| Keys::start(from, &reloads, stop.clone()));
+        let keys = keys.transpose().map_err(NodeError::Encryption)?;
+        let expiries = Expiries::default();
+        let failed = |setting| move |why| NodeError::Security { setting, why };
+        let peer_tls = config.peer_tls.as_ref().map(|from| PeerTls::start(from, &reloads, &expiries, stop.clone()));
+        let protection = match (&keys, peer_tls.transpose().map_err(failed("peerTls"))?) {
+            (Some(keys), _) => Protection::Keys(keys.clone()),
+            (None, Some(tls)) => Protection::Tls(tls),
+            (None, None) => Protection::None,
+        };
+        // Where a client may show who it is in another way, it may do so without a certificate.
+        let clients = if config.auth.is_some() { Clients::May } else { Clients::Must };
+        let tls = config.tls.as_ref();
+        let tls = tls.map(|from| ClientPortTls::start(from, clients, &reloads, &expiries, stop.clone()));
+        let tls = tls.transpose().map_err(failed("tls"))?;
+        let auth = Auth::start(config.auth.as_ref(), config.access, config.access_file, &reloads, &stop)
+            .map_err(failed("auth"))?;
+        warn_if_open(addresses.client, config.auth.as_ref(), config.tls.is_some());
+        let sealer = keys.map(|keys| Arc::new(Sealer::new(keys, config.max_clock_skew)));
 
         let me = NodeId::new(
             &config.name,
@@ -154,8 +203,15 @@ impl Node {
         let mut providers = discovery::configured(&config.discovery, me.peer_address);
         providers.extend(more);
         let discovery = discovery::start(providers);
-        let membership =
-            membership::start(me.clone(), peer_udp, discovery.clone(), &config.cluster, config.swim, stop.clone());
+        let membership = membership::start(
+            me.clone(),
+            peer_udp,
+            discovery.clone(),
+            &config.cluster,
+            config.swim,
+            sealer.clone().map(|sealer| sealer as Arc<dyn membership::Seal>),
+            stop.clone(),
+        );
         let lives = peers::live_on(engine.subscribe_identity(), membership.life());
         tokio::spawn(stop.clone().run_until_cancelled_owned(lives));
         let transport = Transport::start(
@@ -165,6 +221,8 @@ impl Node {
                 sync_interval: config.sync_interval,
                 max_clock_skew: config.max_clock_skew,
                 max_value_bytes: config.limits.max_value_bytes,
+                protection,
+                port: config.peer_port,
             },
             peer_tcp,
             peers::to_link(membership.members(), stop.clone()),
@@ -180,15 +238,29 @@ impl Node {
 
         let (leaving, told) = watch::channel(false);
         let mut metrics = Metrics::new(&me.version, me.started_ms);
-        let overview = Overview::new(&membership, &config.cluster, engine.clone(), transport.clone(), discovery, told);
+        let overview = Overview::new(&membership, &config.cluster, engine.clone(), transport.clone(), discovery, told)
+            .with_files(reloads, expiries);
+        let connections = Connections::new(&config.client_port);
         let (membership_counters, of_transport) = (membership.counters(), transport.clone());
         metrics.collect(Box::new(Scrape {
             overview: overview.clone(),
             membership: membership_counters,
             transport: of_transport,
+            sealer,
+            connections: connections.clone(),
+            auth: auth.clone(),
         }));
         let counts = metrics.counts();
-        let api = Api { engine: engine.clone(), limits: config.limits, overview: overview.clone(), counts };
+        let api = Api {
+            engine: engine.clone(),
+            limits: config.limits,
+            overview: overview.clone(),
+            counts,
+            auth,
+            tls,
+            port: config.client_port,
+            connections,
+        };
         let api = tokio::spawn(api.serve(client, stop_api.clone()));
         let served = Admin { overview: overview.clone(), metrics: Arc::new(metrics) };
         let admin = tokio::spawn(served.serve(admin, stop.clone().cancelled_owned()));

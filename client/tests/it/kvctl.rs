@@ -229,7 +229,11 @@ async fn a_wrong_command_line_exits_with_2() {
         assert_eq!((ran.code, &ran.stdout[..]), (2, &b""[..]), "{wrong:?}");
         assert!(!ran.stderr.is_empty());
     }
-    finish(command(&["--address", "https://demo", "get", "k"]), b"").await.fails(2, "TLS");
+    finish(command(&["--address", "tcp://demo", "get", "k"]), b"").await.fails(2, "https://");
+    let with_tls = ["--address", "https://demo", "--ca-file", "/nonexistent/ca.crt", "get", "k"];
+    finish(command(&with_tls), b"").await.fails(2, "/nonexistent/ca.crt");
+    let without = ["--address", "demo", "--ca-file", "/nonexistent/ca.crt", "get", "k"];
+    finish(command(&without), b"").await.fails(2, "only with https://");
 }
 
 #[tokio::test]

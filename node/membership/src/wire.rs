@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! "KVSW"  version  hash of the cluster's name  message
-//! 4       1        8                           up to 1187
+//! 4       1        8                           up to 1155
 //! ```
 
 use std::{
@@ -20,13 +20,16 @@ use super::{MAX_NAME_BYTES, MAX_VERSION_BYTES, NodeId, Role};
 
 /// The largest datagram sent or taken: it fits the smallest MTU that is met in
 /// practice (1280, IPv6's least) with room for an encrypting envelope.
-pub const MAX_DATAGRAM: usize = 1200;
-const MAGIC: [u8; 4] = *b"KVSW";
+pub const MAX_DATAGRAM: usize = 1168;
+/// How a datagram begins.
+pub const MAGIC: [u8; 4] = *b"KVSW";
+/// How one begins that is encrypted.
+pub const SEALED_MAGIC: [u8; 4] = *b"KVSX";
 const VERSION: u8 = 1;
 /// How long the envelope is, bytes.
 pub const ENVELOPE: usize = MAGIC.len() + 1 + 8;
 /// What is left for the message.
-pub(super) const MAX_MESSAGE: NonZeroUsize = NonZeroUsize::new(MAX_DATAGRAM - ENVELOPE).expect("1187 is not zero");
+pub(super) const MAX_MESSAGE: NonZeroUsize = NonZeroUsize::new(MAX_DATAGRAM - ENVELOPE).expect("1155 is not zero");
 
 /// Why a datagram was dropped.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +37,9 @@ pub enum Refused {
     /// It isn't of this protocol.
     #[error("not a kvasir membership datagram")]
     Foreign,
+    /// It is encrypted.
+    #[error("it is encrypted, and this node's are not: give all nodes the same encryption settings")]
+    Encrypted,
     /// It is of another version of it.
     #[error("membership protocol version {0}, this node speaks {VERSION}: run nodes of neighbouring releases together")]
     Version(u8),
@@ -62,6 +68,9 @@ pub fn envelope(cluster: &str) -> [u8; ENVELOPE] {
 
 /// Takes off the envelope.
 pub(super) fn open<'a>(datagram: &'a [u8], envelope: &[u8; ENVELOPE]) -> Result<&'a [u8], Refused> {
+    if datagram.starts_with(&SEALED_MAGIC) {
+        return Err(Refused::Encrypted);
+    }
     if datagram.len() > MAX_DATAGRAM {
         return Err(Refused::TooLong);
     }
@@ -266,6 +275,7 @@ mod tests {
         assert!(matches!(open(&datagram[..ENVELOPE - 1], &mine), Err(Refused::Foreign)));
         assert!(matches!(open(&[0; 64], &mine), Err(Refused::Foreign)));
         assert!(matches!(open(&vec![0; MAX_DATAGRAM + 1], &mine), Err(Refused::TooLong)));
+        assert!(matches!(open(&[b"KVSX".as_slice(), &[0; 1200]].concat(), &mine), Err(Refused::Encrypted)));
         let mut later = datagram;
         later[4] = 2;
         assert!(matches!(open(&later, &mine), Err(Refused::Version(2))));

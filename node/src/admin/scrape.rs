@@ -10,7 +10,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use crate::api::listen::Connections;
 use crate::api::overview::Overview;
+use crate::auth::Auth;
+use crate::encryption::datagram::Sealer;
 use crate::engine::{Phase, SEAT_STATES};
 use crate::membership::{self, MemberState};
 use crate::replica::Counters;
@@ -24,6 +27,12 @@ pub struct Scrape {
     pub membership: Arc<membership::Counters>,
     /// What the peer port counted.
     pub transport: Arc<Transport>,
+    /// What opens datagrams, if they are encrypted.
+    pub sealer: Option<Arc<Sealer>>,
+    /// The client port's connections.
+    pub connections: Connections,
+    /// What was denied to whom.
+    pub auth: Auth,
 }
 
 impl fmt::Debug for Scrape {
@@ -38,6 +47,7 @@ impl Collector for Scrape {
         self.replica(&mut page)?;
         self.peers(&mut page)?;
         self.peer_port(&mut page)?;
+        self.client_port(&mut page)?;
         self.discovery(&mut page)
     }
 }
@@ -131,7 +141,31 @@ impl Scrape {
         let refused = self.transport.counters().read();
         page.counters("peer_refused", "Connections on the peer port that were refused, by reason", "reason", refused)?;
         let (_, datagrams) = read(("", &self.membership.refused));
-        page.counter("peer_datagrams_refused", "Datagrams on the peer port that were refused", datagrams)
+        page.counter("peer_datagrams_refused", "Datagrams on the peer port that were refused", datagrams)?;
+        if let Some(sealer) = &self.sealer {
+            let help = "Datagrams on the peer port that were not opened, by reason; all are among the refused";
+            page.counters("peer_datagrams_unopened", help, "reason", sealer.counters().read())?;
+        }
+        let reloads = self.overview.reloads();
+        let times = reloads.iter().map(|(what, reload)| (*what, reload.times));
+        page.counters("reloads", "Times that something new was taken from files, by use", "what", times)?;
+        let failing = reloads.iter().map(|(what, reload)| (*what, flag(reload.error.is_some())));
+        page.gauges("reload_failing", "Whether files hold what cannot be taken, by use", "what", failing)
+    }
+
+    fn client_port(&self, page: &mut Page) -> fmt::Result {
+        let open = self.connections.open() as f64;
+        page.gauge("client_connections", "Connections on the client port that are open", open)?;
+        let help = "Connections on the client port that were refused or given up on, by reason";
+        page.counters("client_refused", help, "reason", self.connections.counters().read())?;
+        if let Some(counters) = self.auth.counters() {
+            let help = "Calls of clients that are not known, and those denied to clients that are, by verb";
+            page.counters("access_denied", help, "reason", counters.read())?;
+        }
+        let expiries = self.overview.expiries();
+        let ends = expiries.iter().map(|(of, expiry)| (*of, expiry.not_after_ms as f64 / 1000.0));
+        let help = "Until when this node's certificate is valid, seconds since 1970, by use";
+        page.gauges("certificate_expiry_timestamp_seconds", help, "use", ends)
     }
 
     fn discovery(&self, page: &mut Page) -> fmt::Result {

@@ -6,6 +6,8 @@ use serde::Serialize;
 
 use crate::api::overview::{Overview, Peer};
 use crate::engine::SEAT_STATES;
+use crate::reload::Reload;
+use crate::tls::Expiry;
 
 /// How a node is.
 #[derive(Debug, Serialize)]
@@ -52,6 +54,13 @@ pub struct Status {
     pub returns: u64,
     /// Nodes refused because their clock and this one's are too far apart.
     pub skewed: Vec<SkewedStatus>,
+    /// What peers encrypt with; `null`: nothing is encrypted.
+    pub encryption: Option<EncryptionStatus>,
+    /// Files that are read again when they change, by their use.
+    pub reloads: BTreeMap<&'static str, ReloadStatus>,
+    /// This node's certificates, by use: `client` for the client port, `peer`
+    /// for links.
+    pub certificates: BTreeMap<&'static str, CertificateStatus>,
     /// The others, eldest first.
     pub peers: Vec<PeerStatus>,
     /// The discovery providers.
@@ -66,6 +75,36 @@ pub struct SkewedStatus {
     pub name: String,
     /// How far the clocks are apart, and what to do.
     pub reason: String,
+}
+
+/// The keys of peers, by names that tell nothing of them and are the same on
+/// all nodes.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EncryptionStatus {
+    /// The key that seals.
+    pub primary: String,
+    /// All keys that open, the primary one first.
+    pub keys: Vec<String>,
+}
+
+/// A certificate in force.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateStatus {
+    /// Until when it is valid, and those that it was made with, milliseconds
+    /// since 1970.
+    pub not_after_ms: u64,
+}
+
+/// How the following of files goes.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReloadStatus {
+    /// How often something new was taken.
+    pub times: u64,
+    /// What is wrong with what the files hold now.
+    pub error: Option<String>,
 }
 
 /// Another node, as this one sees it.
@@ -131,6 +170,20 @@ impl Status {
             overfull: stats.overfull,
             returns: stats.counters.returns,
             skewed: overview.skewed().into_iter().map(|(name, reason)| SkewedStatus { name, reason }).collect(),
+            encryption: overview.keys().map(|names| {
+                let keys: Vec<_> = names.iter().map(ToString::to_string).collect();
+                EncryptionStatus { primary: keys[0].clone(), keys }
+            }),
+            reloads: overview
+                .reloads()
+                .into_iter()
+                .map(|(what, Reload { times, error })| (what, ReloadStatus { times, error }))
+                .collect(),
+            certificates: overview
+                .expiries()
+                .into_iter()
+                .map(|(of, Expiry { not_after_ms })| (of, CertificateStatus { not_after_ms }))
+                .collect(),
             peers: overview.peers().into_iter().map(PeerStatus::of).collect(),
             discovery: overview
                 .discovery()

@@ -8,9 +8,11 @@ use tonic::Status;
 
 use super::calls::{Calls, found, saw, version};
 use super::deadline::Deadline;
+use super::identify::denied;
 use super::status::{failure, not_served, refused};
 use super::{LIST_MESSAGE_BYTES, check};
 use crate::clock::Dot;
+use crate::config::Verb;
 use crate::engine::{Read, Session};
 
 /// A batch has at most this many keys.
@@ -29,7 +31,9 @@ impl Reads {
         let BatchGetRequest { keys, keys_only, session } = request;
         check::batch("keys", keys.len(), MAX_BATCH)?;
         for (n, key) in keys.iter().enumerate() {
-            check::key(key, &calls.limits).map_err(|status| at("keys", n, &status))?;
+            check::key(key, &calls.limits)
+                .and_then(|()| calls.caller.may(Verb::Read, key).map_err(denied))
+                .map_err(|status| at("keys", n, &status))?;
         }
         let session = calls.enter(session, deadline).await?;
         Ok(Self { calls, keys: keys.into_iter(), keys_only, session })
@@ -71,6 +75,7 @@ impl Calls {
         for (n, put) in puts.iter().enumerate() {
             let field = |status: Status| at("puts", n, &status);
             check::key(&put.key, &self.limits).map_err(field)?;
+            self.caller.may(Verb::Write, &put.key).map_err(denied).map_err(field)?;
             check::value(&put.value, &self.limits).map_err(field)?;
             if put.ack.is_some() || put.session.is_some() {
                 return Err(Status::invalid_argument(format!(
@@ -109,7 +114,9 @@ impl Calls {
         let BatchDeleteRequest { keys, ack, session } = request;
         check::batch("keys", keys.len(), MAX_BATCH)?;
         for (n, key) in keys.iter().enumerate() {
-            check::key(key, &self.limits).map_err(|status| at("keys", n, &status))?;
+            check::key(key, &self.limits)
+                .and_then(|()| self.caller.may(Verb::Delete, key).map_err(denied))
+                .map_err(|status| at("keys", n, &status))?;
         }
         let waiting = self.will_wait(ack)?;
         let mut session = self.enter(session, deadline).await?;

@@ -13,16 +13,20 @@ use tonic::Status;
 
 use super::check;
 use super::deadline::Deadline;
+use super::identify::denied;
 use super::status::{not_served, of_session, refused};
+use crate::auth::Caller;
 use crate::clock::Dot;
-use crate::config::Limits;
+use crate::config::{Limits, Verb};
 use crate::engine::{Engine, Place, Read, Session, Value};
 
-/// The engine, and what a request may hold.
+/// The engine, what a request may hold, and who makes it.
 #[derive(Clone)]
 pub(super) struct Calls {
     pub(super) engine: Arc<Engine>,
     pub(super) limits: Limits,
+    /// Who calls: asked before anything is done to a key.
+    pub(super) caller: Caller,
 }
 
 /// What a write waits for, and its place among those that wait.
@@ -35,6 +39,7 @@ impl Calls {
     pub(super) async fn put(&self, request: PutRequest, deadline: Deadline) -> Result<PutResponse, Status> {
         let PutRequest { key, value, ttl, ack, session } = request;
         check::key(&key, &self.limits)?;
+        self.caller.may(Verb::Write, &key).map_err(denied)?;
         check::value(&value, &self.limits)?;
         let ttl = ttl.map(|ttl| check::ttl(ttl, &self.limits)).transpose()?;
         let waiting = self.will_wait(ack)?;
@@ -49,6 +54,7 @@ impl Calls {
     pub(super) async fn get(&self, request: GetRequest, deadline: Deadline) -> Result<GetResponse, Status> {
         let GetRequest { key, session } = request;
         check::key(&key, &self.limits)?;
+        self.caller.may(Verb::Read, &key).map_err(denied)?;
         let mut session = self.enter(session, deadline).await?;
         let now_ms = self.engine.now_ms();
         let Read { value, dot } = self.engine.read(&key).map_err(not_served)?;
@@ -59,6 +65,7 @@ impl Calls {
     pub(super) async fn exists(&self, request: ExistsRequest, deadline: Deadline) -> Result<ExistsResponse, Status> {
         let ExistsRequest { key, session } = request;
         check::key(&key, &self.limits)?;
+        self.caller.may(Verb::Read, &key).map_err(denied)?;
         let mut session = self.enter(session, deadline).await?;
         let Read { value, dot } = self.engine.read(&key).map_err(not_served)?;
         saw(&mut session, dot);
@@ -68,6 +75,7 @@ impl Calls {
     pub(super) async fn delete(&self, request: DeleteRequest, deadline: Deadline) -> Result<DeleteResponse, Status> {
         let DeleteRequest { key, ack, session } = request;
         check::key(&key, &self.limits)?;
+        self.caller.may(Verb::Delete, &key).map_err(denied)?;
         let waiting = self.will_wait(ack)?;
         let mut session = self.enter(session, deadline).await?;
         let dot = self.engine.delete(&key).map_err(refused)?;
@@ -79,6 +87,7 @@ impl Calls {
     pub(super) async fn touch(&self, request: TouchRequest, deadline: Deadline) -> Result<TouchResponse, Status> {
         let TouchRequest { key, ttl, ack, session } = request;
         check::key(&key, &self.limits)?;
+        self.caller.may(Verb::Write, &key).map_err(denied)?;
         let ttl = ttl.map(|ttl| check::ttl(ttl, &self.limits)).transpose()?;
         let waiting = self.will_wait(ack)?;
         let mut session = self.enter(session, deadline).await?;

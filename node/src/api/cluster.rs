@@ -14,8 +14,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::events;
 use super::overview::{Overview, Peer};
+use super::{events, identify};
 use crate::config::Role;
 use crate::engine::{Phase, SEAT_STATES};
 use crate::membership::MemberState;
@@ -53,11 +53,13 @@ impl cluster_server::Cluster for Cluster {
 
     type EventsStream = BoxStream<'static, Result<ClusterEvent, Status>>;
 
-    async fn events(&self, _: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+    async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        may_admin(&request)?;
         events::events(&self.overview, self.listeners.clone(), self.stop.clone()).map(Response::new)
     }
 
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        may_admin(&request)?;
         let stats = self.overview.stats();
         let discovery = self
             .overview
@@ -93,6 +95,11 @@ impl cluster_server::Cluster for Cluster {
             skewed: self.overview.skewed().into_iter().map(|(name, reason)| SkewedPeer { name, reason }).collect(),
         }))
     }
+}
+
+/// Who is there is for everyone who is known; how the cluster is, is not.
+fn may_admin<T>(request: &Request<T>) -> Result<(), Status> {
+    identify::caller(request.extensions())?.may_admin().map_err(identify::denied)
 }
 
 fn duration(given: Duration) -> prost_types::Duration {

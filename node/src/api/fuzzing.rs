@@ -6,27 +6,39 @@ use std::time::Duration;
 
 use kvasir_proto::v1::{PipeRequest, PipeResponse, kv_server};
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Request, Status};
 
 use super::{calls::Calls, deadline, kv::Kv, page_token, pipe};
+use crate::auth::Caller;
 use crate::config::Limits;
 use crate::engine::Engine;
 
 #[derive(Clone)]
-pub struct ClientPort(Calls);
+pub struct ClientPort {
+    engine: Arc<Engine>,
+    limits: Limits,
+}
 
 impl ClientPort {
     pub fn new(engine: Arc<Engine>, limits: Limits) -> Self {
-        Self(Calls { engine, limits })
+        Self { engine, limits }
     }
 
     pub async fn pipe(&self, request: PipeRequest) -> PipeResponse {
-        pipe::answer(&self.0, request).await
+        let calls = Calls { engine: self.engine.clone(), limits: self.limits, caller: Caller::ANYONE };
+        pipe::answer(&calls, request).await
     }
 
     pub fn kv(&self) -> impl kv_server::Kv {
-        Kv { calls: self.0.clone(), stop: CancellationToken::new() }
+        Kv { engine: self.engine.clone(), limits: self.limits, stop: CancellationToken::new() }
     }
+}
+
+/// As if somebody had been found out to call who may do everything.
+pub fn request<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.extensions_mut().insert(Caller::ANYONE);
+    request
 }
 
 pub fn read_page_token(token: &[u8], prefix: &str) -> Result<String, Status> {

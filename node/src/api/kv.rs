@@ -1,5 +1,7 @@
 //! The gRPC service `Kv`: each method, and the listing.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use kvasir_proto::v1::{
@@ -14,33 +16,41 @@ use tonic::{Request, Response, Status, Streaming};
 use super::batch::Reads;
 use super::calls::{Calls, version};
 use super::deadline::Deadline;
+use super::identify::{self, denied};
 use super::status::not_served;
 use super::{LIST_MESSAGE_BYTES, LIST_MESSAGE_ENTRIES, check, page_token, pipe, text, watch};
-use crate::engine::{Session, Value};
+use crate::config::{Limits, Verb};
+use crate::engine::{Engine, Session, Value};
 
 /// `kvasir.v1.Kv` over an engine.
 pub(super) struct Kv {
-    pub(super) calls: Calls,
+    pub(super) engine: Arc<Engine>,
+    pub(super) limits: Limits,
     /// Ends the streams that would never end by themselves.
     pub(super) stop: CancellationToken,
 }
 
-/// What a call's metadata say of its time, and the message.
-fn open<T>(request: Request<T>) -> (Deadline, T) {
-    (Deadline::of(request.metadata()), request.into_inner())
+impl Kv {
+    /// The calls of whoever calls, what the metadata say of a call's time, and
+    /// the message.
+    fn open<T>(&self, request: Request<T>) -> Result<(Calls, Deadline, T), Status> {
+        let caller = identify::caller(request.extensions())?;
+        let calls = Calls { engine: self.engine.clone(), limits: self.limits, caller };
+        Ok((calls, Deadline::of(request.metadata()), request.into_inner()))
+    }
 }
 
 #[tonic::async_trait]
 impl kv_server::Kv for Kv {
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        let (deadline, request) = open(request);
-        self.calls.put(request, deadline).await.map(Response::new)
+        let (calls, deadline, request) = self.open(request)?;
+        calls.put(request, deadline).await.map(Response::new)
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
-        let (deadline, request) = open(request);
+        let (calls, deadline, request) = self.open(request)?;
         let in_session = request.session.is_some();
-        let answer = self.calls.get(request, deadline).await?;
+        let answer = calls.get(request, deadline).await?;
         // An error carries no token, so in a session there is an answer.
         if answer.missing && !in_session {
             return Err(Status::not_found("no such key"));
@@ -49,38 +59,38 @@ impl kv_server::Kv for Kv {
     }
 
     async fn exists(&self, request: Request<ExistsRequest>) -> Result<Response<ExistsResponse>, Status> {
-        let (deadline, request) = open(request);
-        self.calls.exists(request, deadline).await.map(Response::new)
+        let (calls, deadline, request) = self.open(request)?;
+        calls.exists(request, deadline).await.map(Response::new)
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
-        let (deadline, request) = open(request);
-        self.calls.delete(request, deadline).await.map(Response::new)
+        let (calls, deadline, request) = self.open(request)?;
+        calls.delete(request, deadline).await.map(Response::new)
     }
 
     async fn touch(&self, request: Request<TouchRequest>) -> Result<Response<TouchResponse>, Status> {
-        let (deadline, request) = open(request);
-        self.calls.touch(request, deadline).await.map(Response::new)
+        let (calls, deadline, request) = self.open(request)?;
+        calls.touch(request, deadline).await.map(Response::new)
     }
 
     async fn batch_put(&self, request: Request<BatchPutRequest>) -> Result<Response<BatchPutResponse>, Status> {
-        let (deadline, request) = open(request);
-        self.calls.batch_put(request, deadline).await.map(Response::new)
+        let (calls, deadline, request) = self.open(request)?;
+        calls.batch_put(request, deadline).await.map(Response::new)
     }
 
     async fn batch_delete(
         &self,
         request: Request<BatchDeleteRequest>,
     ) -> Result<Response<BatchDeleteResponse>, Status> {
-        let (deadline, request) = open(request);
-        self.calls.batch_delete(request, deadline).await.map(Response::new)
+        let (calls, deadline, request) = self.open(request)?;
+        calls.batch_delete(request, deadline).await.map(Response::new)
     }
 
     type BatchGetStream = BoxStream<'static, Result<BatchGetResponse, Status>>;
 
     async fn batch_get(&self, request: Request<BatchGetRequest>) -> Result<Response<Self::BatchGetStream>, Status> {
-        let (deadline, request) = open(request);
-        let mut reads = Reads::new(self.calls.clone(), request, deadline).await?;
+        let (calls, deadline, request) = self.open(request)?;
+        let mut reads = Reads::new(calls, request, deadline).await?;
         let first = reads.next_message()?;
         let rest = stream::unfold(Some(reads), async |reads| {
             let mut reads = reads?;
@@ -95,29 +105,31 @@ impl kv_server::Kv for Kv {
     type WatchStream = BoxStream<'static, Result<WatchResponse, Status>>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let request = request.into_inner();
-        watch::watch(self.calls.clone(), &request, self.stop.clone()).map(Response::new)
+        let (calls, _, request) = self.open(request)?;
+        watch::watch(calls, &request, self.stop.clone()).map(Response::new)
     }
 
     type PipeStream = BoxStream<'static, Result<PipeResponse, Status>>;
 
     async fn pipe(&self, requests: Request<Streaming<PipeRequest>>) -> Result<Response<Self::PipeStream>, Status> {
-        Ok(Response::new(pipe::pipe(self.calls.clone(), requests.into_inner(), self.stop.clone())))
+        let (calls, _, requests) = self.open(requests)?;
+        Ok(Response::new(pipe::pipe(calls, requests, self.stop.clone())))
     }
 
     type ListStream = BoxStream<'static, Result<ListResponse, Status>>;
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<Self::ListStream>, Status> {
-        let (deadline, request) = open(request);
+        let (calls, deadline, request) = self.open(request)?;
         let ListRequest { prefix, limit, page_token, keys_only, session } = request;
-        check::prefix(&prefix, &self.calls.limits)?;
+        check::prefix(&prefix, &calls.limits)?;
+        calls.caller.may_all(Verb::Read, &prefix).map_err(denied)?;
         let after = match &page_token[..] {
             [] => None,
             token => Some(page_token::decode(token, &prefix)?),
         };
-        let session = self.calls.enter(session, deadline).await?;
+        let session = calls.enter(session, deadline).await?;
         let mut listing = Listing {
-            calls: self.calls.clone(),
+            calls,
             session,
             prefix,
             after,

@@ -13,6 +13,7 @@ use tonic::codegen::{BoxFuture, Bytes};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
+use super::listen::{Busy, Peer};
 use crate::metrics::Counts;
 
 /// The methods that have a label of their own. The rest is one label: clients
@@ -74,7 +75,9 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let path = request.uri().path();
         let method = METHODS.into_iter().find(|method| *method == path).unwrap_or(OTHER);
-        let mut call = Call { counts: self.counts.clone(), method, began: Instant::now(), code: Code::Cancelled };
+        let busy = request.extensions().get::<Peer>().map(|peer| peer.activity.clone().begin());
+        let mut call =
+            Call { counts: self.counts.clone(), method, began: Instant::now(), code: Code::Cancelled, _busy: busy };
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await?;
@@ -91,6 +94,8 @@ struct Call {
     began: Instant,
     /// Cancelled until the answer says otherwise.
     code: Code,
+    /// While there is this, its connection is not idle.
+    _busy: Option<Busy>,
 }
 
 impl Call {

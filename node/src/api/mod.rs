@@ -9,7 +9,9 @@ pub mod deadline;
 mod events;
 #[doc(hidden)]
 pub mod fuzzing;
+mod identify;
 mod kv;
+pub mod listen;
 mod measure;
 mod oversize;
 pub mod overview;
@@ -20,21 +22,22 @@ mod watch;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use kvasir_proto::v1::{DESCRIPTORS, cluster_server::ClusterServer, kv_server::KvServer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 
+use self::listen::Connections;
 use self::overview::Overview;
-use crate::config::Limits;
+use crate::auth::Auth;
+use crate::config::{ClientPortConfig, Limits};
 use crate::engine::{Engine, Phase};
 use crate::metrics::Counts;
+use crate::tls::ClientPortTls;
 
 /// A message of a listing has at most this many entries.
 pub const LIST_MESSAGE_ENTRIES: usize = 1000;
@@ -44,21 +47,12 @@ pub const LIST_MESSAGE_BYTES: usize = 256 << 10;
 /// How far above `maxValueBytes` a message is still read, so that its sender
 /// is told which field is over which limit.
 pub const MESSAGE_SLACK: usize = 4 << 20;
-/// Calls that one connection may have open; more wait.
-const STREAMS_PER_CONNECTION: u32 = 256;
-/// Headers of a call are at most this large.
-const HEADER_BYTES: u32 = 16 << 10;
 /// Calls that a client may open and reset before they were looked at.
 const PENDING_RESETS: usize = 32;
 /// What a client may send on one call before the node has read it.
 const STREAM_WINDOW: u32 = 1 << 20;
 /// What a client may send on one connection before the node has read it.
 const CONNECTION_WINDOW: u32 = 4 << 20;
-/// A connection that is silent for this long is asked whether it still lives ...
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(20);
-/// ... and closed when it does not answer within this.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Services whose health is the node's readiness; the empty name is the node.
 const READY_SERVICES: [&str; 2] = ["", "kvasir.v1.Kv"];
 /// Answers in every phase.
@@ -85,13 +79,22 @@ pub struct Api {
     pub overview: Overview,
     /// Where calls are counted.
     pub counts: Counts,
+    /// Who may do what.
+    pub auth: Auth,
+    /// TLS, if it is spoken.
+    pub tls: Option<ClientPortTls>,
+    /// What clients may take of the node.
+    pub port: ClientPortConfig,
+    /// Their connections.
+    pub connections: Connections,
 }
 
 impl Api {
     /// Serves until `stop`; then closes the listener, tells every client to go
     /// elsewhere (GOAWAY), and returns when their calls have ended.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> Result<(), ApiError> {
-        let Self { engine, limits, overview, counts } = self;
+        let Self { engine, limits, overview, counts, auth, tls, port, connections } = self;
+        let streams = u32::try_from(port.max_streams).expect("a validated setting");
         let (reporter, health) = health_reporter();
         let descriptors = || {
             tonic_reflection::server::Builder::configure()
@@ -102,16 +105,17 @@ impl Api {
         let router = Server::builder()
             .layer(measure::Measure(counts))
             .layer(oversize::Oversize { limits, max_message })
-            .max_concurrent_streams(STREAMS_PER_CONNECTION)
-            .concurrency_limit_per_connection(STREAMS_PER_CONNECTION as usize)
-            .http2_max_header_list_size(HEADER_BYTES)
+            .layer(identify::Identify(auth))
+            .max_concurrent_streams(streams)
+            .concurrency_limit_per_connection(port.max_streams)
+            .http2_max_header_list_size(u32::try_from(port.max_header_bytes).expect("a validated setting"))
             .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .http2_keepalive_interval(Some(KEEPALIVE_AFTER))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .http2_keepalive_interval(Some(port.keepalive_interval))
+            .http2_keepalive_timeout(Some(port.keepalive_timeout))
             .add_service(
-                KvServer::new(kv::Kv { calls: calls::Calls { engine, limits }, stop: stop.clone() })
+                KvServer::new(kv::Kv { engine, limits, stop: stop.clone() })
                     .max_decoding_message_size(max_message)
                     .max_encoding_message_size(usize::MAX),
             )
@@ -126,7 +130,7 @@ impl Api {
             .add_service(descriptors().build_v1alpha()?);
         let phase = overview.phase();
         report(&reporter, phase).await;
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE_AFTER));
+        let incoming = listen::incoming(listener, tls, port, connections, stop.clone());
         tokio::select! {
             served = router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()) => Ok(served?),
             never = report_health(reporter, overview, phase) => match never {},

@@ -2,13 +2,17 @@
 //! gRPC service `Cluster`, `/status`, the probes and the metrics all read
 //! this one view. Knows nothing of gRPC or HTTP.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::{broadcast, watch};
 
 use crate::discovery::{ProviderStatus, View};
+use crate::encryption::KeyId;
 use crate::engine::{Engine, Evicted, Phase, Stats};
 use crate::membership::{self, Event, MemberInfo, MemberState, Membership, NodeId};
+use crate::reload::{Reload, Reloads};
+use crate::tls::{Expiries, Expiry};
 use crate::transport::Transport;
 
 /// A live view of the cluster, cheap to clone.
@@ -21,6 +25,8 @@ pub struct Overview {
     events: broadcast::Sender<Event>,
     members: watch::Receiver<Arc<Vec<MemberInfo>>>,
     discovery: watch::Receiver<Arc<View>>,
+    reloads: Reloads,
+    expiries: Expiries,
     leaving: watch::Receiver<bool>,
 }
 
@@ -49,12 +55,45 @@ impl Overview {
         leaving: watch::Receiver<bool>,
     ) -> Self {
         let (me, events, members) = (membership.me(), membership.events(), membership.members());
-        Self { me, cluster: cluster.into(), engine, transport, events, members, discovery, leaving }
+        Self {
+            me,
+            cluster: cluster.into(),
+            engine,
+            transport,
+            events,
+            members,
+            discovery,
+            reloads: Reloads::default(),
+            expiries: Expiries::default(),
+            leaving,
+        }
+    }
+
+    /// With files that are followed, and certificates among them.
+    #[must_use]
+    pub fn with_files(self, reloads: Reloads, expiries: Expiries) -> Self {
+        Self { reloads, expiries, ..self }
+    }
+
+    /// Until when this node's certificates are valid, by use.
+    pub fn expiries(&self) -> BTreeMap<&'static str, Expiry> {
+        self.expiries.read()
     }
 
     /// The cluster's name.
     pub fn cluster(&self) -> &str {
         &self.cluster
+    }
+
+    /// The names of the keys that peers encrypt with, the primary one first;
+    /// `None` if they do not.
+    pub fn keys(&self) -> Option<Vec<KeyId>> {
+        self.transport.keys().map(|keys| keys.now().names())
+    }
+
+    /// The files that are read again when they change, by their use.
+    pub fn reloads(&self) -> BTreeMap<&'static str, Reload> {
+        self.reloads.read()
     }
 
     /// Where the node is in its life. A node that was told to stop is draining

@@ -8,8 +8,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::calls::{Calls, version};
+use super::identify::denied;
 use super::status::of_watch;
 use super::{LIST_MESSAGE_BYTES, LIST_MESSAGE_ENTRIES, check, text};
+use crate::config::Verb;
 use crate::engine::{Happened, Lost, Told, Watch};
 
 struct Watching {
@@ -27,6 +29,7 @@ pub(super) fn watch(
     stop: CancellationToken,
 ) -> Result<BoxStream<'static, Result<WatchResponse, Status>>, Status> {
     check::prefix(&request.prefix, &calls.limits)?;
+    calls.caller.may_all(Verb::Watch, &request.prefix).map_err(denied)?;
     let watch = calls.engine.watch(&request.prefix, request.content_first).map_err(of_watch)?;
     let watching = Watching { watch, calls, keys_only: request.keys_only, stop, done: false };
     Ok(stream::unfold(watching, async |mut watching| {

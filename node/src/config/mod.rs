@@ -2,8 +2,11 @@
 //! [`Config`] that is complete and valid. Knows nothing of what the settings
 //! are used for, and touches nothing but the file it is pointed at.
 
+mod encryption;
 mod nats;
+mod ports;
 mod print;
+mod security;
 mod settings;
 mod swim;
 mod text;
@@ -18,14 +21,18 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use encryption::{EncryptionConfig, KEY_BYTES, Keyring, MAX_COOKIE_BYTES, MAX_KEYS};
 pub use kvasir_membership::{MAX_NAME_BYTES, Role};
 pub use nats::{NatsConfig, NatsLogin, SecretSource};
+pub use ports::{ClientPortConfig, PeerPortConfig};
+pub use security::{AccessRule, AuthConfig, MAX_RULES, PeerTlsConfig, TlsConfig, TokenReviewConfig, Verb};
 pub use settings::{
-    Cli, Command, DevSettings, DiscoverySettings, DnsSettings, KubernetesSettings, NatsSettings, Settings,
-    StaticSettings, SwimSettings,
+    AuthSettings, Cli, ClientPortSettings, Command, DevSettings, DiscoverySettings, DnsSettings, EncryptionSettings,
+    KubernetesSettings, NatsSettings, PeerPortSettings, PeerTlsSettings, Settings, StaticSettings, SwimSettings,
+    TlsSettings,
 };
 pub use swim::SwimConfig;
-pub use text::{DurationText, HostPort, Labels, Quantity, Secret, Servers};
+pub use text::{DurationText, HostPort, Labels, Quantity, Secret, Secrets, Servers};
 
 /// The longest cluster name: a namespace, a slash, and the longest object name.
 pub const MAX_CLUSTER_BYTES: usize = 320;
@@ -204,6 +211,22 @@ pub struct Config {
     pub swim: SwimConfig,
     /// How the node finds its peers.
     pub discovery: DiscoveryConfig,
+    /// What peers encrypt with; `None`: nothing is encrypted.
+    pub encryption: Option<EncryptionConfig>,
+    /// TLS on the client port; `None`: without.
+    pub tls: Option<TlsConfig>,
+    /// Mutual TLS between peers; `None`: without.
+    pub peer_tls: Option<PeerTlsConfig>,
+    /// How clients show who they are; `None`: nobody is asked.
+    pub auth: Option<AuthConfig>,
+    /// What they may do; `None`: everything.
+    pub access: Option<Vec<AccessRule>>,
+    /// The file to look at again for a change of `access`.
+    pub access_file: Option<PathBuf>,
+    /// What clients may take of the node.
+    pub client_port: ClientPortConfig,
+    /// What peers may take of the node.
+    pub peer_port: PeerPortConfig,
     /// How the node logs.
     pub log: LogConfig,
 }
@@ -212,8 +235,8 @@ impl Config {
     /// The settings of a parsed command line, on top of the file it names.
     pub fn from_cli(cli: Cli) -> Result<Self, ConfigError> {
         let file = cli.config.as_deref().map(Settings::from_file).transpose()?.unwrap_or_default();
-        let voters_file = cli.config.filter(|_| cli.settings.voters.is_none());
-        Ok(Self { voters_file, ..cli.settings.over(file).validate()? })
+        let voters_file = cli.config.clone().filter(|_| cli.settings.voters.is_none());
+        Ok(Self { voters_file, access_file: cli.config, ..cli.settings.over(file).validate()? })
     }
 }
 

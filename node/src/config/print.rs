@@ -2,9 +2,11 @@
 //! force, for people to read, and for a node to read again. Secrets are left out.
 
 use super::{
-    Config, DiscoveryConfig, DiscoverySettings, DnsConfig, DnsSettings, DurationText, KubernetesConfig,
-    KubernetesSettings, Labels, Limits, LogConfig, MaxMemoryPolicy, NatsConfig, NatsLogin, NatsSettings, Quantity,
-    SecretSource, Servers, Settings, StaticConfig, StaticSettings, SwimConfig, SwimSettings,
+    AuthConfig, AuthSettings, ClientPortConfig, ClientPortSettings, Config, DiscoveryConfig, DiscoverySettings,
+    DnsConfig, DnsSettings, DurationText, EncryptionConfig, EncryptionSettings, KubernetesConfig, KubernetesSettings,
+    Labels, Limits, LogConfig, MaxMemoryPolicy, NatsConfig, NatsLogin, NatsSettings, PeerPortConfig, PeerPortSettings,
+    PeerTlsConfig, PeerTlsSettings, Quantity, SecretSource, Servers, Settings, StaticConfig, StaticSettings,
+    SwimConfig, SwimSettings, TlsConfig, TlsSettings,
 };
 
 impl Config {
@@ -17,11 +19,15 @@ impl Config {
 
     /// The paths of the secrets that are given by themselves, and not as files.
     fn secrets(&self) -> Vec<&'static str> {
-        match self.discovery.nats.as_ref().and_then(|nats| nats.login.as_ref()) {
+        let mut secrets = match self.discovery.nats.as_ref().and_then(|nats| nats.login.as_ref()) {
             Some(NatsLogin::User { password: SecretSource::Text(_), .. }) => vec!["discovery.nats.password"],
             Some(NatsLogin::Token(SecretSource::Text(_))) => vec!["discovery.nats.token"],
             _ => Vec::new(),
+        };
+        if let Some(EncryptionConfig::Given(_)) = self.encryption {
+            secrets.extend(["encryption.cookie", "encryption.keys"]);
         }
+        secrets
     }
 }
 
@@ -49,6 +55,14 @@ impl From<&Config> for Settings {
             max_clock_skew,
             swim,
             discovery,
+            encryption,
+            tls,
+            peer_tls,
+            auth,
+            access,
+            access_file: _, // as voters_file
+            client_port,
+            peer_port,
             log: LogConfig { level, format },
         } = config;
         Self {
@@ -77,8 +91,86 @@ impl From<&Config> for Settings {
             max_clock_skew: Some(DurationText(*max_clock_skew)),
             log_level: Some(level.clone()),
             log_format: Some(*format),
+            encryption: match encryption {
+                Some(EncryptionConfig::File(file)) => {
+                    Some(EncryptionSettings { file: Some(file.clone()), ..EncryptionSettings::default() })
+                }
+                Some(EncryptionConfig::Given(_)) | None => None,
+            },
+            tls: tls.as_ref().map(|TlsConfig { cert_file, key_file, client_ca_file }| TlsSettings {
+                cert_file: Some(cert_file.clone()),
+                key_file: Some(key_file.clone()),
+                client_ca_file: client_ca_file.clone(),
+            }),
+            peer_tls: peer_tls.as_ref().map(|PeerTlsConfig { cert_file, key_file, ca_file, server_name }| {
+                PeerTlsSettings {
+                    cert_file: Some(cert_file.clone()),
+                    key_file: Some(key_file.clone()),
+                    ca_file: Some(ca_file.clone()),
+                    server_name: Some(server_name.clone()),
+                }
+            }),
+            auth: auth.as_ref().map(AuthSettings::from),
+            access: access.clone(),
+            client_port: ClientPortSettings::from(client_port),
+            peer_port: PeerPortSettings::from(peer_port),
             swim: SwimSettings::from(swim),
             discovery: DiscoverySettings::from(discovery),
+        }
+    }
+}
+
+impl From<&AuthConfig> for AuthSettings {
+    fn from(config: &AuthConfig) -> Self {
+        let AuthConfig { tokens_file, client_certificates, token_review } = config;
+        let review = token_review.as_ref();
+        Self {
+            tokens_file: tokens_file.clone(),
+            client_certificates: Some(*client_certificates),
+            token_review: Some(review.is_some()),
+            token_review_audiences: review
+                .map(|review| review.audiences.clone())
+                .filter(|audiences| !audiences.is_empty())
+                .map(Servers),
+            token_review_ttl: review.map(|review| DurationText(review.ttl)),
+        }
+    }
+}
+
+impl From<&ClientPortConfig> for ClientPortSettings {
+    fn from(config: &ClientPortConfig) -> Self {
+        let ClientPortConfig {
+            max_connections,
+            max_connections_per_address,
+            max_streams,
+            max_header_bytes,
+            handshake_timeout,
+            idle_timeout,
+            keepalive_interval,
+            keepalive_timeout,
+        } = *config;
+        Self {
+            max_connections: Some(max_connections),
+            max_connections_per_address: Some(max_connections_per_address),
+            max_streams: Some(max_streams),
+            max_header_bytes: Some(max_header_bytes),
+            handshake_timeout: Some(DurationText(handshake_timeout)),
+            idle_timeout: Some(DurationText(idle_timeout.unwrap_or_default())),
+            keepalive_interval: Some(DurationText(keepalive_interval)),
+            keepalive_timeout: Some(DurationText(keepalive_timeout)),
+        }
+    }
+}
+
+impl From<&PeerPortConfig> for PeerPortSettings {
+    fn from(config: &PeerPortConfig) -> Self {
+        let PeerPortConfig { max_connections, max_connections_per_address, max_handshakes, handshake_timeout } =
+            *config;
+        Self {
+            max_connections: Some(max_connections),
+            max_connections_per_address: Some(max_connections_per_address),
+            max_handshakes: Some(max_handshakes),
+            handshake_timeout: Some(DurationText(handshake_timeout)),
         }
     }
 }

@@ -10,7 +10,10 @@ use std::{
 use clap::{ArgAction, Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, DurationText, HostPort, Labels, LogFormat, MaxMemoryPolicy, Quantity, Role, Secret, Servers};
+use super::{
+    AccessRule, ConfigError, DurationText, HostPort, Labels, LogFormat, MaxMemoryPolicy, Quantity, Role, Secret,
+    Secrets, Servers,
+};
 
 /// A node of a Kvasir cluster: a full replica of the cluster's keys, served over gRPC.
 ///
@@ -97,7 +100,7 @@ macro_rules! whole {
     )*};
 }
 whole!(String, bool, u16, u32, usize, IpAddr, SocketAddr, PathBuf, Role, MaxMemoryPolicy, LogFormat);
-whole!(DurationText, Quantity, Labels, Secret, Servers, Vec<HostPort>, Vec<SocketAddr>);
+whole!(DurationText, Quantity, Labels, Secret, Secrets, Servers, Vec<HostPort>, Vec<SocketAddr>, Vec<AccessRule>);
 
 macro_rules! by_field {
     ($($type:ty),*) => {$(
@@ -111,7 +114,8 @@ macro_rules! by_field {
         }
     )*};
 }
-by_field!(KubernetesSettings, NatsSettings, DnsSettings, StaticSettings);
+by_field!(KubernetesSettings, NatsSettings, DnsSettings, StaticSettings, EncryptionSettings);
+by_field!(TlsSettings, PeerTlsSettings, AuthSettings);
 
 settings! {
     /// The settings of a node, each where it was given.
@@ -179,7 +183,28 @@ settings! {
         /// How to write a log line [default: text]
         #[arg(long, env = "KVASIR_LOG_FORMAT", value_enum)]
         log_format: LogFormat,
+        /// What peers encrypt with.
+        #[command(flatten)]
+        encryption: EncryptionSettings,
+        /// TLS on the client port.
+        #[command(flatten)]
+        tls: TlsSettings,
+        /// Mutual TLS between peers.
+        #[command(flatten)]
+        peer_tls: PeerTlsSettings,
+        /// How clients show who they are.
+        #[command(flatten)]
+        auth: AuthSettings,
+        /// Who may do what; in the file only.
+        #[arg(skip)]
+        access: Vec<AccessRule>,
     } and {
+        /// What clients may take of the node.
+        #[command(flatten)]
+        client_port: ClientPortSettings,
+        /// What peers may take of the node.
+        #[command(flatten)]
+        peer_port: PeerPortSettings,
         /// How the node finds its peers; several ways may be given together.
         #[command(flatten)]
         discovery: DiscoverySettings,
@@ -205,6 +230,123 @@ settings! {
         #[command(flatten)]
         #[serde(rename = "static")]
         static_hosts: StaticSettings,
+    }
+}
+
+settings! {
+    /// What peers encrypt with, links and datagrams: a cookie and keys, the same on all nodes.
+    EncryptionSettings {
+        /// Binds what is encrypted to these nodes, beside the key; a file is safer, such as --encryption-file
+        #[arg(long = "encryption-cookie", env = "KVASIR_ENCRYPTION_COOKIE", hide_env_values = true)]
+        cookie: Secret,
+        /// The keys, each base64 of 32 bytes; all open, the first one seals; a file is safer, such as --encryption-file
+        #[arg(long = "encryption-keys", env = "KVASIR_ENCRYPTION_KEYS", hide_env_values = true, value_name = "KEY,...")]
+        keys: Secrets,
+        /// A YAML file with cookie and keys, such as /run/secrets/peers.yaml; read again when it changes
+        #[arg(id = "encryption_file", long = "encryption-file", env = "KVASIR_ENCRYPTION_FILE", value_name = "FILE")]
+        file: PathBuf,
+    }
+}
+
+settings! {
+    /// TLS on the client port.
+    TlsSettings {
+        /// The node's certificate and those it was made with (PEM), such as /run/secrets/tls/tls.crt; this and the other files are read again when they change
+        #[arg(id = "tls_cert_file", long = "tls-cert-file", env = "KVASIR_TLS_CERT_FILE", value_name = "FILE")]
+        cert_file: PathBuf,
+        /// The certificate's key (PEM), such as /run/secrets/tls/tls.key
+        #[arg(id = "tls_key_file", long = "tls-key-file", env = "KVASIR_TLS_KEY_FILE", value_name = "FILE")]
+        key_file: PathBuf,
+        /// The authorities of clients' certificates (PEM), such as /run/secrets/tls/ca.crt; without auth every client must have one
+        #[arg(long = "tls-client-ca-file", env = "KVASIR_TLS_CLIENT_CA_FILE", value_name = "FILE")]
+        client_ca_file: PathBuf,
+    }
+}
+
+settings! {
+    /// Mutual TLS between peers, on links; datagrams stay as they are.
+    PeerTlsSettings {
+        /// The node's certificate towards peers and those it was made with (PEM), such as /run/secrets/peer/tls.crt; this and the other files are read again when they change
+        #[arg(id = "peer_tls_cert_file", long = "peer-tls-cert-file", env = "KVASIR_PEER_TLS_CERT_FILE", value_name = "FILE")]
+        cert_file: PathBuf,
+        /// The certificate's key (PEM), such as /run/secrets/peer/tls.key
+        #[arg(id = "peer_tls_key_file", long = "peer-tls-key-file", env = "KVASIR_PEER_TLS_KEY_FILE", value_name = "FILE")]
+        key_file: PathBuf,
+        /// The authorities of peers' certificates (PEM), such as /run/secrets/peer/ca.crt
+        #[arg(id = "peer_tls_ca_file", long = "peer-tls-ca-file", env = "KVASIR_PEER_TLS_CA_FILE", value_name = "FILE")]
+        ca_file: PathBuf,
+        /// The DNS name that every peer's certificate has among its alternative names [default: kvasir-peer]
+        #[arg(long = "peer-tls-server-name", env = "KVASIR_PEER_TLS_SERVER_NAME", value_name = "NAME")]
+        server_name: String,
+    }
+}
+
+settings! {
+    /// How clients show who they are; without any of these nobody is asked.
+    AuthSettings {
+        /// By a bearer token of this file, a YAML map of names to tokens, such as /run/secrets/tokens.yaml; read again when it changes
+        #[arg(long = "auth-tokens-file", env = "KVASIR_AUTH_TOKENS_FILE", value_name = "FILE")]
+        tokens_file: PathBuf,
+        /// By a certificate of an authority of --tls-client-ca-file [default: false]
+        #[arg(long = "auth-client-certificates", env = "KVASIR_AUTH_CLIENT_CERTIFICATES", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+        client_certificates: bool,
+        /// By the token of a service account of Kubernetes, which the API server is asked about [default: false]
+        #[arg(long = "auth-token-review", env = "KVASIR_AUTH_TOKEN_REVIEW", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+        token_review: bool,
+        /// Whom such a token must be meant for, one of them [default: the API server]
+        #[arg(long = "auth-token-review-audiences", env = "KVASIR_AUTH_TOKEN_REVIEW_AUDIENCES", value_name = "NAME,...")]
+        token_review_audiences: Servers,
+        /// How long the API server's answer is good for [default: 1m]
+        #[arg(long = "auth-token-review-ttl", env = "KVASIR_AUTH_TOKEN_REVIEW_TTL", value_name = "DURATION")]
+        token_review_ttl: DurationText,
+    }
+}
+
+settings! {
+    /// What clients may take of the node.
+    ClientPortSettings {
+        /// How many connections may be open; more are refused [default: 4096]
+        #[arg(id = "client_max_connections", long = "client-port-max-connections", env = "KVASIR_CLIENT_PORT_MAX_CONNECTIONS", value_name = "NUMBER")]
+        max_connections: usize,
+        /// How many of them from one address [default: 1024]
+        #[arg(id = "client_max_connections_per_address", long = "client-port-max-connections-per-address", env = "KVASIR_CLIENT_PORT_MAX_CONNECTIONS_PER_ADDRESS", value_name = "NUMBER")]
+        max_connections_per_address: usize,
+        /// How many calls one connection may have open; more wait [default: 256]
+        #[arg(long = "client-port-max-streams", env = "KVASIR_CLIENT_PORT_MAX_STREAMS", value_name = "NUMBER")]
+        max_streams: usize,
+        /// How large the headers of a call may be [default: 16384]
+        #[arg(long = "client-port-max-header-bytes", env = "KVASIR_CLIENT_PORT_MAX_HEADER_BYTES", value_name = "BYTES")]
+        max_header_bytes: usize,
+        /// How long a connection may take until it speaks HTTP/2, TLS included [default: 10s]
+        #[arg(id = "client_handshake_timeout", long = "client-port-handshake-timeout", env = "KVASIR_CLIENT_PORT_HANDSHAKE_TIMEOUT", value_name = "DURATION")]
+        handshake_timeout: DurationText,
+        /// How long a connection may have no call before it is closed; 0s is for ever [default: 1h]
+        #[arg(long = "client-port-idle-timeout", env = "KVASIR_CLIENT_PORT_IDLE_TIMEOUT", value_name = "DURATION")]
+        idle_timeout: DurationText,
+        /// How long a connection may be silent before it is asked whether it lives [default: 20s]
+        #[arg(long = "client-port-keepalive-interval", env = "KVASIR_CLIENT_PORT_KEEPALIVE_INTERVAL", value_name = "DURATION")]
+        keepalive_interval: DurationText,
+        /// How long it may take to answer that [default: 10s]
+        #[arg(long = "client-port-keepalive-timeout", env = "KVASIR_CLIENT_PORT_KEEPALIVE_TIMEOUT", value_name = "DURATION")]
+        keepalive_timeout: DurationText,
+    }
+}
+
+settings! {
+    /// What peers may take of the node.
+    PeerPortSettings {
+        /// How many connections that others opened may be open; more are refused [default: 1024]
+        #[arg(id = "peer_max_connections", long = "peer-port-max-connections", env = "KVASIR_PEER_PORT_MAX_CONNECTIONS", value_name = "NUMBER")]
+        max_connections: usize,
+        /// How many of them from one address [default: 256]
+        #[arg(id = "peer_max_connections_per_address", long = "peer-port-max-connections-per-address", env = "KVASIR_PEER_PORT_MAX_CONNECTIONS_PER_ADDRESS", value_name = "NUMBER")]
+        max_connections_per_address: usize,
+        /// How many of them may be in the handshake; more wait [default: 64]
+        #[arg(long = "peer-port-max-handshakes", env = "KVASIR_PEER_PORT_MAX_HANDSHAKES", value_name = "NUMBER")]
+        max_handshakes: usize,
+        /// How long a handshake may take [default: 5s]
+        #[arg(id = "peer_handshake_timeout", long = "peer-port-handshake-timeout", env = "KVASIR_PEER_PORT_HANDSHAKE_TIMEOUT", value_name = "DURATION")]
+        handshake_timeout: DurationText,
     }
 }
 

@@ -314,10 +314,21 @@ fn what_is_printed_is_what_is_in_force_without_secrets() {
             "{role: sidecar, cluster: ns/demo, peerAddress: '[::]:2', adminAddress: '0.0.0.0:3', syncInterval: 1m30s, \
              maxMemory: 256Mi, maxTtl: 1500ms, logFormat: json, discovery: {kubernetes: {podLabels: {a: b}}, \
              dns: {domainName: d, ipv6: true, server: ['10.0.0.53:53']}, static: {hosts: ['a:1', '[fd00::1]:2']}, \
-             nats: {server: [a, b], host: h, user: u, passwordFile: /p, caFile: /ca}}}",
+             nats: {server: [a, b], host: h, user: u, passwordFile: /p, caFile: /ca}}, encryption: {file: /keys}, \
+             tls: {certFile: /c, keyFile: /k, clientCaFile: /a}, auth: {tokensFile: /t, clientCertificates: true, \
+             tokenReview: true, tokenReviewAudiences: [x]}, clientPort: {maxStreams: 9, idleTimeout: 0s}, \
+             access: [{subjects: ['token:a'], prefix: p, verbs: [read, admin]}]}",
         )
         .unwrap(),
     );
+    printed(&config("peerTls: {certFile: /c, keyFile: /k, caFile: /a, serverName: name}").unwrap());
+    let hush = "aHVzaGh1c2hodXNoaHVzaGh1c2hodXNoaHVzaGh1c2g=";
+    let inline = config(&format!("encryption: {{cookie: demo-hush, keys: [{hush}]}}")).unwrap();
+    let text = inline.to_yaml();
+    assert!(text.contains("# encryption.keys is set, and left out here"), "{text}");
+    for shown in [text, format!("{inline:?}")] {
+        assert!(!shown.contains("hush") && !shown.contains(hush), "{shown}");
+    }
     for (nats, path) in
         [("user: u, password: hush", "discovery.nats.password"), ("token: hush", "discovery.nats.token")]
     {
@@ -350,7 +361,16 @@ fn the_documented_file_gives_the_defaults() {
     let (text, all) = documented();
     assert_eq!(config(&text).unwrap(), config("").unwrap());
     let shown = config(&all).unwrap();
-    assert_eq!(Config { discovery: DiscoveryConfig::default(), ..shown.clone() }, config("").unwrap());
+    let none = Config {
+        discovery: DiscoveryConfig::default(),
+        encryption: None,
+        tls: None,
+        peer_tls: None,
+        auth: None,
+        access: None,
+        ..shown.clone()
+    };
+    assert_eq!(none, config("").unwrap());
     let DiscoveryConfig { kubernetes, nats, dns, static_hosts } = shown.discovery;
     let (kubernetes, nats, dns) = (kubernetes.unwrap(), nats.unwrap(), dns.unwrap());
     assert!(!static_hosts.unwrap().hosts.is_empty());
@@ -475,4 +495,54 @@ fn help_gives_a_default_or_an_example_and_every_flag_has_an_environment_variable
         let says = ["[default: ", "such as ", "whose addresses", "configuration file"];
         assert!(says.iter().any(|it| help.contains(it)), "--{long}: {help}");
     }
+}
+
+#[test]
+fn peers_encrypt_with_a_cookie_and_keys_from_one_place() {
+    let key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+    let given = |text: &str| config(&format!("encryption: {text}")).unwrap().encryption.unwrap();
+    let ring = Keyring { cookie: b"c".to_vec(), keys: vec![[1; KEY_BYTES]] };
+    assert_eq!(given(&format!("{{cookie: c, keys: {key}}}")), EncryptionConfig::Given(ring.clone()));
+    assert_eq!(given("{file: /keys}"), EncryptionConfig::File("/keys".into()));
+    let flags = flags(&["--name=n", "--encryption-cookie=c", "--encryption-keys", key]).validate().unwrap();
+    assert_eq!(flags.encryption, Some(EncryptionConfig::Given(ring)));
+    refused("encryption: {file: /keys, cookie: c}", &["encryption.file", "leave the others out"]);
+    refused("encryption: {cookie: c}", &["encryption.keys", "at least one"]);
+    refused(&format!("encryption: {{keys: [{key}]}}"), &["encryption.cookie"]);
+    refused("encryption: {cookie: c, keys: [hush]}", &["encryption.keys: key 0 is not base64 of 32 bytes"]);
+    refused("encryption: {cookie: c, keys: {a: b}}", &["write one secret as text, or a list of them"]);
+}
+
+#[test]
+fn tls_auth_and_access_fit_together_or_are_refused() {
+    let whole = config(
+        "{tls: {certFile: /c, keyFile: /k, clientCaFile: /a}, auth: {clientCertificates: true, tokensFile: /t}, \
+         access: [{subjects: ['cert:a', '*'], verbs: [read]}]}",
+    )
+    .unwrap();
+    assert!(whole.auth.unwrap().client_certificates);
+    let rules = whole.access.unwrap();
+    assert_eq!((rules[0].prefix.as_str(), &rules[0].verbs[..]), ("", &[Verb::Read][..]));
+    assert_eq!(config("auth: {clientCertificates: false}").unwrap().auth, None, "no way is on");
+    let peers = "peerTls: {certFile: /c, keyFile: /k, caFile: /a}";
+    assert_eq!(config(peers).unwrap().peer_tls.unwrap().server_name, "kvasir-peer");
+    refused(&format!("{peers}\nencryption: {{file: /keys}}"), &["peerTls: encryption is given too", "leave one out"]);
+    refused("peerTls: {certFile: /c, keyFile: /k}", &["peerTls.caFile"]);
+    refused("peerTls: {certFile: /c, keyFile: /k, caFile: /a, serverName: a b}", &["peerTls.serverName"]);
+    refused("tls: {certFile: /c}", &["tls.keyFile"]);
+    refused("tls: {keyFile: /c}", &["tls.certFile"]);
+    refused("auth: {clientCertificates: true}", &["auth.clientCertificates", "clientCaFile"]);
+    refused("auth: {tokenReview: true, tokenReviewTtl: 1h}", &["auth.tokenReviewTtl", "out of range"]);
+    refused("access: []", &["access: needs a way", "set auth"]);
+    for (rule, why) in [
+        ("{subjects: [], verbs: [read]}", "rule 0: subjects"),
+        ("{subjects: [app], verbs: [read]}", "\"app\" is none: give token:NAME"),
+        ("{subjects: ['*'], verbs: []}", "rule 0: verbs"),
+        ("{subjects: ['*'], verbs: [eat]}", "access[0].verbs[0]"),
+        ("{subjects: ['*'], verb: [read]}", "did you mean `verbs`?"),
+    ] {
+        refused(&format!("auth: {{tokensFile: /t}}\naccess: [{rule}]"), &["access", why]);
+    }
+    refused("clientPort: {maxConnections: 0}", &["clientPort.maxConnections", "between 1 and"]);
+    refused("peerPort: {handshakeTimeout: 2m}", &["peerPort.handshakeTimeout", "out of range"]);
 }

@@ -213,6 +213,35 @@ impl FromStr for Secret {
     }
 }
 
+/// Several secrets: in the file one or a list, elsewhere with commas.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Secrets(pub Vec<Secret>);
+
+impl FromStr for Secrets {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.split(',').map(|secret| Secret(secret.trim().to_owned())).collect()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Secrets {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // What does not fit is not repeated: it may hold the secret all the same.
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "write one secret as text, or a list of them")]
+        enum OneOrMany {
+            One(Secret),
+            Many(Vec<Secret>),
+        }
+        Ok(Self(match OneOrMany::deserialize(deserializer)? {
+            OneOrMany::One(secret) => vec![secret],
+            OneOrMany::Many(secrets) => secrets,
+        }))
+    }
+}
+
 /// The URLs of servers: in the file one or a list, elsewhere with commas.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]

@@ -7,9 +7,11 @@ use std::{
     time::Duration,
 };
 
+use super::security::checked_access;
 use super::{
-    Config, ConfigError, DiscoveryConfig, DiscoverySettings, DnsConfig, DurationText, KubernetesConfig, Limits,
-    LogConfig, MAX_CLUSTER_BYTES, MAX_NAME_BYTES, MaxMemoryPolicy, Quantity, Role, Settings, StaticConfig,
+    AccessRule, AuthConfig, Config, ConfigError, DiscoveryConfig, DiscoverySettings, DnsConfig, DurationText,
+    EncryptionSettings, KubernetesConfig, Limits, LogConfig, MAX_CLUSTER_BYTES, MAX_NAME_BYTES, MaxMemoryPolicy,
+    PeerTlsSettings, Quantity, Role, Settings, StaticConfig, TlsSettings,
 };
 
 const DEFAULT_CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7070);
@@ -71,6 +73,13 @@ impl Settings {
             max_clock_skew,
             log_level,
             log_format,
+            encryption,
+            tls,
+            peer_tls,
+            auth,
+            access,
+            client_port,
+            peer_port,
             discovery,
             swim,
         } = self;
@@ -82,6 +91,15 @@ impl Settings {
         distinct("adminAddress", admin_address, "peerAddress", peer_address)?;
         distinct("adminAddress", admin_address, "clientAddress", client_address)?;
         let cluster = checked_text("cluster", cluster.unwrap_or_else(|| "default".to_owned()), MAX_CLUSTER_BYTES)?;
+        if encryption.is_some() && peer_tls.is_some() {
+            return Err(invalid(
+                "peerTls",
+                "encryption is given too: peers are protected by one of the two, leave one out",
+            ));
+        }
+        let tls = tls.map(TlsSettings::validate).transpose()?;
+        let auth = auth.map(|auth| auth.validate(tls.as_ref())).transpose()?.flatten();
+        let access = checked_access(access, auth.as_ref())?;
         Ok(Config {
             name: checked_text("name", name.or_else(host_name).unwrap_or_default(), MAX_NAME_BYTES)?,
             role,
@@ -113,6 +131,14 @@ impl Settings {
             swim: swim.validate()?,
             discovery: discovery.validate(&cluster)?,
             cluster,
+            encryption: encryption.map(EncryptionSettings::validate).transpose()?,
+            tls,
+            peer_tls: peer_tls.map(PeerTlsSettings::validate).transpose()?,
+            auth,
+            access,
+            access_file: None,
+            client_port: client_port.validate()?,
+            peer_port: peer_port.validate()?,
             log: LogConfig { level: log_filter(log_level)?, format: log_format.unwrap_or_default() },
         })
     }
@@ -123,6 +149,12 @@ fn checked_voters(given: Option<usize>) -> Result<usize, ConfigError> {
 }
 
 impl Settings {
+    /// The rules of access, and nothing else, for a node with this way of
+    /// telling clients apart.
+    pub fn access(self, auth: Option<&AuthConfig>) -> Result<Option<Vec<AccessRule>>, ConfigError> {
+        checked_access(self.access, auth)
+    }
+
     /// How many members the cluster is meant to have, and nothing else.
     pub fn voters(&self) -> Result<usize, ConfigError> {
         checked_voters(self.voters)

@@ -2,6 +2,7 @@
 //! a time goes in and out; nothing queues here.
 
 use std::{
+    borrow::Cow,
     collections::HashSet,
     io,
     mem::{Discriminant, discriminant},
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    Event, MAX_DATAGRAM, MemberInfo, NodeId, Refused,
+    Event, MemberInfo, NodeId, Refused,
     swim::{Output, Swim},
 };
 use crate::{config::SwimConfig, discovery::View};
@@ -66,6 +67,17 @@ pub struct Counters {
     /// How often the protocol met something impossible.
     pub faults: AtomicU64,
 }
+
+/// What is put around each datagram on its way: encryption.
+pub trait Seal: Send + Sync {
+    /// Puts it around a datagram of at most [`MAX_DATAGRAM`](super::MAX_DATAGRAM) bytes.
+    fn seal(&self, datagram: &[u8]) -> Vec<u8>;
+    /// Takes it off. An error has the kind of the refusal and the reason.
+    fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, (&'static str, String)>;
+}
+
+/// The longest datagram taken, sealed or not.
+const MAX_TAKEN: usize = 1280;
 
 /// One life of a node: the origin of its writes, and when it began,
 /// milliseconds since 1970.
@@ -123,7 +135,8 @@ impl Membership {
     }
 }
 
-/// Joins `cluster` as `me`, by `socket`, with whoever `discovery` finds. Ends
+/// Joins `cluster` as `me`, by `socket`, with whoever `discovery` finds; by
+/// sealed datagrams only, if there is a `seal`. Ends
 /// when told to [leave](Membership::leave), or without a word when `stop` is
 /// cancelled.
 pub fn start(
@@ -132,6 +145,7 @@ pub fn start(
     discovery: watch::Receiver<Arc<View>>,
     cluster: &str,
     timing: SwimConfig,
+    seal: Option<Arc<dyn Seal>>,
     stop: CancellationToken,
 ) -> Membership {
     let (life, lives) = watch::channel((me.origin, me.started_ms));
@@ -149,6 +163,8 @@ pub fn start(
         events: events.clone(),
         counters: Arc::clone(&counters),
         warned: HashSet::new(),
+        unsealed: HashSet::new(),
+        seal,
         receiving: true,
     };
     let task = tokio::spawn(driver.run(discovery, lives, told_to_leave, stop));
@@ -165,6 +181,9 @@ struct Driver {
     counters: Arc<Counters>,
     /// The kinds of refusal that were told: each is told once.
     warned: HashSet<Discriminant<Refused>>,
+    /// The same, of datagrams that could not be opened.
+    unsealed: HashSet<&'static str>,
+    seal: Option<Arc<dyn Seal>>,
     /// Whether the socket's last receive worked.
     receiving: bool,
 }
@@ -177,7 +196,7 @@ impl Driver {
         mut told_to_leave: oneshot::Receiver<()>,
         stop: CancellationToken,
     ) {
-        let mut buffer = [0; MAX_DATAGRAM + 1];
+        let mut buffer = [0; MAX_TAKEN + 1];
         let mut discovering = true;
         let mut may_change = true;
         // Goodbye is said only when asked for: a handle that is dropped is no request.
@@ -242,7 +261,20 @@ impl Driver {
         self.receiving = true;
         self.counters.datagrams_in.fetch_add(1, Relaxed);
         self.counters.bytes_in.fetch_add(length as u64, Relaxed);
-        if let Err(refused) = self.swim.datagram(self.started.elapsed(), &buffer[..length]) {
+        let opened = match &self.seal {
+            None => Cow::Borrowed(&buffer[..length]),
+            Some(seal) => match seal.open(&buffer[..length]) {
+                Ok(datagram) => Cow::Owned(datagram),
+                Err((kind, reason)) => {
+                    self.counters.refused.fetch_add(1, Relaxed);
+                    if self.unsealed.insert(kind) {
+                        warn!(reason, "refused a membership datagram; more of this kind are only counted");
+                    }
+                    return;
+                }
+            },
+        };
+        if let Err(refused) = self.swim.datagram(self.started.elapsed(), &opened) {
             self.counters.refused.fetch_add(1, Relaxed);
             if self.warned.insert(discriminant(&refused)) {
                 warn!(reason = %refused, "refused a membership datagram; more of this kind are only counted");
@@ -265,7 +297,7 @@ impl Driver {
     async fn act(&mut self) {
         while let Some(output) = self.swim.output() {
             match output {
-                Output::Send(to, datagram) => match self.socket.send_to(&datagram, to).await {
+                Output::Send(to, datagram) => match self.socket.send_to(&self.sealed(datagram), to).await {
                     Ok(length) => {
                         self.counters.datagrams_out.fetch_add(1, Relaxed);
                         self.counters.bytes_out.fetch_add(length as u64, Relaxed);
@@ -285,6 +317,13 @@ impl Driver {
                     warn!(%error, "the membership protocol stumbled and went on");
                 }
             }
+        }
+    }
+
+    fn sealed(&self, datagram: Vec<u8>) -> Vec<u8> {
+        match &self.seal {
+            Some(seal) => seal.seal(&datagram),
+            None => datagram,
         }
     }
 
@@ -348,7 +387,7 @@ mod tests {
         let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let me = NodeId::new(name, rand::random(), Role::Member, address, since_1970.as_millis() as u64);
         let stop = CancellationToken::new();
-        let membership = start(me, socket, view(seeds), "test", SwimConfig::LAN, stop.clone());
+        let membership = start(me, socket, view(seeds), "test", SwimConfig::LAN, None, stop.clone());
         Node { membership, address, stop }
     }
 

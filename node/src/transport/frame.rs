@@ -5,9 +5,51 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-/// What a connection begins with in each direction; the last byte is the
-/// protocol's version.
-pub const PREAMBLE: [u8; 8] = *b"kvasir/\x01";
+use crate::encryption::noise::NoiseError;
+
+/// Bytes of a preamble.
+pub const PREAMBLE_LEN: usize = 8;
+/// The protocol's version.
+pub const VERSION: u8 = 1;
+
+/// How links are protected. Both sides say it before anything else, and it must
+/// be the same: nothing is agreed on, so nothing can be talked down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Not at all.
+    Plain,
+    /// By a key that the nodes share.
+    Encrypted,
+    /// By certificates of one authority.
+    Tls,
+}
+
+impl Mode {
+    const ALL: [Self; 3] = [Self::Plain, Self::Encrypted, Self::Tls];
+
+    const fn sign(self) -> u8 {
+        match self {
+            Self::Plain => b'/',
+            Self::Encrypted => b'+',
+            Self::Tls => b'=',
+        }
+    }
+
+    /// What a connection begins with in each direction.
+    pub const fn preamble(self) -> [u8; PREAMBLE_LEN] {
+        [b'k', b'v', b'a', b's', b'i', b'r', self.sign(), VERSION]
+    }
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "does not encrypt",
+            Self::Encrypted => "encrypts with a shared key",
+            Self::Tls => "speaks TLS",
+        })
+    }
+}
 
 /// Why a connection was closed.
 #[derive(Debug, thiserror::Error)]
@@ -16,11 +58,27 @@ pub enum FrameError {
     #[error("the connection does not begin as one of a kvasir node")]
     Garbage,
     /// The other side is of another release.
-    #[error("the peer speaks version {theirs} of the protocol, this node version {ours}: run releases that are neighbours", ours = PREAMBLE[7])]
+    #[error(
+        "the peer speaks version {theirs} of the protocol, this node version {VERSION}: run releases that are neighbours"
+    )]
     Version {
         /// What the peer speaks.
         theirs: u8,
     },
+    /// The other side's links are protected in another way.
+    #[error("on its links the peer {theirs}, and this node {ours}: give all nodes the same settings")]
+    Mode {
+        /// What the peer does.
+        theirs: Mode,
+        /// What this node does.
+        ours: Mode,
+    },
+    /// There is no common key, or what came is not authentic.
+    #[error(transparent)]
+    Noise(NoiseError),
+    /// The certificates are not good enough, or the peer does not speak TLS.
+    #[error("TLS with the peer failed: {0}")]
+    Tls(std::io::Error),
     /// A frame is longer than any that a node makes.
     #[error("a frame of {len} bytes is over the limit of {limit}")]
     Oversized {
@@ -34,25 +92,44 @@ pub enum FrameError {
     Decode(#[from] prost::DecodeError),
     /// The connection failed or ended.
     #[error("the connection ended: {0}")]
-    Io(#[from] std::io::Error),
+    Io(std::io::Error),
+}
+
+impl From<std::io::Error> for FrameError {
+    /// Finds out whether it was the encryption that failed.
+    fn from(error: std::io::Error) -> Self {
+        match error.downcast::<NoiseError>() {
+            Ok(error) => error.into(),
+            Err(error) => Self::Io(error),
+        }
+    }
+}
+
+impl From<NoiseError> for FrameError {
+    fn from(error: NoiseError) -> Self {
+        match error {
+            NoiseError::Io(error) => Self::Io(error),
+            error => Self::Noise(error),
+        }
+    }
 }
 
 /// Writes the preamble.
-pub async fn write_preamble(stream: &mut (impl AsyncWrite + Unpin)) -> Result<(), FrameError> {
-    Ok(stream.write_all(&PREAMBLE).await?)
+pub async fn write_preamble(stream: &mut (impl AsyncWrite + Unpin), mode: Mode) -> Result<(), FrameError> {
+    Ok(stream.write_all(&mode.preamble()).await?)
 }
 
 /// Reads the preamble, and tells what is wrong with it.
-pub async fn read_preamble(stream: &mut (impl AsyncRead + Unpin)) -> Result<(), FrameError> {
-    let mut got = [0; PREAMBLE.len()];
+pub async fn read_preamble(stream: &mut (impl AsyncRead + Unpin), ours: Mode) -> Result<(), FrameError> {
+    let mut got = [0; PREAMBLE_LEN];
     stream.read_exact(&mut got).await?;
-    if got[..7] != PREAMBLE[..7] {
+    let Some(theirs) = Mode::ALL.into_iter().find(|mode| mode.preamble()[..7] == got[..7]) else {
         return Err(FrameError::Garbage);
-    }
-    if got[7] != PREAMBLE[7] {
+    };
+    if got[7] != VERSION {
         return Err(FrameError::Version { theirs: got[7] });
     }
-    Ok(())
+    if theirs == ours { Ok(()) } else { Err(FrameError::Mode { theirs, ours }) }
 }
 
 /// Writes one frame. The buffer is the caller's, to be used again.
@@ -121,9 +198,15 @@ mod tests {
 
     #[tokio::test]
     async fn other_protocols_and_versions_are_told_apart() {
-        assert!(matches!(read_preamble(&mut &b"GET / HTTP/1.1\r\n"[..]).await, Err(FrameError::Garbage)));
-        assert!(matches!(read_preamble(&mut &b"kvasir/\x09"[..]).await, Err(FrameError::Version { theirs: 9 })));
-        assert!(read_preamble(&mut &PREAMBLE[..]).await.is_ok());
+        let read = async |bytes: &[u8], ours| read_preamble(&mut &*bytes, ours).await;
+        let (plain, encrypted) = (Mode::Plain, Mode::Encrypted);
+        assert!(matches!(read(b"GET / HTTP/1.1\r\n", plain).await, Err(FrameError::Garbage)));
+        assert!(matches!(read(b"kvasir/\x09", plain).await, Err(FrameError::Version { theirs: 9 })));
+        assert!(read(&plain.preamble(), plain).await.is_ok() && read(&encrypted.preamble(), encrypted).await.is_ok());
+        let told = read(&plain.preamble(), encrypted).await.unwrap_err().to_string();
+        assert!(told.contains("the peer does not encrypt, and this node encrypts with a shared key"), "{told}");
+        let told = read(&encrypted.preamble(), plain).await.unwrap_err().to_string();
+        assert!(told.contains("the peer encrypts with a shared key, and this node does not encrypt"), "{told}");
     }
 
     proptest! {

@@ -7,6 +7,7 @@
 //! up for [`PATIENCE`]. The newest connection of a pair wins.
 
 pub mod frame;
+mod secure;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use kvasir_proto::peer::v1::{Hello, Message};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, BufReader};
+use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, timeout};
@@ -25,16 +26,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use self::frame::FrameError;
+use self::frame::{FrameError, Mode};
+pub use self::secure::Protection;
+use self::secure::{Reader, Secured, Writer};
+use crate::config::PeerPortConfig;
+use crate::encryption::noise::NoiseError;
+use crate::encryption::{KeyId, Keys};
 use crate::engine::{Engine, Linked, wall_ms};
+use crate::gate::Gate;
 use crate::replica::{LinkId, MESSAGE_MAX_BYTES, PeerId, Violation};
 
-/// A handshake must be over by then.
-pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// At most this many accepted connections may be in the handshake at a time.
-pub const MAX_HANDSHAKES: usize = 64;
-/// At most this many accepted connections may be open at a time.
-pub const MAX_CONNECTIONS: usize = 1024;
 /// A Hello is no longer than this, bytes.
 pub const MAX_HELLO: usize = 4096;
 /// How long the process with the larger origin waits to be dialled.
@@ -43,6 +44,9 @@ pub const PATIENCE: Duration = Duration::from_secs(3);
 pub const REDIAL: Duration = Duration::from_millis(500);
 /// A link over which nothing came for this many heartbeats is closed.
 pub const SILENT_BEATS: u32 = 10;
+/// How long a link may go on whose key was taken from the list: the side that
+/// dials has this long to replace it by one with the primary key.
+pub const RETIRE_AFTER: Duration = Duration::from_secs(10);
 /// A frame may exceed the cut of a message by one entry and the vectors.
 const FRAME_SLACK: usize = 4 << 20;
 
@@ -68,6 +72,10 @@ pub struct Options {
     pub max_clock_skew: Duration,
     /// The largest value a node may hold, bytes.
     pub max_value_bytes: usize,
+    /// How links are protected.
+    pub protection: Protection,
+    /// What peers may take of the node.
+    pub port: PeerPortConfig,
 }
 
 /// Connections and frames that were refused, by reason, since the start.
@@ -89,11 +97,21 @@ pub struct Counters {
     pub handshake: AtomicU64,
     /// Over the limit on open connections.
     pub crowded: AtomicU64,
+    /// A node that does not encrypt, while this one does.
+    pub plaintext: AtomicU64,
+    /// A node that encrypts, while this one does not, or in another way.
+    pub encrypted: AtomicU64,
+    /// Another cookie, or no common key.
+    pub key: AtomicU64,
+    /// A message that is not authentic: changed, repeated, or of somebody else.
+    pub forged: AtomicU64,
+    /// A certificate that is not good enough, or no TLS.
+    pub tls: AtomicU64,
 }
 
 impl Counters {
     /// Each reason and its figure.
-    pub fn read(&self) -> [(&'static str, u64); 8] {
+    pub fn read(&self) -> [(&'static str, u64); 13] {
         [
             ("garbage", &self.garbage),
             ("version", &self.version),
@@ -103,6 +121,11 @@ impl Counters {
             ("clock", &self.clock),
             ("handshake", &self.handshake),
             ("crowded", &self.crowded),
+            ("plaintext", &self.plaintext),
+            ("encrypted", &self.encrypted),
+            ("key", &self.key),
+            ("forged", &self.forged),
+            ("tls", &self.tls),
         ]
         .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
     }
@@ -126,8 +149,25 @@ enum LinkError {
     Outdated,
     #[error("nothing came for {0:?}")]
     Silent(Duration),
-    #[error("the handshake took longer than {HANDSHAKE_TIMEOUT:?}")]
-    Slow,
+    #[error("its key was taken from the list {RETIRE_AFTER:?} ago, and no link with another one has replaced it")]
+    Retired,
+    #[error("the handshake took longer than {0:?}")]
+    Slow(Duration),
+}
+
+/// Which side of a connection this node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Dialled,
+    Accepted,
+}
+
+/// The links to one process that are up.
+#[derive(Default)]
+struct Up {
+    count: usize,
+    /// The key of the newest one.
+    key: Option<KeyId>,
 }
 
 /// The peer side of the node: see the module.
@@ -135,8 +175,8 @@ pub struct Transport {
     engine: Arc<Engine>,
     options: Options,
     counters: Counters,
-    /// Origins with a link that is up, and how many connections each has.
-    up: Mutex<BTreeMap<u64, usize>>,
+    /// Origins with a link that is up.
+    up: Mutex<BTreeMap<u64, Up>>,
     /// Nodes whose clock was too far from this one's when they last tried, by
     /// name, and what was said of it.
     skewed: Mutex<BTreeMap<String, String>>,
@@ -192,6 +232,39 @@ impl Transport {
         self.up.lock().contains_key(&origin)
     }
 
+    /// What links are encrypted with.
+    pub const fn keys(&self) -> Option<&Keys> {
+        match &self.options.protection {
+            Protection::Keys(keys) => Some(keys),
+            Protection::None | Protection::Tls(_) => None,
+        }
+    }
+
+    /// Whether the newest link to the process has another key than new links
+    /// would have.
+    fn is_outdated(&self, origin: u64) -> bool {
+        let Some(keys) = self.keys() else { return false };
+        let key = self.up.lock().get(&origin).and_then(|up| up.key);
+        key.is_some_and(|key| key != keys.now().primary().id)
+    }
+
+    /// Returns once a link with this key is outdated.
+    async fn outdated(&self, key: Option<KeyId>) {
+        match (self.keys(), key) {
+            (Some(keys), Some(key)) => keys.until_not(|ring| ring.primary().id == key).await,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Returns once a link with this key must be closed.
+    async fn retired(&self, key: Option<KeyId>) {
+        match (self.keys(), key) {
+            (Some(keys), Some(key)) => keys.until_not(|ring| ring.names().contains(&key)).await,
+            _ => std::future::pending().await,
+        }
+        tokio::time::sleep(RETIRE_AFTER).await;
+    }
+
     /// Waits for all connections to be closed, once `stop` was cancelled.
     pub async fn closed(&self) {
         self.tasks.close();
@@ -199,8 +272,9 @@ impl Transport {
     }
 
     async fn accept(self: Arc<Self>, listener: TcpListener) {
-        let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
-        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let PeerPortConfig { max_connections, max_connections_per_address, max_handshakes, .. } = self.options.port;
+        let handshakes = Arc::new(Semaphore::new(max_handshakes));
+        let gate = Gate::new(max_connections, max_connections_per_address);
         loop {
             let Ok(shaking) = handshakes.clone().acquire_owned().await else { return };
             let (stream, remote) = match listener.accept().await {
@@ -212,14 +286,14 @@ impl Transport {
                     continue;
                 }
             };
-            let Ok(open) = connections.clone().try_acquire_owned() else {
+            let Ok(place) = gate.enter(remote.ip()) else {
                 self.counters.crowded.fetch_add(1, Ordering::Relaxed);
                 continue;
             };
             let transport = self.clone();
             self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(async move {
-                let result = transport.connection(stream, || drop(shaking)).await;
-                drop(open);
+                let result = transport.connection(stream, Side::Accepted, || drop(shaking)).await;
+                drop(place);
                 if let Err(error) = result {
                     transport.refuse(remote, &error);
                 }
@@ -257,28 +331,39 @@ impl Transport {
     async fn keep_linked(self: Arc<Self>, peer: Peer) {
         let mut since = Instant::now();
         loop {
-            if self.is_linked(peer.origin) {
+            let (linked, first) = (self.is_linked(peer.origin), self.engine.origin() < peer.origin);
+            if linked {
                 since = Instant::now();
-            } else if self.engine.origin() < peer.origin || since.elapsed() >= PATIENCE {
-                let dialled = timeout(HANDSHAKE_TIMEOUT, TcpStream::connect(peer.address)).await;
+            }
+            // A link whose key is the primary one no more is replaced while it
+            // is up: nothing stands still meanwhile.
+            let due =
+                if linked { first && self.is_outdated(peer.origin) } else { first || since.elapsed() >= PATIENCE };
+            if due {
+                // Before the connection takes its key: one that changes between is seen.
+                let key = self.keys().map(|keys| keys.now().primary().id);
+                let dialled = timeout(self.options.port.handshake_timeout, TcpStream::connect(peer.address)).await;
                 let result = match dialled {
                     // Carried by a task of its own: the link outlives the peer's
                     // place in the list until it fails by itself.
                     Ok(Ok(stream)) => {
                         let transport = self.clone();
                         let stop = self.stop.clone();
-                        let task = async move { transport.connection(stream, || ()).await };
-                        match self.tasks.spawn(stop.run_until_cancelled_owned(task)).await {
-                            Ok(Some(result)) => result,
-                            _ => return,
+                        let task = async move { transport.connection(stream, Side::Dialled, || ()).await };
+                        tokio::select! {
+                            ended = self.tasks.spawn(stop.run_until_cancelled_owned(task)) => match ended {
+                                Ok(Some(result)) => result,
+                                _ => return,
+                            },
+                            () = self.outdated(key) => continue,
                         }
                     }
                     Ok(Err(error)) => Err(FrameError::from(error).into()),
-                    Err(_) => Err(LinkError::Slow),
+                    Err(_) => Err(LinkError::Slow(self.options.port.handshake_timeout)),
                 };
                 if let Err(error) = result {
                     debug!(peer = peer.name, address = %peer.address, %error, "no link");
-                    if !matches!(error, LinkError::Frame(FrameError::Io(_)) | LinkError::Slow) {
+                    if !matches!(error, LinkError::Frame(FrameError::Io(_)) | LinkError::Slow(_)) {
                         self.refuse(peer.address, &error);
                     }
                 }
@@ -299,9 +384,16 @@ impl Transport {
             | LinkError::Violation(Violation::Unknown | Violation::Malformed) => &counters.malformed,
             LinkError::Violation(Violation::ClockAhead { .. }) | LinkError::ClockBehind { .. } => &counters.clock,
             LinkError::OtherCluster { .. } | LinkError::Myself => &counters.stranger,
-            LinkError::Frame(FrameError::Io(_)) | LinkError::Silent(_) | LinkError::Slow | LinkError::Outdated => {
-                &counters.handshake
-            }
+            LinkError::Frame(FrameError::Mode { theirs: Mode::Plain, .. }) => &counters.plaintext,
+            LinkError::Frame(FrameError::Mode { .. }) => &counters.encrypted,
+            LinkError::Frame(FrameError::Noise(NoiseError::Key | NoiseError::Unanswered)) => &counters.key,
+            LinkError::Frame(FrameError::Noise(NoiseError::Forged)) => &counters.forged,
+            LinkError::Frame(FrameError::Tls(_)) => &counters.tls,
+            LinkError::Frame(FrameError::Io(_) | FrameError::Noise(NoiseError::Io(_)))
+            | LinkError::Silent(_)
+            | LinkError::Slow(_)
+            | LinkError::Retired
+            | LinkError::Outdated => &counters.handshake,
         };
         counter.fetch_add(1, Ordering::Relaxed);
         let text = error.to_string();
@@ -315,11 +407,17 @@ impl Transport {
     }
 
     /// The whole life of a connection. An end of one that was a link is no error.
-    async fn connection(&self, mut stream: TcpStream, shaken: impl FnOnce()) -> Result<(), LinkError> {
+    async fn connection(&self, stream: TcpStream, side: Side, shaken: impl FnOnce()) -> Result<(), LinkError> {
         let address = stream.peer_addr().map_err(FrameError::from)?;
         stream.set_nodelay(true).map_err(FrameError::from)?;
-        let (me, hello) =
-            timeout(HANDSHAKE_TIMEOUT, self.handshake(&mut stream)).await.map_err(|_| LinkError::Slow)??;
+        let limit = self.options.port.handshake_timeout;
+        let shake = async {
+            let mut secured = secure::secure(stream, side, &self.options.protection).await?;
+            let (me, hello) = self.handshake(&mut secured).await?;
+            Ok::<_, LinkError>((secured, me, hello))
+        };
+        let (secured, me, hello) = timeout(limit, shake).await.map_err(|_| LinkError::Slow(limit))??;
+        let Secured { reader, writer, key } = secured;
         shaken();
         let peer = PeerId {
             origin: hello.origin,
@@ -330,26 +428,31 @@ impl Transport {
         };
         let Linked { id: link, waker, gone } = self.engine.link_up(me, peer).ok_or(LinkError::Outdated)?;
         self.skewed.lock().remove(&hello.name);
-        *self.up.lock().entry(hello.origin).or_default() += 1;
+        {
+            let mut all = self.up.lock();
+            let up = all.entry(hello.origin).or_default();
+            (up.count, up.key) = (up.count + 1, key);
+        }
         self.changed.notify_waiters();
-        info!(peer = hello.name, origin = format!("{:016x}", hello.origin), %address, "link up");
+        let with = key.map(|key| key.to_string());
+        info!(peer = hello.name, origin = format!("{:016x}", hello.origin), %address, key = with, "link up");
 
-        let (reader, writer) = stream.into_split();
         let result = tokio::select! {
             result = self.receive(link, BufReader::new(reader)) => result,
             result = self.send(link, &waker, writer) => result,
             // A write to a peer that takes nothing must not hold up the next link.
             () = gone.cancelled() => Ok(()),
+            () = self.retired(key) => Err(LinkError::Retired),
         };
         self.note_skew(&hello.name, result.as_ref().err());
 
         self.engine.link_down(link);
         {
-            let mut up = self.up.lock();
-            if let Some(count) = up.get_mut(&hello.origin) {
-                *count -= 1;
-                if *count == 0 {
-                    up.remove(&hello.origin);
+            let mut all = self.up.lock();
+            if let Some(up) = all.get_mut(&hello.origin) {
+                up.count -= 1;
+                if up.count == 0 {
+                    all.remove(&hello.origin);
                 }
             }
         }
@@ -357,14 +460,14 @@ impl Transport {
         let reason = result.as_ref().err().map(ToString::to_string);
         info!(peer = hello.name, origin = format!("{:016x}", hello.origin), reason, "link down");
         match result {
-            Err(LinkError::Frame(FrameError::Io(_)) | LinkError::Silent(_)) => Ok(()),
+            Err(LinkError::Frame(FrameError::Io(_)) | LinkError::Silent(_) | LinkError::Retired) => Ok(()),
             other => other,
         }
     }
 
     /// Both sides say who they are, and each judges the other. Returns which
     /// process this node said it is, and what the peer said.
-    async fn handshake(&self, stream: &mut TcpStream) -> Result<(u64, Hello), LinkError> {
+    async fn handshake(&self, stream: &mut Secured) -> Result<(u64, Hello), LinkError> {
         let id = self.engine.id();
         let ours = Hello {
             cluster: self.options.cluster.clone(),
@@ -375,10 +478,8 @@ impl Transport {
             started_ms: id.started_ms,
             returning: id.returning,
         };
-        frame::write_preamble(stream).await?;
-        frame::write(stream, &mut BytesMut::new(), &ours).await?;
-        frame::read_preamble(stream).await?;
-        let hello: Hello = frame::read(stream, MAX_HELLO).await?;
+        frame::write(&mut stream.writer, &mut BytesMut::new(), &ours).await?;
+        let hello: Hello = frame::read(&mut stream.reader, MAX_HELLO).await?;
         if hello.cluster != ours.cluster {
             return Err(LinkError::OtherCluster { theirs: hello.cluster, ours: ours.cluster });
         }
@@ -404,7 +505,7 @@ impl Transport {
         skewed.insert(name.to_owned(), error.to_string());
     }
 
-    async fn receive(&self, link: LinkId, mut reader: impl AsyncRead + Unpin) -> Result<(), LinkError> {
+    async fn receive(&self, link: LinkId, mut reader: BufReader<Reader>) -> Result<(), LinkError> {
         let silence = self.options.sync_interval * SILENT_BEATS;
         let limit = MESSAGE_MAX_BYTES + self.options.max_value_bytes + FRAME_SLACK;
         loop {
@@ -414,7 +515,7 @@ impl Transport {
         }
     }
 
-    async fn send(&self, link: LinkId, waker: &Notify, mut writer: impl AsyncWrite + Unpin) -> Result<(), LinkError> {
+    async fn send(&self, link: LinkId, waker: &Notify, mut writer: Writer) -> Result<(), LinkError> {
         let silence = self.options.sync_interval * SILENT_BEATS;
         let mut buffer = BytesMut::new();
         loop {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use crate::authority::{Authority, Mounted};
 use crate::dns_server::{DnsServer, Zone};
 use crate::harness::{Node, command, meshed};
 use crate::nats_server::NatsServer;
@@ -99,12 +100,13 @@ async fn runs(path: &str, flags: &[(&'static str, String)]) {
     started(nodes).await;
 }
 
-async fn started(mut nodes: Vec<Node>) {
+async fn started(mut nodes: Vec<Node>) -> Vec<Node> {
     nodes.iter_mut().for_each(Node::start);
     for node in &mut nodes {
         node.ready().await;
     }
     meshed(&nodes).await;
+    nodes
 }
 
 #[tokio::test]
@@ -115,6 +117,30 @@ async fn the_static_example_runs() {
         node.with("config", example("nodes/static.yaml").to_str().unwrap()).with("discovery-static-hosts", &*hosts)
     };
     started(nodes.into_iter().map(with).collect()).await;
+}
+
+#[tokio::test]
+async fn the_secure_example_runs() {
+    let ca = Authority::new("ca");
+    let issued = ca.issue("node", &["127.0.0.1"], 2098);
+    let files = Mounted::new(&[
+        ("peers.yaml", "cookie: demo\nkeys: [AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=]\n"),
+        ("tokens.yaml", "app: app-token-0123456789\n"),
+        ("tls.crt", &issued.certificate),
+        ("tls.key", &issued.key),
+        ("ca.crt", &ca.pem),
+        ("token", "app-token-0123456789\n"),
+    ]);
+    let config = files.path("node.yaml");
+    std::fs::write(&config, text("nodes/secure.yaml").replace("/run/secrets/kvasir", &files.text(""))).unwrap();
+    let nodes: Vec<_> = (0..3).map(|n| Node::new(&format!("node-{n}"))).collect();
+    let hosts = nodes.iter().map(|node| node.peer.to_string()).collect::<Vec<_>>().join(",");
+    let with = |node: Node| node.with("config", config.to_str().unwrap()).with("discovery-static-hosts", hosts.clone());
+    let nodes = started(nodes.into_iter().map(with).collect()).await;
+    let credentials = crate::tls::trusting(&files).token_file(files.path("token"));
+    let client = crate::tls::client(&nodes[0], credentials);
+    client.put("app/k", "v", kvasir_client::PutOptions::default()).await.unwrap();
+    client.get("other/k").await.unwrap_err();
 }
 
 #[tokio::test]

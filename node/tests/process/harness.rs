@@ -65,6 +65,7 @@ pub(crate) struct Node {
     pub(crate) peer: SocketAddr,
     pub(crate) admin: SocketAddr,
     flags: BTreeMap<&'static str, String>,
+    environment: BTreeMap<&'static str, String>,
     logs: TempDir,
     starts: u32,
     child: Option<Child>,
@@ -86,6 +87,7 @@ impl Node {
             peer: loopback(),
             admin: loopback(),
             flags: flags.map(|(flag, value)| (flag, value.to_owned())).into(),
+            environment: BTreeMap::new(),
             logs: tempfile::tempdir().unwrap(),
             starts: 0,
             child: None,
@@ -95,6 +97,12 @@ impl Node {
     /// With another setting.
     pub(crate) fn with(mut self, flag: &'static str, value: impl Into<String>) -> Self {
         self.flags.insert(flag, value.into());
+        self
+    }
+
+    /// With a variable of the environment.
+    pub(crate) fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.environment.insert(name, value.into());
         self
     }
 
@@ -119,7 +127,8 @@ impl Node {
             .args(["--name", &self.name])
             .args(["--client-address", &self.client.to_string()])
             .args(["--peer-address", &self.peer.to_string()])
-            .args(["--admin-address", &self.admin.to_string()]);
+            .args(["--admin-address", &self.admin.to_string()])
+            .envs(&self.environment);
         for (flag, value) in &self.flags {
             command.args([&format!("--{flag}"), value]);
         }
@@ -162,6 +171,13 @@ impl Node {
         let mut child = self.child.take().expect("the node was started");
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// Memory that the process has, bytes.
+    pub(crate) fn memory(&mut self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child().id())).unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("every process has some");
+        resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
     pub(crate) fn runs(&mut self) -> bool {

@@ -1,20 +1,25 @@
 //! The process tier: real `kvasir-node` processes on loopback, used as their
 //! users do, through gRPC and HTTP. No test knows what is inside a node.
 
+mod authority;
 mod dns_server;
 mod harness;
 mod nats_server;
 
+mod access;
 mod api;
 mod dev;
 mod discovery;
+mod encryption;
 mod eviction;
 mod examples;
 mod full;
 mod input;
 mod life;
+mod limits;
 mod nats;
 mod observe;
 mod peer_port;
 mod replication;
 mod sdk;
+mod tls;

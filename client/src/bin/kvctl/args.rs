@@ -2,8 +2,9 @@
 
 use crate::duration;
 use clap::{Parser, Subcommand, ValueEnum};
-use kvasir_client::{AckLevel, DEFAULT_ADDRESS};
+use kvasir_client::{AckLevel, Credentials, DEFAULT_ADDRESS, Error};
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 const AFTER_HELP: &str = "\
@@ -26,7 +27,7 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(name = "kvctl", version, after_help = AFTER_HELP, max_term_width = 100)]
 pub(crate) struct Args {
-    /// The node, or the Service before it, as host:port
+    /// The node, or the Service before it, as host:port, with https:// before it for TLS
     #[arg(long, short, global = true, env = "KVASIR_ADDRESS", default_value = DEFAULT_ADDRESS, value_name = "ADDRESS")]
     pub(crate) address: String,
 
@@ -38,8 +39,59 @@ pub(crate) struct Args {
     #[arg(long, global = true, default_value = "10s", value_parser = positive, allow_hyphen_values = true, value_name = "DURATION")]
     pub(crate) timeout: Duration,
 
+    #[command(flatten)]
+    pub(crate) credentials: CredentialArgs,
+
     #[command(subcommand)]
     pub(crate) verb: Verb,
+}
+
+/// What to show, and whom to trust.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CredentialArgs {
+    /// The authorities that the node's certificate may come from (PEM) [default: the system's]
+    #[arg(long, global = true, env = "KVASIR_CA_FILE", value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+
+    /// The client's certificate (PEM), with --key-file
+    #[arg(long, global = true, env = "KVASIR_CERT_FILE", value_name = "FILE")]
+    pub(crate) cert_file: Option<PathBuf>,
+
+    /// The key of the client's certificate (PEM)
+    #[arg(long, global = true, env = "KVASIR_KEY_FILE", value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+
+    /// The name in the node's certificate [default: the address's]
+    #[arg(long, global = true, env = "KVASIR_SERVER_NAME", value_name = "NAME")]
+    pub(crate) server_name: Option<String>,
+
+    /// A file with the token that the node knows the client by
+    #[arg(long, global = true, env = "KVASIR_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+impl CredentialArgs {
+    /// As the SDK takes them.
+    pub(crate) fn credentials(self) -> Result<Credentials, Error> {
+        let Self { ca_file, cert_file, key_file, server_name, token_file } = self;
+        let mut credentials = Credentials::default();
+        if let Some(path) = ca_file {
+            credentials = credentials.ca_file(path);
+        }
+        credentials = match (cert_file, key_file) {
+            (Some(cert), Some(key)) => credentials.certificate(cert, key),
+            (None, None) => credentials,
+            (Some(_), None) => return Err(Error::Credentials("--cert-file needs --key-file".to_owned())),
+            (None, Some(_)) => return Err(Error::Credentials("--key-file needs --cert-file".to_owned())),
+        };
+        if let Some(name) = server_name {
+            credentials = credentials.server_name(name);
+        }
+        if let Some(path) = token_file {
+            credentials = credentials.token_file(path);
+        }
+        Ok(credentials)
+    }
 }
 
 /// How to print.
@@ -154,6 +206,17 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key_and_the_key_its_certificate() {
+        let credentials = |words: &[&str]| {
+            let args = Args::try_parse_from([&["kvctl", "status"], words].concat()).unwrap();
+            args.credentials.credentials().map_err(|error| error.to_string())
+        };
+        assert!(credentials(&["--ca-file", "a", "--cert-file", "c", "--key-file", "k", "--token-file", "t"]).is_ok());
+        assert!(credentials(&["--cert-file", "c"]).unwrap_err().contains("--key-file"));
+        assert!(credentials(&["--key-file", "k"]).unwrap_err().contains("--cert-file"));
     }
 
     #[test]

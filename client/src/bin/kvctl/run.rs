@@ -50,7 +50,7 @@ impl Failure {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Self::Input(_) | Self::Output(_) => ExitCode::from(1),
             Self::Call(error) => ExitCode::from(match error {
-                Error::Address { .. } => 2,
+                Error::Address { .. } | Error::Credentials(_) => 2,
                 Error::Unavailable { .. } => 4,
                 Error::Refused(_) | Error::Full(_) => 5,
                 Error::NotHeld { .. } => 6,
@@ -67,6 +67,7 @@ impl Failure {
 
 pub(crate) async fn run(args: Args) -> Result<Outcome, Failure> {
     let client = Client::builder(&args.address)
+        .credentials(args.credentials.credentials()?)
         .request_timeout(ATTEMPT.min(args.timeout))
         .retry(RetryPolicy { budget: args.timeout, ..RetryPolicy::default() })
         .build()?;

@@ -1,0 +1,194 @@
+//! TLS, who clients are and what they may do: what is needed for it, and from
+//! settings to that. The files are not looked at here.
+
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    AuthSettings, ConfigError, PeerTlsSettings, TlsSettings,
+    validate::{invalid, within},
+};
+
+const DEFAULT_SERVER_NAME: &str = "kvasir-peer";
+const DEFAULT_REVIEW_TTL: Duration = Duration::from_mins(1);
+const REVIEW_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(10);
+const MAX_AUDIENCES: usize = 16;
+/// Rules that there may be.
+pub const MAX_RULES: usize = 1024;
+/// Subjects and verbs of one rule.
+const MAX_SUBJECTS: usize = 256;
+const MAX_PREFIX_BYTES: usize = 64 << 10;
+
+/// TLS on the client port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// The certificate and those that it was made with, PEM.
+    pub cert_file: PathBuf,
+    /// Its key, PEM.
+    pub key_file: PathBuf,
+    /// The authorities of clients' certificates.
+    pub client_ca_file: Option<PathBuf>,
+}
+
+/// Mutual TLS between peers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerTlsConfig {
+    /// The certificate and those that it was made with, PEM.
+    pub cert_file: PathBuf,
+    /// Its key, PEM.
+    pub key_file: PathBuf,
+    /// The authorities of peers' certificates.
+    pub ca_file: PathBuf,
+    /// The name that every peer's certificate has.
+    pub server_name: String,
+}
+
+/// How clients show who they are; at least one way is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthConfig {
+    /// By tokens of this file.
+    pub tokens_file: Option<PathBuf>,
+    /// By their certificates.
+    pub client_certificates: bool,
+    /// By tokens of Kubernetes.
+    pub token_review: Option<TokenReviewConfig>,
+}
+
+/// Asking Kubernetes about tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenReviewConfig {
+    /// Whom tokens must be meant for; none: the API server itself.
+    pub audiences: Vec<String>,
+    /// How long an answer is good for.
+    pub ttl: Duration,
+}
+
+/// What may be done to keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verb {
+    /// Reading: get, exists, list.
+    Read,
+    /// Writing: put, touch.
+    Write,
+    /// Deleting.
+    Delete,
+    /// Watching.
+    Watch,
+    /// Looking at the cluster's state and events; of no prefix.
+    Admin,
+}
+
+impl Verb {
+    /// Its name as in settings.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Delete => "delete",
+            Self::Watch => "watch",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// Who may do what to keys that begin with a prefix. What no rule allows is
+/// refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AccessRule {
+    /// Such as `token:app`, `cert:app`, `serviceaccount:NAMESPACE/NAME`,
+    /// `group:NAME`, or `*` for whoever showed who it is.
+    pub subjects: Vec<String>,
+    /// What the keys begin with; all keys, with none.
+    #[serde(default)]
+    pub prefix: String,
+    /// What they may do.
+    pub verbs: Vec<Verb>,
+}
+
+impl TlsSettings {
+    pub(super) fn validate(self) -> Result<TlsConfig, ConfigError> {
+        let Self { cert_file, key_file, client_ca_file } = self;
+        let cert_file = cert_file.ok_or_else(|| invalid("tls.certFile", "give it: tls has other settings"))?;
+        let key_file = key_file.ok_or_else(|| invalid("tls.keyFile", "give it: tls has other settings"))?;
+        Ok(TlsConfig { cert_file, key_file, client_ca_file })
+    }
+}
+
+impl PeerTlsSettings {
+    pub(super) fn validate(self) -> Result<PeerTlsConfig, ConfigError> {
+        let Self { cert_file, key_file, ca_file, server_name } = self;
+        let missing = |field| move || invalid(field, "give it: peerTls has other settings");
+        let server_name = server_name.unwrap_or_else(|| DEFAULT_SERVER_NAME.to_owned());
+        if rustls::pki_types::DnsName::try_from(server_name.as_str()).is_err() {
+            return Err(invalid(
+                "peerTls.serverName",
+                format!("{server_name:?} is no DNS name: give the one that every peer's certificate has"),
+            ));
+        }
+        Ok(PeerTlsConfig {
+            cert_file: cert_file.ok_or_else(missing("peerTls.certFile"))?,
+            key_file: key_file.ok_or_else(missing("peerTls.keyFile"))?,
+            ca_file: ca_file.ok_or_else(missing("peerTls.caFile"))?,
+            server_name,
+        })
+    }
+}
+
+impl AuthSettings {
+    pub(super) fn validate(self, tls: Option<&TlsConfig>) -> Result<Option<AuthConfig>, ConfigError> {
+        let Self { tokens_file, client_certificates, token_review, token_review_audiences, token_review_ttl } = self;
+        let client_certificates = client_certificates.unwrap_or(false);
+        if client_certificates && tls.is_none_or(|tls| tls.client_ca_file.is_none()) {
+            return Err(invalid("auth.clientCertificates", "needs tls with a clientCaFile"));
+        }
+        let audiences = token_review_audiences.map(|names| names.0).unwrap_or_default();
+        if audiences.len() > MAX_AUDIENCES || audiences.iter().any(String::is_empty) {
+            return Err(invalid(
+                "auth.tokenReviewAudiences",
+                format!("give up to {MAX_AUDIENCES}, none of them empty"),
+            ));
+        }
+        let ttl = within("auth.tokenReviewTtl", token_review_ttl, DEFAULT_REVIEW_TTL, &REVIEW_TTL)?;
+        let token_review = token_review.unwrap_or(false).then_some(TokenReviewConfig { audiences, ttl });
+        let any = tokens_file.is_some() || client_certificates || token_review.is_some();
+        Ok(any.then_some(AuthConfig { tokens_file, client_certificates, token_review }))
+    }
+}
+
+/// Checks rules of access.
+pub(super) fn checked_access(
+    rules: Option<Vec<AccessRule>>,
+    auth: Option<&AuthConfig>,
+) -> Result<Option<Vec<AccessRule>>, ConfigError> {
+    let Some(rules) = rules else { return Ok(None) };
+    let wrong = |n: usize, message: &str| invalid("access", format!("rule {n}: {message}"));
+    if auth.is_none() {
+        return Err(invalid("access", "needs a way for clients to show who they are: set auth"));
+    }
+    if rules.len() > MAX_RULES {
+        return Err(invalid("access", format!("{} rules: give at most {MAX_RULES}", rules.len())));
+    }
+    for (n, AccessRule { subjects, prefix, verbs }) in rules.iter().enumerate() {
+        if subjects.is_empty() || subjects.len() > MAX_SUBJECTS {
+            return Err(wrong(n, &format!("subjects: give 1 to {MAX_SUBJECTS}")));
+        }
+        let kinds = ["token:", "cert:", "serviceaccount:", "group:"];
+        let known = |subject: &String| {
+            subject == "*" || kinds.iter().any(|kind| subject.strip_prefix(kind).is_some_and(|name| !name.is_empty()))
+        };
+        if let Some(other) = subjects.iter().find(|subject| !known(subject)) {
+            let forms = "token:NAME, cert:NAME, serviceaccount:NAMESPACE/NAME, group:NAME or *";
+            return Err(wrong(n, &format!("subjects: {other:?} is none: give {forms}")));
+        }
+        if verbs.is_empty() {
+            return Err(wrong(n, "verbs: give at least one of read, write, delete, watch, admin"));
+        }
+        if prefix.len() > MAX_PREFIX_BYTES {
+            return Err(wrong(n, &format!("prefix: has {} bytes: give at most {MAX_PREFIX_BYTES}", prefix.len())));
+        }
+    }
+    Ok(Some(rules))
+}

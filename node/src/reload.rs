@@ -1,0 +1,181 @@
+//! Files that are read again when they change: keys, certificates, tokens. A
+//! mounted Secret is exchanged whole, by way of links, which no watch on the
+//! file itself would see; so what the files hold is compared every few seconds.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tracing::{info, warn};
+
+/// How often the files are looked at.
+pub const LOOK: Duration = Duration::from_secs(2);
+/// No file of these is longer, bytes.
+pub const MAX_FILE: u64 = 1 << 20;
+
+/// How the following of some files goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reload {
+    /// How often something new was taken.
+    pub times: u64,
+    /// What is wrong with what the files hold now; what they held before stays
+    /// in force.
+    pub error: Option<String>,
+}
+
+/// What is followed, by its use. Clones look at the same.
+#[derive(Clone, Debug, Default)]
+pub struct Reloads(Arc<Mutex<BTreeMap<&'static str, Reload>>>);
+
+impl Reloads {
+    /// What is followed, and how it goes.
+    pub fn read(&self) -> BTreeMap<&'static str, Reload> {
+        self.0.lock().clone()
+    }
+
+    /// Looks at `files` again and again, and has `take` try what they hold
+    /// when that is not `last` any more. What `take` refuses changes nothing.
+    pub async fn follow(
+        self,
+        what: &'static str,
+        files: Vec<PathBuf>,
+        last: Vec<Vec<u8>>,
+        take: impl FnMut(&[Vec<u8>]) -> Result<(), String> + Send,
+    ) {
+        self.follow_every(LOOK, what, files, last, take).await;
+    }
+
+    async fn follow_every(
+        self,
+        every: Duration,
+        what: &'static str,
+        files: Vec<PathBuf>,
+        mut last: Vec<Vec<u8>>,
+        mut take: impl FnMut(&[Vec<u8>]) -> Result<(), String> + Send,
+    ) {
+        self.0.lock().entry(what).or_default();
+        loop {
+            tokio::time::sleep(every).await;
+            let paths = files.clone();
+            let Ok(read) = tokio::task::spawn_blocking(move || read_all(&paths)).await else { return };
+            let tried = match read {
+                Ok(now) if now == last => self.settled(what).then_some(Ok(false)),
+                Ok(now) => {
+                    let taken = take(&now).map(|()| true);
+                    last = now;
+                    Some(taken)
+                }
+                Err(error) => Some(Err(error)),
+            };
+            if let Some(tried) = tried {
+                self.note(what, tried);
+            }
+        }
+    }
+
+    /// Whether what the files hold is what is in force, though they could not
+    /// be read a moment ago.
+    fn settled(&self, what: &'static str) -> bool {
+        self.0.lock().get(what).and_then(|reload| reload.error.as_ref()).is_some_and(|error| error.starts_with(UNREAD))
+    }
+
+    /// Keeps what came of a try, and tells of what is new.
+    fn note(&self, what: &'static str, tried: Result<bool, String>) {
+        let mut all = self.0.lock();
+        let reload = all.entry(what).or_default();
+        match tried {
+            Ok(taken) => {
+                reload.error = None;
+                reload.times += u64::from(taken);
+                if taken {
+                    info!(what, "took what the changed files hold");
+                }
+            }
+            Err(error) => {
+                if reload.error.as_ref() != Some(&error) {
+                    warn!(what, error, "cannot take what the changed files hold; what was in force stays");
+                }
+                reload.error = Some(error);
+            }
+        }
+    }
+}
+
+/// How the message on a file begins that cannot be read.
+const UNREAD: &str = "cannot read ";
+
+/// What a file holds, up to the limit.
+pub fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let unread = |why: &dyn std::fmt::Display| format!("{UNREAD}{}: {why}", path.display());
+    let file = std::fs::File::open(path).map_err(|error| unread(&error))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|error| unread(&error))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(unread(&format_args!("it is longer than {MAX_FILE} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// What each of the files holds.
+pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, String> {
+    paths.iter().map(|path| read(path)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_change_is_taken_and_a_bad_one_told_and_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        std::fs::write(&path, "one").unwrap();
+        let reloads = Reloads::default();
+        let (sender, mut taken) = tokio::sync::mpsc::unbounded_channel();
+        let take = move |files: &[Vec<u8>]| {
+            if files[0] == b"bad" {
+                return Err("it is bad".to_owned());
+            }
+            sender.send(files[0].clone()).map_err(|error| error.to_string())
+        };
+        let every = Duration::from_millis(1);
+        tokio::spawn(reloads.clone().follow_every(every, "test", vec![path.clone()], vec![b"one".to_vec()], take));
+        while !reloads.read().contains_key("test") {
+            tokio::task::yield_now().await;
+        }
+
+        std::fs::write(&path, "bad").unwrap();
+        while reloads.read()["test"].error.is_none() {
+            tokio::time::sleep(every).await;
+        }
+        assert_eq!(reloads.read()["test"], Reload { times: 0, error: Some("it is bad".to_owned()) });
+
+        // As Kubernetes does it: a link is exchanged for another.
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(dir.path().join("other"), "two").unwrap();
+        std::os::unix::fs::symlink("other", &path).unwrap();
+        assert_eq!(taken.recv().await.unwrap(), b"two");
+        while reloads.read()["test"].error.is_some() {
+            tokio::time::sleep(every).await;
+        }
+        assert_eq!(reloads.read()["test"].times, 1);
+
+        std::fs::remove_file(&path).unwrap();
+        while reloads.read()["test"].error.is_none() {
+            tokio::time::sleep(every).await;
+        }
+        std::fs::write(&path, "two").unwrap();
+        while reloads.read()["test"].error.is_some() {
+            tokio::time::sleep(every).await;
+        }
+        assert_eq!(reloads.read()["test"].times, 1, "what came back is what was in force");
+    }
+
+    #[test]
+    fn a_file_without_end_is_refused() {
+        assert!(read(Path::new("/dev/zero")).unwrap_err().contains("longer than"));
+    }
+}

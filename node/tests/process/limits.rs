@@ -1,0 +1,236 @@
+//! Clients that take more than they should: the others are served all the
+//! while, what is refused is counted, and memory stays where it was.
+
+use std::time::{Duration, Instant};
+
+use kvasir_proto::v1;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use crate::harness::{Kv, Node, PATIENCE, eventually, meshed, nodes};
+
+/// Memory that a node may gain by what is done to it here.
+const GAIN: u64 = 128 << 20;
+
+async fn refused(node: &Node, reason: &str) -> f64 {
+    let page = node.metrics().await;
+    page.value(&format!("kvasir_client_refused_total{{reason=\"{reason}\"}}")).unwrap_or_else(|| panic!("{}", page.0))
+}
+
+async fn served(kv: &mut Kv) {
+    kv.put("k", "v").await.unwrap();
+    assert_eq!(kv.get("k").await.unwrap().as_deref(), Some("v"));
+}
+
+/// Whether the other side has closed it, by now or soon.
+async fn closed(stream: &mut TcpStream) -> bool {
+    let mut rest = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut rest)).await.is_ok()
+}
+
+#[tokio::test]
+async fn a_client_that_opens_thousands_of_connections_keeps_nobody_out() {
+    let mut node = Node::new("n")
+        .with("client-port-max-connections", "300")
+        .with("client-port-handshake-timeout", "2s")
+        .started()
+        .await;
+    let mut kv = node.kv();
+    served(&mut kv).await;
+    let before = node.memory();
+    let mut open = Vec::new();
+    for n in 0..3000 {
+        if let Ok(stream) = TcpStream::connect(node.client).await {
+            open.push(stream);
+        }
+        if n % 300 == 0 {
+            served(&mut kv).await;
+        }
+    }
+    eventually("what is too many is refused", async || {
+        let counted = refused(&node, "full").await;
+        if counted >= 500.0 { Ok(()) } else { Err(counted) }
+    })
+    .await;
+    let inside = node.metrics().await.value("kvasir_client_connections").unwrap();
+    assert!(inside <= 300.0, "{inside}");
+    served(&mut kv).await;
+    let gained = node.memory().saturating_sub(before);
+    assert!(gained < GAIN, "{gained} bytes");
+    // They say nothing: their places are free again soon, though they are never closed from here.
+    eventually("each is refused, or given up on", async || {
+        let counted = (refused(&node, "full").await, refused(&node, "handshake").await);
+        if counted.0 + counted.1 >= open.len() as f64 { Ok(()) } else { Err(counted) }
+    })
+    .await;
+    served(&mut node.kv()).await;
+    assert!(node.runs());
+}
+
+#[tokio::test]
+async fn one_address_has_its_part_and_no_more() {
+    let node = Node::new("n").with("client-port-max-connections-per-address", "5").started().await;
+    let mut kv = node.kv();
+    served(&mut kv).await;
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(TcpStream::connect(node.client).await.unwrap());
+    }
+    let mut sixth = TcpStream::connect(node.client).await.unwrap();
+    assert!(closed(&mut sixth).await);
+    assert!(refused(&node, "addressFull").await >= 1.0);
+    // From another address there is room, for a whole call.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = socket.connect(node.client).await.unwrap();
+    other.write_all(PREFACE).await.unwrap();
+    let mut settings = [0; 9];
+    timeout(PATIENCE, other.read_exact(&mut settings)).await.unwrap().unwrap();
+    assert_eq!(settings[3], 4, "the node's SETTINGS");
+    served(&mut kv).await;
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+#[tokio::test]
+async fn headers_without_an_end_end_the_connection() {
+    let mut node = Node::alone().await;
+    let mut kv = node.kv();
+    served(&mut kv).await;
+    let before = node.memory();
+    // A header of a name and a value that are not compressed, over and over.
+    let field = [&[0x00, 4][..], b"aaaa", &[100], &[b'v'; 100]].concat();
+    let began = Instant::now();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(node.client).await.unwrap();
+        stream.write_all(PREFACE).await.unwrap();
+        stream.write_all(&frame(1, 0, 1, &field)).await.unwrap();
+        let mut sent = 0_usize;
+        // CONTINUATION, and never the flag that says it is the last.
+        while stream.write_all(&frame(9, 0, 1, &field.repeat(100))).await.is_ok() {
+            sent += 1;
+            assert!(sent < 100_000, "the node reads on and on");
+        }
+        served(&mut kv).await;
+    }
+    let gained = node.memory().saturating_sub(before);
+    assert!(gained < GAIN, "{gained} bytes after {:?}", began.elapsed());
+    assert!(node.runs());
+}
+
+#[tokio::test]
+async fn headers_that_come_for_ever_little_by_little_are_given_up_on() {
+    let node = Node::new("n")
+        .with("client-port-keepalive-interval", "1s")
+        .with("client-port-keepalive-timeout", "1s")
+        .started()
+        .await;
+    let mut kv = node.kv();
+    let mut stream = TcpStream::connect(node.client).await.unwrap();
+    stream.write_all(PREFACE).await.unwrap();
+    stream.write_all(&frame(1, 0, 1, &[])).await.unwrap();
+    let began = Instant::now();
+    // An empty CONTINUATION each time: nothing that a limit on bytes would see.
+    while stream.write_all(&frame(9, 0, 1, &[])).await.is_ok() {
+        served(&mut kv).await;
+        assert!(began.elapsed() < PATIENCE, "the connection stays open");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test]
+async fn streams_that_are_held_open_keep_nobody_out() {
+    let mut node = Node::new("n").with("client-port-max-streams", "50").started().await;
+    let mut kv = node.kv();
+    served(&mut kv).await;
+    let before = node.memory();
+    let (greedy, mut held) = (node.channel(), Vec::new());
+    for _ in 0..200 {
+        let mut kv = v1::kv_client::KvClient::new(greedy.clone());
+        held.push(tokio::spawn(async move {
+            // A request that never ends, on a stream that is never closed.
+            let requests = tokio_stream::pending::<v1::PipeRequest>();
+            let mut answers = kv.pipe(requests).await?.into_inner();
+            answers.message().await
+        }));
+    }
+    for _ in 0..50 {
+        served(&mut kv).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(held.iter().all(|call| !call.is_finished()), "none was answered, and none failed");
+    // More than the limit are not begun on that connection, and go to nobody else's cost.
+    let mut crowded = Kv(v1::kv_client::KvClient::new(greedy));
+    assert!(timeout(Duration::from_secs(1), crowded.get("k")).await.is_err(), "its own calls wait");
+    served(&mut kv).await;
+    let gained = node.memory().saturating_sub(before);
+    assert!(gained < GAIN, "{gained} bytes");
+    held.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_connection_without_calls_is_closed_and_one_with_a_watch_is_not() {
+    let node = Node::new("n").with("client-port-idle-timeout", "1s").started().await;
+    let mut idle = TcpStream::connect(node.client).await.unwrap();
+    idle.write_all(PREFACE).await.unwrap();
+    let mut watching = node.kv();
+    let watch = v1::WatchRequest { prefix: "w".to_owned(), ..v1::WatchRequest::default() };
+    let mut events = watching.0.watch(watch).await.unwrap().into_inner();
+    assert!(closed(&mut idle).await);
+    eventually("it is counted", async || {
+        let counted = refused(&node, "idle").await;
+        if counted >= 1.0 { Ok(()) } else { Err(counted) }
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    node.kv().put("w/k", "v").await.unwrap();
+    let told = async {
+        loop {
+            let message = events.message().await.unwrap().expect("the watch goes on");
+            if message.events.iter().any(|event| event.key == "w/k") {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, told).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_peer_port_has_limits_of_its_own() {
+    let mut all: Vec<_> = nodes(2)
+        .into_iter()
+        .map(|node| node.with("peer-port-max-connections", "20").with("peer-port-handshake-timeout", "1s"))
+        .collect();
+    all.iter_mut().for_each(Node::start);
+    for node in &mut all {
+        node.ready().await;
+    }
+    meshed(&all).await;
+    let mut open = Vec::new();
+    for _ in 0..500 {
+        if let Ok(stream) = TcpStream::connect(all[0].peer).await {
+            open.push(stream);
+        }
+    }
+    eventually("too many are refused", async || {
+        let page = all[0].metrics().await;
+        page.value("kvasir_peer_refused_total{reason=\"crowded\"}").filter(|n| *n >= 100.0).ok_or(page.0)
+    })
+    .await;
+    all[1].kv().put("k", "v").await.unwrap();
+    eventually("the peers replicate", async || all[0].kv().exists("k").await.unwrap().then_some(()).ok_or("not there"))
+        .await;
+    // Nobody is shut out for good: places come back as the silent ones are given up on.
+    eventually("the silent ones are given up on", async || {
+        let page = all[0].metrics().await;
+        page.value("kvasir_peer_refused_total{reason=\"handshake\"}").filter(|n| *n >= 10.0).ok_or(page.0)
+    })
+    .await;
+}

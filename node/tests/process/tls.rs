@@ -1,0 +1,262 @@
+//! TLS on the client port and between peers, by certificates that change while
+//! the nodes run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvasir_client::{Client, Credentials, Error, PutOptions, RetryPolicy};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::authority::{Authority, Issued, Mounted};
+use crate::harness::{Node, PATIENCE, eventually, meshed, nodes};
+
+const LOCAL: &[&str] = &["127.0.0.1", "localhost"];
+
+pub(crate) fn secret(ca: &str, issued: &Issued) -> Mounted {
+    Mounted::new(&[("ca.crt", ca), ("tls.crt", &issued.certificate), ("tls.key", &issued.key)])
+}
+
+pub(crate) fn with_tls(node: Node, files: &Mounted) -> Node {
+    node.with("tls-cert-file", files.text("tls.crt")).with("tls-key-file", files.text("tls.key"))
+}
+
+/// A client that makes one attempt.
+pub(crate) fn client(node: &Node, credentials: Credentials) -> Client {
+    Client::builder(format!("https://{}", node.client))
+        .credentials(credentials)
+        .request_timeout(Duration::from_secs(5))
+        .retry(RetryPolicy { budget: Duration::ZERO, ..RetryPolicy::default() })
+        .build()
+        .unwrap()
+}
+
+pub(crate) fn trusting(files: &Mounted) -> Credentials {
+    Credentials::default().ca_file(files.path("ca.crt"))
+}
+
+async fn value(node: &Node, series: &str) -> f64 {
+    let page = node.metrics().await;
+    page.value(series).unwrap_or_else(|| panic!("{series} in {}", page.0))
+}
+
+#[tokio::test]
+async fn the_client_port_speaks_tls_with_the_certificate_of_the_moment() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let files = secret(&old.pem, &old.issue("node", LOCAL, 2098));
+    let others = Mounted::new(&[("ca.crt", &new.pem)]);
+    let node = with_tls(Node::new("n"), &files).started().await;
+    let first = client(&node, trusting(&files));
+    first.put("k", "v", PutOptions::default()).await.unwrap();
+    assert_eq!(first.get("k").await.unwrap().unwrap().value, "v");
+
+    // Who does not speak it, or does not trust it, has no call.
+    assert!(node.kv().get("k").await.is_err());
+    let strange = client(&node, trusting(&others)).get("k").await.unwrap_err();
+    assert!(matches!(&strange, Error::Unavailable { .. }), "{strange}");
+    eventually("both are counted", async || {
+        let counted = value(&node, "kvasir_client_refused_total{reason=\"tls\"}").await;
+        if counted >= 2.0 { Ok(()) } else { Err(counted) }
+    })
+    .await;
+    let end = value(&node, "kvasir_certificate_expiry_timestamp_seconds{use=\"client\"}").await;
+    let told = node.status().await["certificates"]["client"]["notAfterMs"].as_f64().unwrap();
+    assert!((told / 1000.0 - end).abs() < 1.0, "{told} {end}");
+
+    // A certificate without its key is refused; what there was goes on.
+    let next = new.issue("node", LOCAL, 2099);
+    let keep = std::fs::read_to_string(files.path("tls.key")).unwrap();
+    files.put(&[("ca.crt", &old.pem), ("tls.crt", &next.certificate), ("tls.key", &keep)]);
+    eventually("it is told of", async || {
+        let status = node.status().await;
+        let error = status["reloads"]["tls"]["error"].as_str().unwrap_or_default().to_owned();
+        if error.contains("do not fit") { Ok(()) } else { Err(error) }
+    })
+    .await;
+    client(&node, trusting(&files)).get("k").await.unwrap();
+    files.put(&[("ca.crt", &new.pem), ("tls.crt", &next.certificate), ("tls.key", &next.key)]);
+    eventually("new connections have the new certificate", async || {
+        client(&node, trusting(&others)).get("k").await.map(drop)
+    })
+    .await;
+    first.get("k").await.expect("a connection keeps what it began with");
+    let later = value(&node, "kvasir_certificate_expiry_timestamp_seconds{use=\"client\"}").await;
+    assert!(later > end, "{later} {end}");
+    assert_eq!(node.status().await["reloads"]["tls"]["error"], serde_json::Value::Null);
+}
+
+#[tokio::test]
+async fn without_auth_a_client_must_have_a_certificate_of_the_authority() {
+    let (ca, other) = (Authority::new("ca"), Authority::new("other"));
+    let files = secret(&ca.pem, &ca.issue("node", LOCAL, 2098));
+    let node = with_tls(Node::new("n"), &files).with("tls-client-ca-file", files.text("ca.crt")).started().await;
+    let shows = |issued: &Issued| {
+        let own = secret(&ca.pem, issued);
+        let credentials = trusting(&own).certificate(own.path("tls.crt"), own.path("tls.key"));
+        (own, credentials)
+    };
+    let (_own, credentials) = shows(&ca.issue("app", &[], 2098));
+    client(&node, credentials).put("k", "v", PutOptions::default()).await.unwrap();
+    let (_own, credentials) = shows(&other.issue("app", &[], 2098));
+    client(&node, credentials).get("k").await.unwrap_err();
+    client(&node, trusting(&files)).get("k").await.unwrap_err();
+    let (_own, credentials) = shows(&ca.issue("app", &[], 2000));
+    client(&node, credentials).get("k").await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_node_with_bad_certificates_does_not_start_and_says_why() {
+    let ca = Authority::new("ca");
+    let (one, two) = (ca.issue("node", LOCAL, 2098), ca.issue("node", LOCAL, 2098));
+    let odd = Issued { certificate: one.certificate.clone(), key: two.key };
+    let empty = Issued { certificate: String::new(), key: one.key };
+    for (issued, why) in [(odd, "do not fit"), (empty, "there is no certificate")] {
+        let files = secret(&ca.pem, &issued);
+        let mut broken = with_tls(Node::new("n"), &files);
+        broken.start();
+        assert_eq!(broken.ended().await.code(), Some(1));
+        assert!(broken.log().contains("tls: ") && broken.log().contains(why), "{}", broken.log());
+    }
+    let files = secret(&ca.pem, &ca.issue("node", &["other"], 2098));
+    let mut node = peer_tls(Node::new("n"), &files);
+    node.start();
+    assert_eq!(node.ended().await.code(), Some(1));
+    assert!(node.log().contains("the certificate is not for kvasir-peer"), "{}", node.log());
+}
+
+fn peer_tls(node: Node, files: &Mounted) -> Node {
+    node.with("peer-tls-cert-file", files.text("tls.crt"))
+        .with("peer-tls-key-file", files.text("tls.key"))
+        .with("peer-tls-ca-file", files.text("ca.crt"))
+        .with("log-format", "json")
+}
+
+async fn replicates(from: &Node, to: &Node) {
+    let key = rand::random::<u64>().to_string();
+    from.kv().put(&key, "v").await.unwrap();
+    eventually("a write of the one is at the other", async || {
+        to.kv().exists(&key).await.unwrap().then_some(()).ok_or("not there")
+    })
+    .await;
+}
+
+async fn refused(node: &Node, reason: &str) -> f64 {
+    value(node, &format!("kvasir_peer_refused_total{{reason=\"{reason}\"}}")).await
+}
+
+/// Dials the peer port with a certificate; whether the node keeps the connection.
+async fn kept(node: &Node, ca: &str, issued: &Issued) -> bool {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
+    let chain = vec![CertificateDer::from_pem_slice(issued.certificate.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .unwrap();
+    let mut stream = TcpStream::connect(node.peer).await.unwrap();
+    stream.write_all(b"kvasir=\x01").await.unwrap();
+    stream.read_exact(&mut [0; 8]).await.unwrap();
+    let name = ServerName::try_from("kvasir-peer").unwrap();
+    let Ok(mut stream) = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await else {
+        return false;
+    };
+    // The node's Hello comes only to one that it takes.
+    let mut hello = [0; 4];
+    matches!(timeout(PATIENCE, stream.read_exact(&mut hello)).await, Ok(Ok(_)))
+}
+
+#[tokio::test]
+async fn peers_with_certificates_of_one_authority_are_linked_and_no_others() {
+    let (ca, other) = (Authority::new("ca"), Authority::new("other"));
+    let peer = &["kvasir-peer"];
+    let secrets = [
+        secret(&ca.pem, &ca.issue("a", peer, 2098)),
+        secret(&ca.pem, &ca.issue("b", peer, 2098)),
+        secret(&other.pem, &other.issue("c", peer, 2098)),
+    ];
+    let mut all: Vec<_> = nodes(4)
+        .into_iter()
+        .enumerate()
+        .map(|(n, node)| match secrets.get(n) {
+            Some(files) => peer_tls(node, files),
+            None => node,
+        })
+        .collect();
+    all.iter_mut().for_each(Node::start);
+    for node in &mut all[..2] {
+        node.ready().await;
+    }
+    replicates(&all[0], &all[1]).await;
+    for (n, reason) in [(2, "tls"), (3, "plaintext")] {
+        eventually(&format!("{reason} is counted"), async || {
+            let counted = refused(&all[0], reason).await + refused(&all[1], reason).await;
+            if counted > 0.0 { Ok(()) } else { Err(counted) }
+        })
+        .await;
+        let linked = all[n].status().await["peers"].as_array().unwrap().iter().any(|peer| peer["linked"] == true);
+        assert!(!linked, "{}", all[n].log());
+    }
+    eventually("the plain one says why", async || {
+        let log = all[3].log();
+        if log.contains("the peer speaks TLS, and this node does not encrypt") { Ok(()) } else { Err(log) }
+    })
+    .await;
+
+    let node = &all[0];
+    assert!(kept(node, &ca.pem, &ca.issue("d", peer, 2098)).await, "a stolen certificate is as good as the owner");
+    let before = refused(node, "tls").await;
+    assert!(!kept(node, &ca.pem, &ca.issue("d", &["app"], 2098)).await, "the authority signs for others too");
+    assert!(!kept(node, &ca.pem, &other.issue("d", peer, 2098)).await);
+    assert!(!kept(node, &ca.pem, &ca.issue("d", peer, 2000)).await);
+    eventually("they are counted", async || {
+        let now = refused(node, "tls").await;
+        if now >= before + 3.0 { Ok(()) } else { Err(now) }
+    })
+    .await;
+    replicates(&all[1], node).await;
+}
+
+#[tokio::test]
+async fn the_authority_of_peers_is_exchanged_with_an_overlap() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let both = format!("{}{}", old.pem, new.pem);
+    let peer = &["kvasir-peer"];
+    let secrets: Vec<_> = (0..2).map(|_| secret(&old.pem, &old.issue("n", peer, 2098))).collect();
+    let mut all: Vec<_> = nodes(2).into_iter().zip(&secrets).map(|(node, files)| peer_tls(node, files)).collect();
+    all.iter_mut().for_each(Node::start);
+    for node in &mut all {
+        node.ready().await;
+    }
+    meshed(&all).await;
+    for (step, (ca, signs)) in [(&both, &old), (&both, &new), (&new.pem, &new)].into_iter().enumerate() {
+        for files in &secrets {
+            let issued = signs.issue("n", peer, 2098);
+            files.put(&[("ca.crt", ca), ("tls.crt", &issued.certificate), ("tls.key", &issued.key)]);
+        }
+        for node in &all {
+            eventually(&format!("{} has taken step {step}", node.name), async || {
+                let status = node.status().await;
+                let times = status["reloads"]["peerTls"]["times"].as_u64().unwrap_or(0);
+                if times > step as u64 { Ok(()) } else { Err(status) }
+            })
+            .await;
+        }
+    }
+    // A link that is made now has nothing of the old authority.
+    let mut second = all.pop().unwrap();
+    second.terminate();
+    second.ended().await;
+    let second = second.started().await;
+    all.push(second);
+    meshed(&all).await;
+    replicates(&all[0], &all[1]).await;
+    let ends = value(&all[0], "kvasir_certificate_expiry_timestamp_seconds{use=\"peer\"}").await;
+    assert!(ends > 4e9, "{ends}");
+}
