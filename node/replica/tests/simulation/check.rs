@@ -176,7 +176,8 @@ fn waits(world: &World, node: &Node) -> bool {
     let replica = &node.replica;
     let gone = |origin| world.live().all(|n| n.origin != origin);
     let late = world.plan.evict_after_ms > 60_000 && replica.seats().any(|(o, seat)| seat.is_live() && gone(o));
-    let half_sent = replica.vector().values().any(|c| c.last > c.seen);
+    // On any node: what one is capped by, all wait for.
+    let half_sent = world.live().any(|n| n.replica.vector().values().any(|c| c.last > c.seen));
     late || half_sent && replica.seats().any(|(_, seat)| seat.state == SeatState::Evicted)
 }
 
