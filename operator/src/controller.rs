@@ -40,6 +40,7 @@ use serde_json::json;
 
 use crate::{
     apply::{self, ApplyError, Outcome},
+    encryption::keep::{self, KeysError},
     fetch::{self, FetchError, Live},
     labels,
     metrics::{End, Metrics},
@@ -73,6 +74,9 @@ pub enum ReconcileError {
     /// Something could not be put in place.
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    /// The keys for encryption could not be looked at or made.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// The application pods could not be looked at or told.
     #[error(transparent)]
     Count(#[from] CountError),
@@ -213,26 +217,33 @@ async fn reconcile_once(context: &Context, namespace: &str, name: &str) -> Resul
     }
     let live = Box::pin(fetch::live(client, namespace, name)).await?;
 
-    let mut failure = None;
+    let mut failure: Option<ReconcileError> = None;
     let mut obstacle = None;
     let mut outcome = Outcome::Unchanged;
     match validate::validate(&cluster, &context.node_image) {
-        Ok(valid) => {
-            let desired = resources::build(&valid);
-            match apply::apply(client, &context.metrics, &valid.owner, &desired, &live).await {
-                Ok(done) => outcome = done,
-                Err(error) => {
-                    obstacle = Some(Obstacle { reason: error.reason(), message: error.to_string() });
-                    failure = Some(error);
+        // First the keys: members that start without them, or that are made anew with others, are of no use.
+        Ok(valid) => match keep::keep(client, &context.metrics, &valid, live.stateful_set.is_some()).await {
+            Ok(()) => {
+                let desired = resources::build(&valid);
+                match apply::apply(client, &context.metrics, &valid.owner, &desired, &live).await {
+                    Ok(done) => outcome = done,
+                    Err(error) => {
+                        obstacle = Some(Obstacle { reason: error.reason(), message: error.to_string() });
+                        failure = Some(error.into());
+                    }
                 }
             }
-        }
+            Err(error) => {
+                obstacle = Some(Obstacle { reason: error.reason(), message: error.to_string() });
+                failure = error.is_passing().then_some(error.into());
+            }
+        },
         Err(invalid) => obstacle = Some(Obstacle { reason: invalid.reason(), message: invalid.to_string() }),
     }
 
     let status = observe(context, &cluster, &live, obstacle, outcome).await?;
     if let Some(error) = failure {
-        return Err(error.into());
+        return Err(error);
     }
     Ok(Action::requeue(if status::is_steady(&status) { LATER } else { SOON }))
 }

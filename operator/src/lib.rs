@@ -1,11 +1,12 @@
 //! Kvasir's operator: it makes of each `KvCluster` the pods that serve it, and says how they are.
 //!
 //! [`controller`] is the loop: fetch, [`validate`], build ([`resources`]), [`apply`], [`status`]. Only the outer steps
-//! talk to the API server; what lies between is plain functions of data. [`webhook`] gives application pods their sidecar
+//! talk to the API server; what lies between is plain functions of data. [`encryption`] sees to the keys before anything is applied. [`webhook`] gives application pods their sidecar
 //! and knows nothing of the loop. [`server`] is the operator's own health and metrics.
 
 pub mod apply;
 pub mod controller;
+pub mod encryption;
 pub mod fetch;
 pub mod labels;
 pub mod metrics;

@@ -11,7 +11,7 @@ use k8s_openapi::{
     jiff::{SignedDuration, Timestamp, Unit},
 };
 use kube::ResourceExt;
-use kvasir_crds::{KvCluster, KvClusterStatus, MemberStatus, condition};
+use kvasir_crds::{EncryptionStatus, KvCluster, KvClusterStatus, MemberStatus, condition};
 
 use crate::{
     labels,
@@ -112,6 +112,7 @@ pub fn status(sight: &Sight) -> KvClusterStatus {
         converged: replicas == wanted && ready_replicas == wanted && converged(sight),
         version: versions(&members),
         sidecars: sight.sidecars.status(),
+        encryption: keys(sight),
         members,
     }
 }
@@ -316,6 +317,12 @@ fn complaints(member: &str, status: &NodeStatus) -> Vec<(&'static str, String)> 
                 .push(("DiscoveryFailing", format!("{member} cannot find peers by {}: {error}", discovery.provider)));
         }
     }
+    for (what, reload) in &status.reloads {
+        if let Some(error) = &reload.error {
+            let message = format!("{member} goes on with what it had, as it cannot use its files for {what}: {error}");
+            complaints.push(("ReloadFailing", message));
+        }
+    }
     complaints
 }
 
@@ -347,6 +354,20 @@ fn found_by(sight: &Sight, origin: &str) -> Option<String> {
     let others = sight.pods.iter().filter_map(|pod| answer(sight, pod)).flat_map(|status| &status.peers);
     let ways: BTreeSet<_> = others.filter(|peer| peer.origin == origin).filter_map(|p| p.found_by.as_deref()).collect();
     (!ways.is_empty()).then(|| ways.into_iter().collect::<Vec<_>>().join(","))
+}
+
+/// The keys of those members that answer; settled once all that should be there do, and say the same.
+fn keys(sight: &Sight) -> Option<EncryptionStatus> {
+    let answers: Vec<_> = sight.pods.iter().filter_map(|pod| answer(sight, pod)?.encryption.as_ref()).collect();
+    let (first, others) = answers.split_first()?;
+    let primaries: BTreeSet<_> = answers.iter().map(|keys| keys.primary.as_str()).collect();
+    let on_all = first.keys.iter().filter(|key| others.iter().all(|other| other.keys.contains(key)));
+    Some(EncryptionStatus {
+        primary: primaries.into_iter().collect::<Vec<_>>().join(","),
+        keys: on_all.cloned().collect(),
+        settled: i32::try_from(answers.len()).is_ok_and(|count| count == sight.cluster.spec.replicas)
+            && others.iter().all(|other| other == first),
+    })
 }
 
 fn converged(sight: &Sight) -> bool {

@@ -11,7 +11,7 @@ use k8s_openapi::{
 use kube::{Resource, ResourceExt};
 use kvasir_crds::{Discovery, KubernetesDiscovery, KvCluster, MAX_NAME, MAX_REPLICAS, Resources, duration};
 
-use crate::quantity;
+use crate::{encryption::KeyFile, quantity};
 
 const SYNC_INTERVAL: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(1);
 const LEAST_MEMORY: u64 = 1 << 20;
@@ -52,6 +52,8 @@ pub struct ValidatedCluster {
     pub join_timeout: Option<Duration>,
     /// Whether a member that found no other serves, unless as the node itself sees fit.
     pub serve_alone: Option<bool>,
+    /// Where the keys are that nodes encrypt with, if they do.
+    pub encryption: Option<KeyFile>,
 }
 
 /// Why a `KvCluster` cannot be built.
@@ -138,7 +140,12 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidatedClu
     if image.is_empty() || image.contains(char::is_whitespace) {
         return Err(invalid("spec.image", "set a reference such as registry.example/kvasir:0.1.0, or leave it out"));
     }
+    let encryption = spec.encryption.as_ref().map(|given| {
+        KeyFile::of(&name, given)
+            .ok_or_else(|| invalid("spec.encryption", "give exactly one of secretRef and generate: true"))
+    });
     Ok(ValidatedCluster {
+        encryption: encryption.transpose()?,
         name,
         namespace,
         owner,
@@ -261,6 +268,8 @@ pub(crate) mod tests {
             ("{joinTimeout: soon}", "spec.joinTimeout"),
             ("{joinTimeout: 91s}", "spec.joinTimeout"),
             ("{resources: {requests: {cpu: much}}}", "spec.resources.requests"),
+            ("{encryption: {}}", "spec.encryption"),
+            ("{encryption: {generate: true, secretRef: {name: s}}}", "spec.encryption"),
         ] {
             let message = refused(spec);
             assert!(message.starts_with(&format!("{field}: ")), "{spec}: {message}");

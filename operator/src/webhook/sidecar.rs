@@ -16,7 +16,10 @@ use kvasir_crds::{KvClusterSpec, Resources};
 use serde_json::{Value, json};
 
 use super::{CLUSTER_LABEL, INJECT_ANNOTATION, INJECTED_ANNOTATION, SIDECAR_NAME};
-use crate::quantity;
+use crate::{
+    encryption::{self, KeyFile},
+    quantity,
+};
 
 /// Where the application finds its node; also the name of the variable that tells it.
 const ADDRESS_VARIABLE: &str = "KVASIR_ADDRESS";
@@ -56,6 +59,8 @@ pub struct Sidecar {
     pub max_memory_policy: Option<String>,
     /// After how long out of reach a node is given up on, as the `KvCluster` says it.
     pub evict_after: Option<String>,
+    /// Where the keys are that nodes encrypt with, if they do.
+    pub encryption: Option<KeyFile>,
 }
 
 /// Why a pod that asks for a sidecar does not get one; each says what to do.
@@ -70,6 +75,9 @@ pub enum Refusal {
     /// A container that is not the sidecar has its name.
     #[error("the name of container \"{SIDECAR_NAME}\" is the sidecar's: rename the container")]
     NameTaken,
+    /// A volume that is not the sidecar's has its name.
+    #[error("the name of volume \"{}\" is the sidecar's: rename the volume", encryption::VOLUME)]
+    VolumeTaken,
     /// The pod is a member of a cluster.
     #[error("this pod is a member of a KvCluster: take the label {CLUSTER_LABEL} off it")]
     Member,
@@ -121,6 +129,9 @@ pub fn inject(pod: &Value, sidecar: &Sidecar) -> Result<Value, Refusal> {
         return Err(Refusal::NameTaken);
     }
 
+    let keys = sidecar.encryption.as_ref().map(KeyFile::volume).map(|volume| {
+        serde_json::to_value(volume).expect("a volume is made of strings, truth values and lists of such")
+    });
     let mut pod = pod.clone();
     let grace = pod["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(DEFAULT_GRACE_SECONDS);
     for kind in ["initContainers", "containers"] {
@@ -131,6 +142,15 @@ pub fn inject(pod: &Value, sidecar: &Sidecar) -> Result<Value, Refusal> {
         }
     }
     if !present {
+        if let Some(keys) = keys {
+            if list(&pod["spec"], "volumes").any(|volume| volume["name"] == encryption::VOLUME) {
+                return Err(Refusal::VolumeTaken);
+            }
+            match &mut pod["spec"]["volumes"] {
+                Value::Array(others) => others.push(keys),
+                absent => *absent = json!([keys]),
+            }
+        }
         let container = serde_json::to_value(sidecar.container(grace))
             .expect("a container is made of strings, numbers and maps with string keys");
         match &mut pod["spec"]["initContainers"] {
@@ -171,6 +191,7 @@ impl Sidecar {
             max_memory,
             max_memory_policy: spec.max_memory_policy.clone(),
             evict_after: spec.evict_after.clone(),
+            encryption: spec.encryption.as_ref().and_then(|given| KeyFile::of(cluster, given)),
         }
     }
 
@@ -179,8 +200,17 @@ impl Sidecar {
     /// A native sidecar gets its signal when the application has ended, and only what is left of the pod's grace
     /// period: it is told to drain for less than the whole of it.
     fn container(&self, grace_seconds: i64) -> Container {
-        let Self { namespace, cluster, image, resources, sync_interval, max_memory, max_memory_policy, evict_after } =
-            self;
+        let Self {
+            namespace,
+            cluster,
+            image,
+            resources,
+            sync_interval,
+            max_memory,
+            max_memory_policy,
+            evict_after,
+            encryption,
+        } = self;
         let drain = (grace_seconds - GRACE_RESERVE_SECONDS).clamp(1, LONGEST_DRAIN_SECONDS);
         let mut env = vec![
             field("KVASIR_NAME", "metadata.name"),
@@ -201,6 +231,7 @@ impl Sidecar {
         env.extend(max_memory.iter().map(|value| variable("KVASIR_MAX_MEMORY", value)));
         env.extend(max_memory_policy.iter().map(|value| variable("KVASIR_MAX_MEMORY_POLICY", value)));
         env.extend(evict_after.iter().map(|value| variable("KVASIR_EVICT_AFTER", value)));
+        env.extend(encryption.iter().map(|_| variable("KVASIR_ENCRYPTION_FILE", encryption::FILE)));
         Container {
             name: SIDECAR_NAME.into(),
             image: Some(image.clone()),
@@ -221,6 +252,7 @@ impl Sidecar {
             // No readiness probe: it would count towards the pod's, and whether the application can serve without its
             // store is for the application to say.
             resources: Some(resources.clone().unwrap_or_else(modest)),
+            volume_mounts: encryption.as_ref().map(|_| vec![encryption::mount()]),
             security_context: Some(restricted()),
             ..Container::default()
         }

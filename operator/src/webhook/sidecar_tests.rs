@@ -14,6 +14,7 @@ fn sidecar() -> Sidecar {
         max_memory: None,
         max_memory_policy: None,
         evict_after: None,
+        encryption: None,
     }
 }
 
@@ -213,6 +214,33 @@ fn the_clusters_own_settings_are_passed_on() {
 }
 
 #[test]
+fn keys_reach_the_sidecar_as_a_file_and_no_other_container() {
+    let spec: KvClusterSpec = serde_yaml::from_str("{encryption: {generate: true}}").unwrap();
+    let sidecar = Sidecar::of("shop", "demo", &spec, "default:1");
+    let mut before = pod(PLAIN);
+    before["spec"]["volumes"] = json!([{"name": "data", "emptyDir": {}}]);
+    for before in [pod(PLAIN), before] {
+        let after = inject(&before, &sidecar).unwrap();
+        assert_eq!(inject(&after, &sidecar).unwrap(), after, "a second injection must change nothing");
+        let volumes: Vec<_> = list(&after["spec"], "volumes").collect();
+        assert_eq!(volumes.len(), list(&before["spec"], "volumes").count() + 1);
+        assert_eq!(volumes.last().unwrap()["secret"]["secretName"], "demo-encryption");
+        let container = &after["spec"]["initContainers"][0];
+        assert_eq!(value(container, "KVASIR_ENCRYPTION_FILE"), Some("/etc/kvasir-encryption/peers.yaml"));
+        assert_eq!(
+            container["volumeMounts"],
+            json!([{"name": "kvasir-encryption", "mountPath": "/etc/kvasir-encryption", "readOnly": true}])
+        );
+        assert!(after["spec"]["containers"][0].get("volumeMounts").is_none());
+    }
+    let mut taken = pod(PLAIN);
+    taken["spec"]["volumes"] = json!([{"name": "kvasir-encryption", "emptyDir": {}}]);
+    assert_eq!(inject(&taken, &sidecar).unwrap_err(), Refusal::VolumeTaken);
+    injected(&taken);
+    assert!(injected(&pod(PLAIN))["spec"].get("volumes").is_none(), "without encryption nothing is mounted");
+}
+
+#[test]
 fn a_cluster_that_names_no_image_gets_the_operators() {
     assert_eq!(Sidecar::of("shop", "demo", &KvClusterSpec::default(), "default:1").image, "default:1");
 }
@@ -229,7 +257,7 @@ fn pods_that_cannot_have_a_sidecar_are_refused_with_what_to_do() {
     let member = "{metadata: {labels: {kvasir.dev/member-of: demo}}, spec: {containers: [{name: app}]}}";
     assert_eq!(refused(member), Refusal::Member);
     assert_eq!(refused("{metadata: {}, spec: {}}"), Refusal::NoContainers);
-    for refusal in [Refusal::HostNetwork, Refusal::NameTaken, Refusal::Member] {
+    for refusal in [Refusal::HostNetwork, Refusal::NameTaken, Refusal::VolumeTaken, Refusal::Member] {
         assert!(refusal.to_string().len() <= 256, "the API server cuts longer warnings: {refusal}");
     }
 }
