@@ -5,6 +5,7 @@
 //! and knows nothing of the loop. [`server`] is the operator's own health and metrics.
 
 pub mod apply;
+pub mod certs;
 pub mod controller;
 pub mod encryption;
 pub mod fetch;
