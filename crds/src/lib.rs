@@ -10,7 +10,7 @@ pub mod spec;
 mod status;
 
 pub use discovery::{Discovery, DnsDiscovery, KubernetesDiscovery, NatsDiscovery, SecretKey, StaticDiscovery};
-pub use security::{Encryption, KeyFileRef};
+pub use security::{CertificateRef, Encryption, IssuerRef, KeyFileRef, OperatorAuthority, Tls};
 pub use spec::{KvCluster, KvClusterSpec, MAX_NAME, MAX_REPLICAS, Resources};
 pub use status::{EncryptionStatus, KvClusterStatus, MemberStatus, SidecarStatus, condition};
 

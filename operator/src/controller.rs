@@ -40,7 +40,7 @@ use serde_json::json;
 
 use crate::{
     apply::{self, ApplyError, Outcome},
-    encryption::keep::{self, KeysError},
+    encryption::{self, keep::KeysError},
     fetch::{self, FetchError, Live},
     labels,
     metrics::{End, Metrics},
@@ -48,7 +48,8 @@ use crate::{
     poll::Poller,
     resources,
     status::{self, Obstacle, Sight},
-    validate,
+    tls::{self, keep::TlsError},
+    validate::{self, ValidatedCluster},
     webhook::count::{self, CountError},
 };
 
@@ -77,6 +78,9 @@ pub enum ReconcileError {
     /// The keys for encryption could not be looked at or made.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// The nodes' certificate could not be looked at or made.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The application pods could not be looked at or told.
     #[error(transparent)]
     Count(#[from] CountError),
@@ -217,26 +221,13 @@ async fn reconcile_once(context: &Context, namespace: &str, name: &str) -> Resul
     }
     let live = Box::pin(fetch::live(client, namespace, name)).await?;
 
-    let mut failure: Option<ReconcileError> = None;
+    let mut failure = None;
     let mut obstacle = None;
     let mut outcome = Outcome::Unchanged;
     match validate::validate(&cluster, &context.node_image) {
-        // First the keys: members that start without them, or that are made anew with others, are of no use.
-        Ok(valid) => match keep::keep(client, &context.metrics, &valid, live.stateful_set.is_some()).await {
-            Ok(()) => {
-                let desired = resources::build(&valid);
-                match apply::apply(client, &context.metrics, &valid.owner, &desired, &live).await {
-                    Ok(done) => outcome = done,
-                    Err(error) => {
-                        obstacle = Some(Obstacle { reason: error.reason(), message: error.to_string() });
-                        failure = Some(error.into());
-                    }
-                }
-            }
-            Err(error) => {
-                obstacle = Some(Obstacle { reason: error.reason(), message: error.to_string() });
-                failure = error.is_passing().then_some(error.into());
-            }
+        Ok(valid) => match Box::pin(carry_out(context, &valid, &live)).await {
+            Ok(done) => outcome = done,
+            Err((found, error)) => (obstacle, failure) = (Some(found), error),
         },
         Err(invalid) => obstacle = Some(Obstacle { reason: invalid.reason(), message: invalid.to_string() }),
     }
@@ -246,6 +237,30 @@ async fn reconcile_once(context: &Context, namespace: &str, name: &str) -> Resul
         return Err(error);
     }
     Ok(Action::requeue(if status::is_steady(&status) { LATER } else { SOON }))
+}
+
+/// Puts everything of a cluster in place; if that cannot be, says what is in the way, and what is worth another try.
+async fn carry_out(
+    context: &Context,
+    cluster: &ValidatedCluster,
+    live: &Live,
+) -> Result<Outcome, (Obstacle, Option<ReconcileError>)> {
+    let (client, metrics) = (&context.client, &context.metrics);
+    // First keys and certificates: members that start without them, or are made anew with others, are of no use.
+    let began = live.stateful_set.is_some();
+    if let Err(error) = encryption::keep::keep(client, metrics, cluster, began).await {
+        let obstacle = Obstacle { reason: error.reason(), message: error.to_string() };
+        return Err((obstacle, error.is_passing().then_some(error.into())));
+    }
+    if let Err(error) = tls::keep::keep(client, metrics, cluster).await {
+        let obstacle = Obstacle { reason: error.reason(), message: error.to_string() };
+        return Err((obstacle, error.is_passing().then_some(error.into())));
+    }
+    let desired = resources::build(cluster);
+    apply::apply(client, metrics, &cluster.owner, &desired, live).await.map_err(|error| {
+        let obstacle = Obstacle { reason: error.reason(), message: error.to_string() };
+        (obstacle, Some(error.into()))
+    })
 }
 
 /// Looks at pods and members, and writes the status and the events if there is news.

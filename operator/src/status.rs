@@ -36,6 +36,9 @@ const FAILING: [&str; 6] = [
 /// Restarts from which on a member that is not ready counts as failing. Fewer are an accident.
 const CRASHES: i32 = 3;
 
+/// How long before its end a certificate is worth a word: what renews it should have done so.
+const EXPIRING: SignedDuration = SignedDuration::from_hours(14 * 24);
+
 /// Label of a pod: which template of its `StatefulSet` it was made from.
 const REVISION: &str = "controller-revision-hash";
 
@@ -266,7 +269,7 @@ fn degraded(
     for pod in pods {
         let member = pod.name_any();
         match sight.answers.get(&member) {
-            Some(Ok(status)) => troubles.extend(complaints(&member, status)),
+            Some(Ok(status)) => troubles.extend(complaints(&member, status, sight.now)),
             Some(Err(error)) if is_ready(pod) => {
                 // One lost answer is no news; two in a row are.
                 let silent_before =
@@ -300,7 +303,7 @@ fn degraded(
     Verdict { type_: condition::DEGRADED, holds, reason, message }
 }
 
-fn complaints(member: &str, status: &NodeStatus) -> Vec<(&'static str, String)> {
+fn complaints(member: &str, status: &NodeStatus, now: Timestamp) -> Vec<(&'static str, String)> {
     let mut complaints = Vec::new();
     if status.full {
         complaints.push((
@@ -315,6 +318,14 @@ fn complaints(member: &str, status: &NodeStatus) -> Vec<(&'static str, String)> 
         if let Some(error) = &discovery.error {
             complaints
                 .push(("DiscoveryFailing", format!("{member} cannot find peers by {}: {error}", discovery.provider)));
+        }
+    }
+    for (usage, certificate) in &status.certificates {
+        let end = certificate.not_after_ms.and_then(|end| Timestamp::from_millisecond(end).ok());
+        // The moment and not how long it is until then, which would be news at every look.
+        if let Some(end) = end.filter(|end| end.duration_since(now) < EXPIRING) {
+            let message = format!("the certificate of {member} for {usage} ends at {end}: see what should renew it");
+            complaints.push(("CertificateExpiring", message));
         }
     }
     for (what, reload) in &status.reloads {

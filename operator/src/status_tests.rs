@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    poll::{DiscoveryStatus, KeysStatus, PeerStatus, PollError, ReloadStatus},
+    poll::{CertificateStatus, DiscoveryStatus, KeysStatus, PeerStatus, PollError, ReloadStatus},
     validate::tests::cluster,
     webhook::count::Missing,
 };
@@ -448,4 +448,22 @@ fn files_that_a_member_cannot_use_are_told() {
     world.is(condition::DEGRADED, "True", "ReloadFailing");
     let message = world.message(condition::DEGRADED);
     assert!(message.contains("demo-1") && message.contains("all zeros") && !message.contains("demo-2"), "{message}");
+}
+
+#[test]
+fn a_certificate_near_its_end_is_told_and_not_told_anew_each_day() {
+    let mut world = World::serving("{tls: {operator: {}}}");
+    let end = world.now + SignedDuration::from_hours(15 * 24);
+    let certificate = CertificateStatus { not_after_ms: Some(end.as_millisecond()) };
+    world.tell(1, |status| _ = status.certificates.insert("client".to_owned(), certificate));
+    world.tell(2, |status| _ = status.certificates.insert("peer".to_owned(), CertificateStatus::default()));
+    world.look();
+    world.is(condition::DEGRADED, "False", "AllWell");
+    world.now += SignedDuration::from_hours(25);
+    let status = world.look();
+    world.is(condition::DEGRADED, "True", "CertificateExpiring");
+    let message = world.message(condition::DEGRADED);
+    assert!(message.contains("demo-1 for client") && !message.contains("demo-2"), "{message}");
+    world.now += SignedDuration::from_hours(24);
+    assert_eq!(world.look(), status);
 }

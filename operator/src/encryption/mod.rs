@@ -91,16 +91,6 @@ mod tests {
     }
 
     #[test]
-    fn the_example_is_valid() {
-        let example = include_str!("../../../examples/security/encryption.yaml");
-        let mut cluster: kvasir_crds::KvCluster = serde_yaml::from_str(example).unwrap();
-        cluster.metadata.namespace = Some("shop".to_owned());
-        cluster.metadata.uid = Some("u-1".to_owned());
-        let valid = crate::validate::validate(&cluster, "kvasir:1").unwrap();
-        assert!(valid.encryption.unwrap().generate);
-    }
-
-    #[test]
     fn only_the_file_is_mounted_and_in_a_way_that_follows_changes() {
         let volume = of("{secretRef: {name: s, key: k}}").unwrap().volume();
         let secret = volume.secret.unwrap();

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{ADMIN_PORT, CLIENT_PORT, PEER_PORT, discovery, metadata};
-use crate::{encryption, validate::ValidatedCluster};
+use crate::{encryption, tls, validate::ValidatedCluster};
 
 /// Key of the file in the `ConfigMap`.
 pub const FILE: &str = "node.yaml";
@@ -64,6 +64,17 @@ fn lasting(cluster: &ValidatedCluster) -> Value {
     }
     if cluster.encryption.is_some() {
         settings["encryption"] = json!({ "file": encryption::FILE });
+    }
+    if cluster.tls.as_ref().is_some_and(|tls| tls.client) {
+        settings["tls"] = json!({ "certFile": tls::CERTIFICATE_FILE, "keyFile": tls::KEY_FILE });
+    }
+    if cluster.tls.as_ref().is_some_and(|tls| tls.peers) {
+        settings["peerTls"] = json!({
+            "certFile": tls::CERTIFICATE_FILE,
+            "keyFile": tls::KEY_FILE,
+            "caFile": tls::AUTHORITIES_FILE,
+            "serverName": tls::peer_name(&cluster.name, &cluster.namespace),
+        });
     }
     settings
 }
@@ -133,13 +144,24 @@ mod tests {
 
     #[test]
     fn the_node_reads_the_file() {
-        for spec in ["{}", "{encryption: {generate: true}}", "{encryption: {secretRef: {name: s, key: k}}}"] {
+        for spec in [
+            "{}",
+            "{encryption: {generate: true}, tls: {operator: {}}}",
+            "{encryption: {secretRef: {name: s, key: k}}}",
+            "{tls: {operator: {}, peers: true}}",
+            "{tls: {operator: {}, peers: true, client: false}}",
+        ] {
             let cluster = valid(spec);
             let file = build(&cluster).data.unwrap().remove(FILE).unwrap();
             let read: kvasir_node::config::Settings = serde_yaml::from_str(&file).unwrap();
             let config = read.validate().unwrap();
             let keys = cluster.encryption.map(|_| EncryptionConfig::File("/etc/kvasir-encryption/peers.yaml".into()));
             assert_eq!(config.encryption, keys, "{spec}");
+            let (client, peers) = cluster.tls.map_or((false, false), |tls| (tls.client, tls.peers));
+            assert_eq!((config.tls.is_some(), config.peer_tls.is_some()), (client, peers), "{spec}");
+            if let Some(peer) = config.peer_tls {
+                assert_eq!(peer.server_name, "demo-peers.shop.svc");
+            }
         }
     }
 

@@ -25,6 +25,7 @@ use super::{ADMIN_PORT, CLIENT_PORT, PEER_PORT, config_map, discovery, headless_
 use crate::{
     encryption::{self, KeyFile},
     labels,
+    tls::{self, NodeTls},
     validate::ValidatedCluster,
 };
 
@@ -75,6 +76,7 @@ fn pod(cluster: &ValidatedCluster, selector: LabelSelector) -> PodSpec {
         ..Volume::default()
     };
     let keys = cluster.encryption.as_ref().map(KeyFile::volume);
+    let certificate = cluster.tls.as_ref().map(NodeTls::volume);
     PodSpec {
         service_account_name: Some(cluster.name.clone()),
         automount_service_account_token: Some(true),
@@ -105,7 +107,7 @@ fn pod(cluster: &ValidatedCluster, selector: LabelSelector) -> PodSpec {
         // A wish, not a demand: a cluster on too few machines, or on one, must still start.
         topology_spread_constraints: Some(vec![spread(ZONE, selector.clone()), spread(NODE, selector)]),
         containers: vec![container(cluster)],
-        volumes: Some([Some(config), discovery::secrets(cluster), keys].into_iter().flatten().collect()),
+        volumes: Some([Some(config), discovery::secrets(cluster), keys, certificate].into_iter().flatten().collect()),
         ..PodSpec::default()
     }
 }
@@ -128,6 +130,7 @@ fn container(cluster: &ValidatedCluster) -> Container {
         ..VolumeMount::default()
     };
     let keys = cluster.encryption.as_ref().map(|_| encryption::mount());
+    let certificate = cluster.tls.as_ref().map(|_| tls::mount());
     Container {
         name: "kvasir".to_owned(),
         image: Some(cluster.image.clone()),
@@ -156,7 +159,9 @@ fn container(cluster: &ValidatedCluster) -> Container {
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
             ..SecurityContext::default()
         }),
-        volume_mounts: Some([Some(config), discovery::secrets_mount(cluster), keys].into_iter().flatten().collect()),
+        volume_mounts: Some(
+            [Some(config), discovery::secrets_mount(cluster), keys, certificate].into_iter().flatten().collect(),
+        ),
         ..Container::default()
     }
 }
@@ -235,6 +240,14 @@ mod tests {
         assert_eq!(text.matches("demo-encryption").count(), 1, "{text}");
         let without = pod_of("{}");
         assert!(!named(&without) && !mounted(&without));
+    }
+
+    #[test]
+    fn certificates_reach_the_members_as_files() {
+        let pod = pod_of("{tls: {operator: {}}}");
+        assert!(pod.volumes.iter().flatten().any(|volume| volume.name == tls::VOLUME));
+        assert!(pod.containers[0].volume_mounts.iter().flatten().any(|mount| *mount == tls::mount()));
+        assert!(!serde_json::to_string(&pod_of("{}")).unwrap().contains(tls::VOLUME));
     }
 
     #[test]
