@@ -5,12 +5,14 @@
 
 mod discovery;
 pub mod duration;
+mod security;
 pub mod spec;
 mod status;
 
 pub use discovery::{Discovery, DnsDiscovery, KubernetesDiscovery, NatsDiscovery, SecretKey, StaticDiscovery};
+pub use security::{CertificateRef, Encryption, IssuerRef, KeyFileRef, OperatorAuthority, Tls};
 pub use spec::{KvCluster, KvClusterSpec, MAX_NAME, MAX_REPLICAS, Resources};
-pub use status::{KvClusterStatus, MemberStatus, SidecarStatus, condition};
+pub use status::{EncryptionStatus, KvClusterStatus, MemberStatus, SidecarStatus, condition};
 
 use kube::CustomResourceExt;
 

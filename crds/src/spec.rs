@@ -13,7 +13,11 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::{discovery::Discovery, status::KvClusterStatus};
+use crate::{
+    discovery::Discovery,
+    security::{Encryption, Tls},
+    status::KvClusterStatus,
+};
 
 /// Longest name of a `KvCluster`: `NAME-xxxxxxxxxx` has to fit into a label of the member pods.
 pub const MAX_NAME: usize = 52;
@@ -49,6 +53,12 @@ pub const MAX_REPLICAS: i32 = 64;
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.maxMemory) || !isQuantity(self.maxMemory) || !has(self.resources) || !has(self.resources.limits) || !('memory' in self.resources.limits) || !isQuantity(string(self.resources.limits['memory'])) || quantity(self.maxMemory).isLessThan(quantity(string(self.resources.limits['memory'])))")
     .message("set maxMemory lower than resources.limits.memory: a node needs room beside its entries, or it is killed before it is full"))]
+#[x_kube(validation = Rule::new("has(self.encryption) == has(oldSelf.encryption) && (!has(self.encryption) || self.encryption == oldSelf.encryption)")
+    .message("leave encryption as it is: members with and without it, or with other keys, do not hear each other, and all keys would be lost while they are replaced. To exchange keys change the Secret; to begin or end encryption make a new KvCluster"))]
+#[x_kube(validation = Rule::new("!has(self.encryption) || !has(self.tls) || !has(self.tls.peers) || !self.tls.peers")
+    .message("give one of encryption and tls.peers: true, not both: either keeps what peers say to each other"))]
+#[x_kube(validation = Rule::new("(has(self.tls) && has(self.tls.peers) && self.tls.peers) == (has(oldSelf.tls) && has(oldSelf.tls.peers) && oldSelf.tls.peers) && (!has(self.tls) || !has(self.tls.peers) || !self.tls.peers || self.tls == oldSelf.tls)")
+    .message("leave tls.peers as it is, and with peers: true all of tls: members with and without it, or of another authority, do not hear each other, and all keys would be lost while they are replaced. Make a new KvCluster instead"))]
 pub struct KvClusterSpec {
     /// How many members the cluster has, from 1 to 64. Every member holds every key.
     #[serde(default = "default_replicas")]
@@ -108,6 +118,12 @@ pub struct KvClusterSpec {
     /// Whether a member that found no other within `joinTimeout` becomes ready; it goes on looking in any case. Unset: yes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serve_alone: Option<bool>,
+    /// What nodes encrypt with among themselves, sidecars too; fixed once the cluster is made. Unset: nothing is encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
+    /// Certificates: for TLS on the client port, and for mutual TLS between nodes. Unset: neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
 }
 
 impl Default for KvClusterSpec {
@@ -123,6 +139,8 @@ impl Default for KvClusterSpec {
             discovery: None,
             join_timeout: None,
             serve_alone: None,
+            encryption: None,
+            tls: None,
         }
     }
 }

@@ -56,6 +56,25 @@ pub struct KvClusterStatus {
     /// Application pods of this cluster, with and without their sidecar.
     #[serde(default)]
     pub sidecars: SidecarStatus,
+    /// The keys that members encrypt with. Unset without encryption, and while no member answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<EncryptionStatus>,
+}
+
+/// The keys that members encrypt with, by names that tell nothing of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EncryptionStatus {
+    /// The key that members seal with; several, with commas, while they differ.
+    #[serde(default)]
+    pub primary: String,
+    /// The keys that every member opens.
+    #[serde(default)]
+    pub keys: Vec<String>,
+    /// Whether all members that should be there have the same keys in the same order: the next step of an exchange may be
+    /// taken once the sidecars, which are not asked, had their time too.
+    #[serde(default)]
+    pub settled: bool,
 }
 
 /// One member pod.

@@ -173,7 +173,7 @@ impl At<'_> {
 }
 
 /// Whether an object belongs to this cluster: by its owner, or, when its owner was taken from it, by its labels.
-fn is_ours<K: Resource>(live: &K, owner: &OwnerReference) -> bool {
+pub(crate) fn is_ours<K: Resource>(live: &K, owner: &OwnerReference) -> bool {
     let metadata = live.meta();
     let controller = metadata.owner_references.iter().flatten().find(|reference| reference.controller == Some(true));
     if let Some(reference) = controller {
@@ -184,14 +184,14 @@ fn is_ours<K: Resource>(live: &K, owner: &OwnerReference) -> bool {
 }
 
 /// Adds to an object the hash of itself.
-fn stamp(mut object: Value) -> Value {
+pub(crate) fn stamp(mut object: Value) -> Value {
     let hash = format!("{:016x}", xxh3_64(object.to_string().as_bytes()));
     object["metadata"]["annotations"][labels::APPLIED] = Value::String(hash);
     object
 }
 
 /// Whether the live object holds every field of the desired one with the same value.
-fn holds(live: &Value, desired: &Value) -> bool {
+pub(crate) fn holds(live: &Value, desired: &Value) -> bool {
     holds_at("", live, desired)
 }
 

@@ -40,6 +40,7 @@ use serde_json::json;
 
 use crate::{
     apply::{self, ApplyError, Outcome},
+    encryption::{self, keep::KeysError},
     fetch::{self, FetchError, Live},
     labels,
     metrics::{End, Metrics},
@@ -47,7 +48,8 @@ use crate::{
     poll::Poller,
     resources,
     status::{self, Obstacle, Sight},
-    validate,
+    tls::{self, keep::TlsError},
+    validate::{self, ValidatedCluster},
     webhook::count::{self, CountError},
 };
 
@@ -73,6 +75,12 @@ pub enum ReconcileError {
     /// Something could not be put in place.
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    /// The keys for encryption could not be looked at or made.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The nodes' certificate could not be looked at or made.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The application pods could not be looked at or told.
     #[error(transparent)]
     Count(#[from] CountError),
@@ -217,24 +225,42 @@ async fn reconcile_once(context: &Context, namespace: &str, name: &str) -> Resul
     let mut obstacle = None;
     let mut outcome = Outcome::Unchanged;
     match validate::validate(&cluster, &context.node_image) {
-        Ok(valid) => {
-            let desired = resources::build(&valid);
-            match apply::apply(client, &context.metrics, &valid.owner, &desired, &live).await {
-                Ok(done) => outcome = done,
-                Err(error) => {
-                    obstacle = Some(Obstacle { reason: error.reason(), message: error.to_string() });
-                    failure = Some(error);
-                }
-            }
-        }
+        Ok(valid) => match Box::pin(carry_out(context, &valid, &live)).await {
+            Ok(done) => outcome = done,
+            Err((found, error)) => (obstacle, failure) = (Some(found), error),
+        },
         Err(invalid) => obstacle = Some(Obstacle { reason: invalid.reason(), message: invalid.to_string() }),
     }
 
     let status = observe(context, &cluster, &live, obstacle, outcome).await?;
     if let Some(error) = failure {
-        return Err(error.into());
+        return Err(error);
     }
     Ok(Action::requeue(if status::is_steady(&status) { LATER } else { SOON }))
+}
+
+/// Puts everything of a cluster in place; if that cannot be, says what is in the way, and what is worth another try.
+async fn carry_out(
+    context: &Context,
+    cluster: &ValidatedCluster,
+    live: &Live,
+) -> Result<Outcome, (Obstacle, Option<ReconcileError>)> {
+    let (client, metrics) = (&context.client, &context.metrics);
+    // First keys and certificates: members that start without them, or are made anew with others, are of no use.
+    let began = live.stateful_set.is_some();
+    if let Err(error) = encryption::keep::keep(client, metrics, cluster, began).await {
+        let obstacle = Obstacle { reason: error.reason(), message: error.to_string() };
+        return Err((obstacle, error.is_passing().then_some(error.into())));
+    }
+    if let Err(error) = tls::keep::keep(client, metrics, cluster).await {
+        let obstacle = Obstacle { reason: error.reason(), message: error.to_string() };
+        return Err((obstacle, error.is_passing().then_some(error.into())));
+    }
+    let desired = resources::build(cluster);
+    apply::apply(client, metrics, &cluster.owner, &desired, live).await.map_err(|error| {
+        let obstacle = Obstacle { reason: error.reason(), message: error.to_string() };
+        (obstacle, Some(error.into()))
+    })
 }
 
 /// Looks at pods and members, and writes the status and the events if there is news.

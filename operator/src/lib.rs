@@ -1,11 +1,13 @@
 //! Kvasir's operator: it makes of each `KvCluster` the pods that serve it, and says how they are.
 //!
 //! [`controller`] is the loop: fetch, [`validate`], build ([`resources`]), [`apply`], [`status`]. Only the outer steps
-//! talk to the API server; what lies between is plain functions of data. [`webhook`] gives application pods their sidecar
+//! talk to the API server; what lies between is plain functions of data. [`encryption`] and [`tls`] see to keys and certificates before anything is applied. [`webhook`] gives application pods their sidecar
 //! and knows nothing of the loop. [`server`] is the operator's own health and metrics.
 
 pub mod apply;
+pub mod certs;
 pub mod controller;
+pub mod encryption;
 pub mod fetch;
 pub mod labels;
 pub mod metrics;
@@ -15,5 +17,6 @@ pub mod quantity;
 pub mod resources;
 pub mod server;
 pub mod status;
+pub mod tls;
 pub mod validate;
 pub mod webhook;

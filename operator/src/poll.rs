@@ -46,6 +46,12 @@ pub struct NodeStatus {
     pub fingerprint: String,
     /// How far behind its peers it is, if it can tell.
     pub lag_ms: Option<u64>,
+    /// The keys that it encrypts with, if it does.
+    pub encryption: Option<KeysStatus>,
+    /// How the following of files goes, by their use.
+    pub reloads: BTreeMap<String, ReloadStatus>,
+    /// Its certificates, by use.
+    pub certificates: BTreeMap<String, CertificateStatus>,
     /// How the finding of peers goes.
     pub discovery: Vec<DiscoveryStatus>,
     /// The others, as it sees them.
@@ -60,6 +66,32 @@ pub struct PeerStatus {
     pub origin: String,
     /// Which way of finding peers named it, if any.
     pub found_by: Option<String>,
+}
+
+/// The keys that a member encrypts with, by their names.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct KeysStatus {
+    /// The key that seals.
+    pub primary: String,
+    /// All keys that open, the primary one first.
+    pub keys: Vec<String>,
+}
+
+/// How the following of some files goes.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ReloadStatus {
+    /// Why what is there cannot be taken, if it cannot.
+    pub error: Option<String>,
+}
+
+/// A certificate in force.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct CertificateStatus {
+    /// Until when it is valid, in milliseconds since 1970; unset of one that does not say.
+    pub not_after_ms: Option<i64>,
 }
 
 /// How one way of finding peers goes.
@@ -159,11 +191,15 @@ mod tests {
     #[tokio::test]
     async fn a_member_is_heard_whatever_its_version() {
         let answer = r#"{"name":"demo-0","origin":"ab","version":"9.9.9","phase":"ready","keys":12,"full":true,
-            "fingerprint":"cd","lagMs":null,"discovery":[{"provider":"kubernetes","found":3,"error":"no"}],"new":1}"#;
+            "fingerprint":"cd","lagMs":null,"discovery":[{"provider":"kubernetes","found":3,"error":"no"}],"new":1,
+            "encryption":{"primary":"0a","keys":["0a","0b"]},"reloads":{"encryption":{"times":2,"error":"bad"}},"certificates":{"client":{"notAfterMs":7}}}"#;
         let address = serve(Router::new().route("/status", get(move || async move { answer }))).await;
         let status = Poller::default().ask(address).await.unwrap();
         assert_eq!((status.keys, status.full, status.lag_ms), (12, true, None));
         assert_eq!(status.discovery[0].error.as_deref(), Some("no"));
+        assert_eq!(status.encryption.unwrap().keys, ["0a", "0b"]);
+        assert_eq!(status.reloads["encryption"].error.as_deref(), Some("bad"));
+        assert_eq!(status.certificates["client"].not_after_ms, Some(7));
     }
 
     #[tokio::test]

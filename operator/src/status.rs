@@ -11,7 +11,7 @@ use k8s_openapi::{
     jiff::{SignedDuration, Timestamp, Unit},
 };
 use kube::ResourceExt;
-use kvasir_crds::{KvCluster, KvClusterStatus, MemberStatus, condition};
+use kvasir_crds::{EncryptionStatus, KvCluster, KvClusterStatus, MemberStatus, condition};
 
 use crate::{
     labels,
@@ -35,6 +35,9 @@ const FAILING: [&str; 6] = [
 
 /// Restarts from which on a member that is not ready counts as failing. Fewer are an accident.
 const CRASHES: i32 = 3;
+
+/// How long before its end a certificate is worth a word: what renews it should have done so.
+const EXPIRING: SignedDuration = SignedDuration::from_hours(14 * 24);
 
 /// Label of a pod: which template of its `StatefulSet` it was made from.
 const REVISION: &str = "controller-revision-hash";
@@ -112,6 +115,7 @@ pub fn status(sight: &Sight) -> KvClusterStatus {
         converged: replicas == wanted && ready_replicas == wanted && converged(sight),
         version: versions(&members),
         sidecars: sight.sidecars.status(),
+        encryption: keys(sight),
         members,
     }
 }
@@ -265,7 +269,7 @@ fn degraded(
     for pod in pods {
         let member = pod.name_any();
         match sight.answers.get(&member) {
-            Some(Ok(status)) => troubles.extend(complaints(&member, status)),
+            Some(Ok(status)) => troubles.extend(complaints(&member, status, sight.now)),
             Some(Err(error)) if is_ready(pod) => {
                 // One lost answer is no news; two in a row are.
                 let silent_before =
@@ -299,7 +303,7 @@ fn degraded(
     Verdict { type_: condition::DEGRADED, holds, reason, message }
 }
 
-fn complaints(member: &str, status: &NodeStatus) -> Vec<(&'static str, String)> {
+fn complaints(member: &str, status: &NodeStatus, now: Timestamp) -> Vec<(&'static str, String)> {
     let mut complaints = Vec::new();
     if status.full {
         complaints.push((
@@ -314,6 +318,20 @@ fn complaints(member: &str, status: &NodeStatus) -> Vec<(&'static str, String)> 
         if let Some(error) = &discovery.error {
             complaints
                 .push(("DiscoveryFailing", format!("{member} cannot find peers by {}: {error}", discovery.provider)));
+        }
+    }
+    for (usage, certificate) in &status.certificates {
+        let end = certificate.not_after_ms.and_then(|end| Timestamp::from_millisecond(end).ok());
+        // The moment and not how long it is until then, which would be news at every look.
+        if let Some(end) = end.filter(|end| end.duration_since(now) < EXPIRING) {
+            let message = format!("the certificate of {member} for {usage} ends at {end}: see what should renew it");
+            complaints.push(("CertificateExpiring", message));
+        }
+    }
+    for (what, reload) in &status.reloads {
+        if let Some(error) = &reload.error {
+            let message = format!("{member} goes on with what it had, as it cannot use its files for {what}: {error}");
+            complaints.push(("ReloadFailing", message));
         }
     }
     complaints
@@ -347,6 +365,20 @@ fn found_by(sight: &Sight, origin: &str) -> Option<String> {
     let others = sight.pods.iter().filter_map(|pod| answer(sight, pod)).flat_map(|status| &status.peers);
     let ways: BTreeSet<_> = others.filter(|peer| peer.origin == origin).filter_map(|p| p.found_by.as_deref()).collect();
     (!ways.is_empty()).then(|| ways.into_iter().collect::<Vec<_>>().join(","))
+}
+
+/// The keys of those members that answer; settled once all that should be there do, and say the same.
+fn keys(sight: &Sight) -> Option<EncryptionStatus> {
+    let answers: Vec<_> = sight.pods.iter().filter_map(|pod| answer(sight, pod)?.encryption.as_ref()).collect();
+    let (first, others) = answers.split_first()?;
+    let primaries: BTreeSet<_> = answers.iter().map(|keys| keys.primary.as_str()).collect();
+    let on_all = first.keys.iter().filter(|key| others.iter().all(|other| other.keys.contains(key)));
+    Some(EncryptionStatus {
+        primary: primaries.into_iter().collect::<Vec<_>>().join(","),
+        keys: on_all.cloned().collect(),
+        settled: i32::try_from(answers.len()).is_ok_and(|count| count == sight.cluster.spec.replicas)
+            && others.iter().all(|other| other == first),
+    })
 }
 
 fn converged(sight: &Sight) -> bool {

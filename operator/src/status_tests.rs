@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    poll::{DiscoveryStatus, PeerStatus, PollError},
+    poll::{CertificateStatus, DiscoveryStatus, KeysStatus, PeerStatus, PollError, ReloadStatus},
     validate::tests::cluster,
     webhook::count::Missing,
 };
@@ -404,4 +404,66 @@ fn members_stand_in_the_order_of_their_numbers() {
     assert_eq!(status.members[2].name, "demo-2");
     assert_eq!(status.members[11].name, "demo-11");
     assert_eq!(status.version, "0.1.0,0.2.0");
+}
+
+#[test]
+fn how_far_an_exchange_of_keys_is_can_be_read() {
+    let mut world = World::serving("{encryption: {generate: true}}");
+    assert_eq!(world.look().encryption, None, "no member speaks of keys");
+    let keys = |keys: &[&str]| {
+        Some(KeysStatus { primary: keys[0].to_owned(), keys: keys.iter().map(|key| (*key).to_owned()).collect() })
+    };
+    let said = |world: &mut World| {
+        let EncryptionStatus { primary, keys, settled } = world.look().encryption.unwrap();
+        (primary, keys.join(" "), settled)
+    };
+    let is = |primary: &str, keys: &str, settled| (primary.to_owned(), keys.to_owned(), settled);
+    for ordinal in 0..3 {
+        world.tell(ordinal, |status| status.encryption = keys(&["old"]));
+    }
+    assert_eq!(said(&mut world), is("old", "old", true));
+    world.tell(0, |status| status.encryption = keys(&["old", "new"]));
+    assert_eq!(said(&mut world), is("old", "old", false), "the second step would cut two members off");
+    for ordinal in 1..3 {
+        world.tell(ordinal, |status| status.encryption = keys(&["old", "new"]));
+    }
+    assert_eq!(said(&mut world), is("old", "old new", true));
+    world.tell(1, |status| status.encryption = keys(&["new", "old"]));
+    assert_eq!(said(&mut world), is("new,old", "old new", false));
+    for ordinal in [0, 2] {
+        world.tell(ordinal, |status| status.encryption = keys(&["new", "old"]));
+    }
+    assert_eq!(said(&mut world), is("new", "new old", true));
+    world.answers.insert("demo-2".to_owned(), Err(PollError::Timeout));
+    assert_eq!(said(&mut world), is("new", "new old", false), "who does not answer may have anything");
+}
+
+#[test]
+fn files_that_a_member_cannot_use_are_told() {
+    let mut world = World::serving("{}");
+    let failing = ReloadStatus { error: Some("keys: key 0 is all zeros".to_owned()) };
+    world.tell(1, |status| _ = status.reloads.insert("encryption".to_owned(), failing));
+    world.tell(2, |status| _ = status.reloads.insert("tls".to_owned(), ReloadStatus::default()));
+    world.look();
+    world.is(condition::DEGRADED, "True", "ReloadFailing");
+    let message = world.message(condition::DEGRADED);
+    assert!(message.contains("demo-1") && message.contains("all zeros") && !message.contains("demo-2"), "{message}");
+}
+
+#[test]
+fn a_certificate_near_its_end_is_told_and_not_told_anew_each_day() {
+    let mut world = World::serving("{tls: {operator: {}}}");
+    let end = world.now + SignedDuration::from_hours(15 * 24);
+    let certificate = CertificateStatus { not_after_ms: Some(end.as_millisecond()) };
+    world.tell(1, |status| _ = status.certificates.insert("client".to_owned(), certificate));
+    world.tell(2, |status| _ = status.certificates.insert("peer".to_owned(), CertificateStatus::default()));
+    world.look();
+    world.is(condition::DEGRADED, "False", "AllWell");
+    world.now += SignedDuration::from_hours(25);
+    let status = world.look();
+    world.is(condition::DEGRADED, "True", "CertificateExpiring");
+    let message = world.message(condition::DEGRADED);
+    assert!(message.contains("demo-1 for client") && !message.contains("demo-2"), "{message}");
+    world.now += SignedDuration::from_hours(24);
+    assert_eq!(world.look(), status);
 }

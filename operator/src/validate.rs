@@ -11,7 +11,7 @@ use k8s_openapi::{
 use kube::{Resource, ResourceExt};
 use kvasir_crds::{Discovery, KubernetesDiscovery, KvCluster, MAX_NAME, MAX_REPLICAS, Resources, duration};
 
-use crate::quantity;
+use crate::{encryption::KeyFile, quantity, tls::NodeTls};
 
 const SYNC_INTERVAL: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(1);
 const LEAST_MEMORY: u64 = 1 << 20;
@@ -52,6 +52,10 @@ pub struct ValidatedCluster {
     pub join_timeout: Option<Duration>,
     /// Whether a member that found no other serves, unless as the node itself sees fit.
     pub serve_alone: Option<bool>,
+    /// Where the keys are that nodes encrypt with, if they do.
+    pub encryption: Option<KeyFile>,
+    /// The nodes' certificate, if they have one.
+    pub tls: Option<NodeTls>,
 }
 
 /// Why a `KvCluster` cannot be built.
@@ -138,7 +142,21 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidatedClu
     if image.is_empty() || image.contains(char::is_whitespace) {
         return Err(invalid("spec.image", "set a reference such as registry.example/kvasir:0.1.0, or leave it out"));
     }
+    let encryption = spec.encryption.as_ref().map(|given| {
+        KeyFile::of(&name, given)
+            .ok_or_else(|| invalid("spec.encryption", "give exactly one of secretRef and generate: true"))
+    });
+    let tls = spec.tls.as_ref().map(|given| {
+        let ways = "give exactly one of operator: {}, secretRef and issuerRef, and leave client or peers on";
+        NodeTls::of(&name, given).ok_or_else(|| invalid("spec.tls", ways))
+    });
+    let tls = tls.transpose()?;
+    if spec.encryption.is_some() && tls.as_ref().is_some_and(|tls| tls.peers) {
+        return Err(invalid("spec.tls.peers", "give one of encryption and peers: true, not both"));
+    }
     Ok(ValidatedCluster {
+        encryption: encryption.transpose()?,
+        tls,
         name,
         namespace,
         owner,
@@ -261,10 +279,30 @@ pub(crate) mod tests {
             ("{joinTimeout: soon}", "spec.joinTimeout"),
             ("{joinTimeout: 91s}", "spec.joinTimeout"),
             ("{resources: {requests: {cpu: much}}}", "spec.resources.requests"),
+            ("{encryption: {}}", "spec.encryption"),
+            ("{tls: {}}", "spec.tls"),
+            ("{tls: {operator: {}, client: false}}", "spec.tls"),
+            ("{encryption: {generate: true}, tls: {operator: {}, peers: true}}", "spec.tls.peers"),
+            ("{encryption: {generate: true, secretRef: {name: s}}}", "spec.encryption"),
         ] {
             let message = refused(spec);
             assert!(message.starts_with(&format!("{field}: ")), "{spec}: {message}");
         }
+    }
+
+    #[test]
+    fn the_examples_of_security_are_valid() {
+        let valid = |example: &str| {
+            let mut cluster: KvCluster = serde_yaml::from_str(example).unwrap();
+            cluster.metadata.namespace = Some("shop".to_owned());
+            cluster.metadata.uid = Some("u-1".to_owned());
+            validate(&cluster, IMAGE).unwrap()
+        };
+        assert!(valid(include_str!("../../examples/security/encryption.yaml")).encryption.unwrap().generate);
+        let both = valid(include_str!("../../examples/security/tls.yaml"));
+        assert!(both.encryption.is_some() && both.tls.is_some_and(|tls| tls.client && !tls.peers));
+        let tls = valid(include_str!("../../examples/security/cert-manager.yaml")).tls.unwrap();
+        assert!(tls.client && tls.peers);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{ADMIN_PORT, CLIENT_PORT, PEER_PORT, discovery, metadata};
-use crate::validate::ValidatedCluster;
+use crate::{encryption, tls, validate::ValidatedCluster};
 
 /// Key of the file in the `ConfigMap`.
 pub const FILE: &str = "node.yaml";
@@ -62,6 +62,20 @@ fn lasting(cluster: &ValidatedCluster) -> Value {
     if let Some(serve_alone) = cluster.serve_alone {
         settings["serveAlone"] = serve_alone.into();
     }
+    if cluster.encryption.is_some() {
+        settings["encryption"] = json!({ "file": encryption::FILE });
+    }
+    if cluster.tls.as_ref().is_some_and(|tls| tls.client) {
+        settings["tls"] = json!({ "certFile": tls::CERTIFICATE_FILE, "keyFile": tls::KEY_FILE });
+    }
+    if cluster.tls.as_ref().is_some_and(|tls| tls.peers) {
+        settings["peerTls"] = json!({
+            "certFile": tls::CERTIFICATE_FILE,
+            "keyFile": tls::KEY_FILE,
+            "caFile": tls::AUTHORITIES_FILE,
+            "serverName": tls::peer_name(&cluster.name, &cluster.namespace),
+        });
+    }
     settings
 }
 
@@ -99,6 +113,8 @@ fn write(text: &mut String, indent: usize, settings: &Value) {
 
 #[cfg(test)]
 mod tests {
+    use kvasir_node::config::EncryptionConfig;
+
     use super::*;
     use crate::validate::tests::valid;
 
@@ -116,6 +132,7 @@ mod tests {
         assert_eq!(read["cluster"], "shop/demo");
         assert_eq!(read["discovery"]["kubernetes"]["podLabels"]["kvasir.dev/member-of"], "demo");
         assert_eq!((&read["joinTimeout"], &read["serveAlone"]), (&Value::Null, &Value::Null));
+        assert_eq!(read["encryption"], Value::Null);
         let cluster = valid(
             "{joinTimeout: 1500ms, serveAlone: false, discovery: {nats: {server: [a, b]}, dns: {}, kubernetes: {podLabels: {'on': 'off', 'a.b/c': '1'}}}}",
         );
@@ -123,6 +140,29 @@ mod tests {
         let read: Value = serde_yaml::from_str(&file).unwrap();
         assert_eq!(read, settings(&cluster));
         assert_eq!((&read["joinTimeout"], &read["serveAlone"]), (&"1500ms".into(), &false.into()));
+    }
+
+    #[test]
+    fn the_node_reads_the_file() {
+        for spec in [
+            "{}",
+            "{encryption: {generate: true}, tls: {operator: {}}}",
+            "{encryption: {secretRef: {name: s, key: k}}}",
+            "{tls: {operator: {}, peers: true}}",
+            "{tls: {operator: {}, peers: true, client: false}}",
+        ] {
+            let cluster = valid(spec);
+            let file = build(&cluster).data.unwrap().remove(FILE).unwrap();
+            let read: kvasir_node::config::Settings = serde_yaml::from_str(&file).unwrap();
+            let config = read.validate().unwrap();
+            let keys = cluster.encryption.map(|_| EncryptionConfig::File("/etc/kvasir-encryption/peers.yaml".into()));
+            assert_eq!(config.encryption, keys, "{spec}");
+            let (client, peers) = cluster.tls.map_or((false, false), |tls| (tls.client, tls.peers));
+            assert_eq!((config.tls.is_some(), config.peer_tls.is_some()), (client, peers), "{spec}");
+            if let Some(peer) = config.peer_tls {
+                assert_eq!(peer.server_name, "demo-peers.shop.svc");
+            }
+        }
     }
 
     #[test]

@@ -22,7 +22,12 @@ use k8s_openapi::{
 };
 
 use super::{ADMIN_PORT, CLIENT_PORT, PEER_PORT, config_map, discovery, headless_service, metadata};
-use crate::{labels, validate::ValidatedCluster};
+use crate::{
+    encryption::{self, KeyFile},
+    labels,
+    tls::{self, NodeTls},
+    validate::ValidatedCluster,
+};
 
 /// The user of the image, who owns nothing.
 const USER: i64 = 65532;
@@ -70,6 +75,8 @@ fn pod(cluster: &ValidatedCluster, selector: LabelSelector) -> PodSpec {
         config_map: Some(ConfigMapVolumeSource { name: cluster.name.clone(), ..ConfigMapVolumeSource::default() }),
         ..Volume::default()
     };
+    let keys = cluster.encryption.as_ref().map(KeyFile::volume);
+    let certificate = cluster.tls.as_ref().map(NodeTls::volume);
     PodSpec {
         service_account_name: Some(cluster.name.clone()),
         automount_service_account_token: Some(true),
@@ -100,7 +107,7 @@ fn pod(cluster: &ValidatedCluster, selector: LabelSelector) -> PodSpec {
         // A wish, not a demand: a cluster on too few machines, or on one, must still start.
         topology_spread_constraints: Some(vec![spread(ZONE, selector.clone()), spread(NODE, selector)]),
         containers: vec![container(cluster)],
-        volumes: Some([config].into_iter().chain(discovery::secrets(cluster)).collect()),
+        volumes: Some([Some(config), discovery::secrets(cluster), keys, certificate].into_iter().flatten().collect()),
         ..PodSpec::default()
     }
 }
@@ -122,6 +129,8 @@ fn container(cluster: &ValidatedCluster) -> Container {
         read_only: Some(true),
         ..VolumeMount::default()
     };
+    let keys = cluster.encryption.as_ref().map(|_| encryption::mount());
+    let certificate = cluster.tls.as_ref().map(|_| tls::mount());
     Container {
         name: "kvasir".to_owned(),
         image: Some(cluster.image.clone()),
@@ -150,7 +159,9 @@ fn container(cluster: &ValidatedCluster) -> Container {
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
             ..SecurityContext::default()
         }),
-        volume_mounts: Some([config].into_iter().chain(discovery::secrets_mount(cluster)).collect()),
+        volume_mounts: Some(
+            [Some(config), discovery::secrets_mount(cluster), keys, certificate].into_iter().flatten().collect(),
+        ),
         ..Container::default()
     }
 }
@@ -216,6 +227,27 @@ mod tests {
             assert_eq!(context.privileged, None);
             assert!(container.ports.unwrap().iter().all(|port| port.host_port.is_none()));
         }
+    }
+
+    #[test]
+    fn keys_reach_the_members_as_a_file_and_in_no_other_way() {
+        let named = |pod: &PodSpec| pod.volumes.iter().flatten().any(|volume| volume.name == encryption::VOLUME);
+        let mounted =
+            |pod: &PodSpec| pod.containers[0].volume_mounts.iter().flatten().any(|of| *of == encryption::mount());
+        let pod = pod_of("{encryption: {generate: true}}");
+        assert!(named(&pod) && mounted(&pod));
+        let text = serde_json::to_string(&pod).unwrap();
+        assert_eq!(text.matches("demo-encryption").count(), 1, "{text}");
+        let without = pod_of("{}");
+        assert!(!named(&without) && !mounted(&without));
+    }
+
+    #[test]
+    fn certificates_reach_the_members_as_files() {
+        let pod = pod_of("{tls: {operator: {}}}");
+        assert!(pod.volumes.iter().flatten().any(|volume| volume.name == tls::VOLUME));
+        assert!(pod.containers[0].volume_mounts.iter().flatten().any(|mount| *mount == tls::mount()));
+        assert!(!serde_json::to_string(&pod_of("{}")).unwrap().contains(tls::VOLUME));
     }
 
     #[test]

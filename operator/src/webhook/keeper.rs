@@ -1,10 +1,10 @@
 //! Keeps the webhook trusted: its certificates in a Secret, its authority in the API server's configuration, and the
 //! one in use by the server.
 //!
-//! What is due is decided in [`super::certs`]; this is the part with the API server in it. Several operators may do
-//! this at once: whoever loses the race to write takes over what the winner wrote.
+//! What is due is decided in [`crate::certs`]; this is the part with the API server in it. Several operators may do
+//! this at once.
 
-use std::{collections::BTreeMap, fmt::Debug, time::Duration};
+use std::{fmt::Debug, time::Duration};
 
 use futures::{StreamExt, stream};
 use k8s_openapi::{
@@ -17,16 +17,16 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource,
-    api::{ObjectMeta, PartialObjectMeta, Patch, PatchParams, PostParams},
+    api::{PartialObjectMeta, Patch, PatchParams},
 };
 use kube_runtime::{WatchStreamExt, watcher};
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::{
-    Monitor, Settings,
-    certs::{self, CertError, Stored},
-    server::CertificateSlot,
+use super::{Monitor, Settings, server::CertificateSlot};
+use crate::certs::{
+    self, CertError, Purpose,
+    secret::{self, SecretError},
 };
 
 /// All is looked at again this often, whatever the watches say.
@@ -35,30 +35,15 @@ const CHECK_EVERY: Duration = Duration::from_hours(1);
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// A change is often followed by another; both are looked at together.
 const SETTLE: Duration = Duration::from_millis(200);
-/// Races for the Secret that may be lost before it is called trouble.
-const MOST_RACES: usize = 10;
 /// Who changed the configuration, in its list of managed fields.
 const FIELD_MANAGER: &str = "kvasir-operator-webhook";
-
-const AUTHORITIES: &str = "ca.crt";
-const AUTHORITY_KEY: &str = "ca.key";
-const CERTIFICATE: &str = "tls.crt";
-const KEY: &str = "tls.key";
 
 /// Why the certificate is not as it should be; each is tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum KeepError {
-    /// The Secret could not be read or written.
-    #[error("cannot keep the webhook's certificate in secret {name}, check that it may be read and written: {source}")]
-    Secret {
-        /// The Secret.
-        name: String,
-        /// What the API server said.
-        source: Box<kube::Error>,
-    },
-    /// The Secret changed under every attempt to write it.
-    #[error("secret {0} is changed all the time, see who else writes it")]
-    Race(String),
+    /// The Secret could not be kept.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// The configuration could not be read or patched.
     #[error("cannot tell the API server whom to trust in {name}, check that it exists and may be patched: {source}")]
     Configuration {
@@ -132,71 +117,13 @@ async fn check(
     monitor: &Monitor,
 ) -> Result<(), KeepError> {
     let now = Timestamp::now().as_second();
-    let stored = stored(secrets, &settings.secret, &settings.names(), now).await?;
+    let empty = secret::empty(&settings.secret);
+    let stored = secret::stored(secrets, empty, Purpose::Webhook, &settings.names(), now).await?;
     // First whom to trust, then what is shown. The server serves even if the API server cannot be told.
     let published = publish(configurations, &settings.configuration, &stored.authorities).await;
     slot.set(certs::certified_key(&stored)?);
     monitor.start_serving(certs::inspect(&stored).serving.map_or(0, |serving| serving.validity.end));
     published
-}
-
-/// What the Secret holds, after everything that was due at `now` has been made anew.
-pub async fn stored(api: &Api<Secret>, name: &str, names: &[String], now: i64) -> Result<Stored, KeepError> {
-    let failed = |source: kube::Error| KeepError::Secret { name: name.to_owned(), source: Box::new(source) };
-    for _ in 0..MOST_RACES {
-        let secret = api.get_opt(name).await.map_err(failed)?;
-        let current = secret.as_ref().and_then(read);
-        let Some((next, plan)) = certs::renew(current.as_ref(), names, now)? else {
-            return Ok(current.expect("only what is stored can be left as it is"));
-        };
-        let written = match secret {
-            // The version that was read goes along, so a Secret that has changed since is not overwritten.
-            Some(mut secret) => {
-                secret.data.get_or_insert_default().extend(data(&next));
-                api.replace(name, &PostParams::default(), &secret).await
-            }
-            None => api.create(&PostParams::default(), &secret_of(name, &next)).await,
-        };
-        match written {
-            Ok(_) => {
-                let certs::Plan { authority, serving, prune } = plan;
-                tracing::info!(secret = name, authority, serving, prune, "the webhook's certificates were made anew");
-                return Ok(next);
-            }
-            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {}
-            Err(error) => return Err(failed(error)),
-        }
-    }
-    Err(KeepError::Race(name.to_owned()))
-}
-
-fn secret_of(name: &str, stored: &Stored) -> Secret {
-    Secret {
-        metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
-        data: Some(data(stored)),
-        type_: Some("Opaque".into()),
-        ..Secret::default()
-    }
-}
-
-fn data(stored: &Stored) -> BTreeMap<String, ByteString> {
-    let Stored { authorities, authority_key, certificate, key } = stored;
-    [(AUTHORITIES, authorities), (AUTHORITY_KEY, authority_key), (CERTIFICATE, certificate), (KEY, key)]
-        .map(|(name, text)| (name.to_owned(), ByteString(text.clone().into_bytes())))
-        .into()
-}
-
-/// Nothing of an empty Secret, which is how the chart makes it; a missing or unreadable part reads as empty.
-fn read(secret: &Secret) -> Option<Stored> {
-    let data = secret.data.as_ref().filter(|data| !data.is_empty())?;
-    let part =
-        |name: &str| data.get(name).and_then(|bytes| String::from_utf8(bytes.0.clone()).ok()).unwrap_or_default();
-    Some(Stored {
-        authorities: part(AUTHORITIES),
-        authority_key: part(AUTHORITY_KEY),
-        certificate: part(CERTIFICATE),
-        key: part(KEY),
-    })
 }
 
 /// Writes `authorities` into the configuration, if it holds anything else.

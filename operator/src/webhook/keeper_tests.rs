@@ -13,6 +13,10 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::*;
+use crate::certs::{
+    Stored,
+    secret::{empty, read},
+};
 
 const SECRET: &str = "kvasir-webhook-cert";
 const CONFIGURATION: &str = "kvasir-sidecar";
@@ -112,8 +116,16 @@ fn configurations(client: &Client) -> Api<MutatingWebhookConfiguration> {
     Api::all(client.clone())
 }
 
+async fn stored(client: &Client, now: i64) -> Result<Stored, SecretError> {
+    secret::stored(&secrets(client), empty(SECRET), Purpose::Webhook, &names(), now).await
+}
+
+fn secret_of(stored: &Stored) -> Secret {
+    Secret { data: Some(secret::data(stored)), ..empty(SECRET) }
+}
+
 fn made() -> Stored {
-    certs::renew(None, &names(), NOW).unwrap().unwrap().0
+    certs::renew(None, Purpose::Webhook, &names(), NOW).unwrap().unwrap().0
 }
 
 /// As the chart renders it: two webhooks here, so that order matters.
@@ -133,8 +145,8 @@ fn configuration() -> Value {
 #[tokio::test]
 async fn an_absent_secret_is_made_and_then_left_alone() {
     let (client, objects) = api_server();
-    let first = stored(&secrets(&client), SECRET, &names(), NOW).await.unwrap();
-    let again = stored(&secrets(&client), SECRET, &names(), NOW + 60).await.unwrap();
+    let first = stored(&client, NOW).await.unwrap();
+    let again = stored(&client, NOW + 60).await.unwrap();
     assert_eq!(first, again);
     assert_eq!(objects.lock().writes, 1);
 }
@@ -145,7 +157,7 @@ async fn the_empty_secret_of_the_chart_is_filled_and_keeps_its_labels() {
     let mut empty = Secret { type_: Some("Opaque".into()), ..Secret::default() };
     empty.metadata.labels = Some([("app.kubernetes.io/managed-by".to_owned(), "Helm".to_owned())].into());
     objects.lock().store(empty);
-    let filled = stored(&secrets(&client), SECRET, &names(), NOW).await.unwrap();
+    let filled = stored(&client, NOW).await.unwrap();
     let objects = objects.lock();
     let secret = objects.secret.as_ref().unwrap();
     assert_eq!(read(secret), Some(filled));
@@ -157,15 +169,15 @@ async fn who_loses_the_race_takes_what_the_winner_wrote() {
     let rival = made();
     // Both find none and create it.
     let (client, objects) = api_server();
-    objects.lock().rival = Some(secret_of(SECRET, &rival));
-    assert_eq!(stored(&secrets(&client), SECRET, &names(), NOW).await.unwrap(), rival);
+    objects.lock().rival = Some(secret_of(&rival));
+    assert_eq!(stored(&client, NOW).await.unwrap(), rival);
     assert_eq!(objects.lock().writes, 1, "the rival's");
     // Both find one that has ended and replace it.
     let (client, objects) = api_server();
-    let old = certs::renew(None, &names(), NOW - 3 * certs::AUTHORITY_LIFE).unwrap().unwrap().0;
-    objects.lock().store(secret_of(SECRET, &old));
-    objects.lock().rival = Some(secret_of(SECRET, &rival));
-    assert_eq!(stored(&secrets(&client), SECRET, &names(), NOW).await.unwrap(), rival);
+    let old = certs::renew(None, Purpose::Webhook, &names(), NOW - 3 * certs::AUTHORITY_LIFE).unwrap().unwrap().0;
+    objects.lock().store(secret_of(&old));
+    objects.lock().rival = Some(secret_of(&rival));
+    assert_eq!(stored(&client, NOW).await.unwrap(), rival);
     assert_eq!(objects.lock().writes, 2, "the old one and the rival's");
 }
 

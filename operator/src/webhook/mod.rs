@@ -1,7 +1,7 @@
 //! The sidecar webhook: puts a Kvasir node beside every application pod that asks for one.
 //!
 //! A pod labelled [`CLUSTER_LABEL`] passes through [`admit`] when it is created; [`sidecar`] says what becomes of it.
-//! [`certs`] decides when certificates are made anew, [`keeper`] stores them and tells the API server whom to trust,
+//! [`crate::certs`] makes its certificates, [`keeper`] shows them to the server and tells the API server whom to trust,
 //! and [`server`] serves. [`count`] looks at the pods afterwards: who has a sidecar, and who came through without.
 //!
 //! This module knows nothing of the controller: it reads `KvCluster`s and never writes one.
@@ -19,7 +19,6 @@
 //! ```
 
 pub mod admit;
-pub mod certs;
 pub mod count;
 pub mod keeper;
 pub mod monitor;

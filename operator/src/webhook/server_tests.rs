@@ -9,13 +9,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::webhook::certs::{self, Stored};
+use crate::certs::{self, Purpose, Stored};
 
 const NAME: &str = "kvasir-webhook.kvasir-system.svc";
 
 fn made(age_days: i64) -> Stored {
     let now = k8s_openapi::jiff::Timestamp::now().as_second();
-    certs::renew(None, &[NAME.to_owned()], now - age_days * 24 * 60 * 60).unwrap().unwrap().0
+    certs::renew(None, Purpose::Webhook, &[NAME.to_owned()], now - age_days * 24 * 60 * 60).unwrap().unwrap().0
 }
 
 struct Running {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, Probe,
-        ResourceRequirements, SeccompProfile, SecurityContext,
+        ResourceRequirements, SeccompProfile, SecurityContext, Volume,
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
@@ -16,7 +16,11 @@ use kvasir_crds::{KvClusterSpec, Resources};
 use serde_json::{Value, json};
 
 use super::{CLUSTER_LABEL, INJECT_ANNOTATION, INJECTED_ANNOTATION, SIDECAR_NAME};
-use crate::quantity;
+use crate::{
+    encryption::{self, KeyFile},
+    quantity,
+    tls::{self, NodeTls},
+};
 
 /// Where the application finds its node; also the name of the variable that tells it.
 const ADDRESS_VARIABLE: &str = "KVASIR_ADDRESS";
@@ -56,6 +60,10 @@ pub struct Sidecar {
     pub max_memory_policy: Option<String>,
     /// After how long out of reach a node is given up on, as the `KvCluster` says it.
     pub evict_after: Option<String>,
+    /// Where the keys are that nodes encrypt with, if they do.
+    pub encryption: Option<KeyFile>,
+    /// The certificate by which nodes know each other, if they do so by one.
+    pub peer_tls: Option<NodeTls>,
 }
 
 /// Why a pod that asks for a sidecar does not get one; each says what to do.
@@ -70,6 +78,9 @@ pub enum Refusal {
     /// A container that is not the sidecar has its name.
     #[error("the name of container \"{SIDECAR_NAME}\" is the sidecar's: rename the container")]
     NameTaken,
+    /// A volume that is not the sidecar's has its name.
+    #[error("the name of volume \"{0}\" is the sidecar's: rename the volume")]
+    VolumeTaken(&'static str),
     /// The pod is a member of a cluster.
     #[error("this pod is a member of a KvCluster: take the label {CLUSTER_LABEL} off it")]
     Member,
@@ -131,6 +142,17 @@ pub fn inject(pod: &Value, sidecar: &Sidecar) -> Result<Value, Refusal> {
         }
     }
     if !present {
+        for (name, volume) in sidecar.volumes() {
+            if list(&pod["spec"], "volumes").any(|volume| volume["name"] == name) {
+                return Err(Refusal::VolumeTaken(name));
+            }
+            let volume = serde_json::to_value(volume)
+                .expect("a volume is made of strings, truth values and lists and maps of such");
+            match &mut pod["spec"]["volumes"] {
+                Value::Array(others) => others.push(volume),
+                absent => *absent = json!([volume]),
+            }
+        }
         let container = serde_json::to_value(sidecar.container(grace))
             .expect("a container is made of strings, numbers and maps with string keys");
         match &mut pod["spec"]["initContainers"] {
@@ -171,7 +193,17 @@ impl Sidecar {
             max_memory,
             max_memory_policy: spec.max_memory_policy.clone(),
             evict_after: spec.evict_after.clone(),
+            encryption: spec.encryption.as_ref().and_then(|given| KeyFile::of(cluster, given)),
+            // Its own clients are in its pod, on loopback.
+            peer_tls: spec.tls.as_ref().and_then(|given| NodeTls::of(cluster, given)).filter(|tls| tls.peers),
         }
+    }
+
+    /// The volumes that it needs, each with its name.
+    fn volumes(&self) -> impl Iterator<Item = (&'static str, Volume)> {
+        let keys = self.encryption.as_ref().map(|file| (encryption::VOLUME, file.volume()));
+        let certificate = self.peer_tls.as_ref().map(|tls| (tls::VOLUME, tls.volume()));
+        keys.into_iter().chain(certificate)
     }
 
     /// The container, for a pod with this grace period.
@@ -179,8 +211,18 @@ impl Sidecar {
     /// A native sidecar gets its signal when the application has ended, and only what is left of the pod's grace
     /// period: it is told to drain for less than the whole of it.
     fn container(&self, grace_seconds: i64) -> Container {
-        let Self { namespace, cluster, image, resources, sync_interval, max_memory, max_memory_policy, evict_after } =
-            self;
+        let Self {
+            namespace,
+            cluster,
+            image,
+            resources,
+            sync_interval,
+            max_memory,
+            max_memory_policy,
+            evict_after,
+            encryption,
+            peer_tls,
+        } = self;
         let drain = (grace_seconds - GRACE_RESERVE_SECONDS).clamp(1, LONGEST_DRAIN_SECONDS);
         let mut env = vec![
             field("KVASIR_NAME", "metadata.name"),
@@ -201,6 +243,17 @@ impl Sidecar {
         env.extend(max_memory.iter().map(|value| variable("KVASIR_MAX_MEMORY", value)));
         env.extend(max_memory_policy.iter().map(|value| variable("KVASIR_MAX_MEMORY_POLICY", value)));
         env.extend(evict_after.iter().map(|value| variable("KVASIR_EVICT_AFTER", value)));
+        env.extend(encryption.iter().map(|_| variable("KVASIR_ENCRYPTION_FILE", encryption::FILE)));
+        if peer_tls.is_some() {
+            env.extend([
+                variable("KVASIR_PEER_TLS_CERT_FILE", tls::CERTIFICATE_FILE),
+                variable("KVASIR_PEER_TLS_KEY_FILE", tls::KEY_FILE),
+                variable("KVASIR_PEER_TLS_CA_FILE", tls::AUTHORITIES_FILE),
+                variable("KVASIR_PEER_TLS_SERVER_NAME", tls::peer_name(cluster, namespace)),
+            ]);
+        }
+        let mounts = [encryption.as_ref().map(|_| encryption::mount()), peer_tls.as_ref().map(|_| tls::mount())];
+        let mounts: Vec<_> = mounts.into_iter().flatten().collect();
         Container {
             name: SIDECAR_NAME.into(),
             image: Some(image.clone()),
@@ -221,6 +274,7 @@ impl Sidecar {
             // No readiness probe: it would count towards the pod's, and whether the application can serve without its
             // store is for the application to say.
             resources: Some(resources.clone().unwrap_or_else(modest)),
+            volume_mounts: (!mounts.is_empty()).then_some(mounts),
             security_context: Some(restricted()),
             ..Container::default()
         }

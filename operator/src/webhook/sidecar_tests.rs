@@ -14,6 +14,8 @@ fn sidecar() -> Sidecar {
         max_memory: None,
         max_memory_policy: None,
         evict_after: None,
+        encryption: None,
+        peer_tls: None,
     }
 }
 
@@ -213,6 +215,49 @@ fn the_clusters_own_settings_are_passed_on() {
 }
 
 #[test]
+fn keys_reach_the_sidecar_as_a_file_and_no_other_container() {
+    let spec: KvClusterSpec = serde_yaml::from_str("{encryption: {generate: true}}").unwrap();
+    let sidecar = Sidecar::of("shop", "demo", &spec, "default:1");
+    let mut before = pod(PLAIN);
+    before["spec"]["volumes"] = json!([{"name": "data", "emptyDir": {}}]);
+    for before in [pod(PLAIN), before] {
+        let after = inject(&before, &sidecar).unwrap();
+        assert_eq!(inject(&after, &sidecar).unwrap(), after, "a second injection must change nothing");
+        let volumes: Vec<_> = list(&after["spec"], "volumes").collect();
+        assert_eq!(volumes.len(), list(&before["spec"], "volumes").count() + 1);
+        assert_eq!(volumes.last().unwrap()["secret"]["secretName"], "demo-encryption");
+        let container = &after["spec"]["initContainers"][0];
+        assert_eq!(value(container, "KVASIR_ENCRYPTION_FILE"), Some("/etc/kvasir-encryption/peers.yaml"));
+        assert_eq!(
+            container["volumeMounts"],
+            json!([{"name": "kvasir-encryption", "mountPath": "/etc/kvasir-encryption", "readOnly": true}])
+        );
+        assert!(after["spec"]["containers"][0].get("volumeMounts").is_none());
+    }
+    let mut taken = pod(PLAIN);
+    taken["spec"]["volumes"] = json!([{"name": "kvasir-encryption", "emptyDir": {}}]);
+    assert_eq!(inject(&taken, &sidecar).unwrap_err(), Refusal::VolumeTaken("kvasir-encryption"));
+    injected(&taken);
+    assert!(injected(&pod(PLAIN))["spec"].get("volumes").is_none(), "without encryption nothing is mounted");
+}
+
+#[test]
+fn a_certificate_reaches_the_sidecar_only_for_its_peers() {
+    let of = |spec: &str| Sidecar::of("shop", "demo", &serde_yaml::from_str(spec).unwrap(), "default:1");
+    let after = inject(&pod(PLAIN), &of("{tls: {operator: {}, peers: true}}")).unwrap();
+    let container = &after["spec"]["initContainers"][0];
+    assert_eq!(value(container, "KVASIR_PEER_TLS_CERT_FILE"), Some("/etc/kvasir-tls/tls.crt"));
+    assert_eq!(value(container, "KVASIR_PEER_TLS_KEY_FILE"), Some("/etc/kvasir-tls/tls.key"));
+    assert_eq!(value(container, "KVASIR_PEER_TLS_CA_FILE"), Some("/etc/kvasir-tls/ca.crt"));
+    assert_eq!(value(container, "KVASIR_PEER_TLS_SERVER_NAME"), Some("demo-peers.shop.svc"));
+    assert_eq!(value(container, "KVASIR_TLS_CERT_FILE"), None, "its clients are on loopback");
+    assert_eq!(after["spec"]["volumes"][0]["secret"]["secretName"], "demo-tls");
+    assert_eq!(container["volumeMounts"][0]["mountPath"], "/etc/kvasir-tls");
+    let plain = inject(&pod(PLAIN), &of("{tls: {operator: {}}}")).unwrap();
+    assert!(!plain.to_string().contains("tls"), "{plain}");
+}
+
+#[test]
 fn a_cluster_that_names_no_image_gets_the_operators() {
     assert_eq!(Sidecar::of("shop", "demo", &KvClusterSpec::default(), "default:1").image, "default:1");
 }
@@ -229,7 +274,7 @@ fn pods_that_cannot_have_a_sidecar_are_refused_with_what_to_do() {
     let member = "{metadata: {labels: {kvasir.dev/member-of: demo}}, spec: {containers: [{name: app}]}}";
     assert_eq!(refused(member), Refusal::Member);
     assert_eq!(refused("{metadata: {}, spec: {}}"), Refusal::NoContainers);
-    for refusal in [Refusal::HostNetwork, Refusal::NameTaken, Refusal::Member] {
+    for refusal in [Refusal::HostNetwork, Refusal::NameTaken, Refusal::VolumeTaken(tls::VOLUME), Refusal::Member] {
         assert!(refusal.to_string().len() <= 256, "the API server cuts longer warnings: {refusal}");
     }
 }

@@ -18,7 +18,7 @@ fn names() -> Vec<String> {
 }
 
 fn renewed(stored: Option<&Stored>, now: i64) -> (Stored, Plan) {
-    renew(stored, &names(), now).expect("made").expect("something was due")
+    renew(stored, Purpose::Webhook, &names(), now).expect("made").expect("something was due")
 }
 
 /// What an API server that trusts `bundle` says of being shown `certificate`.
@@ -50,13 +50,13 @@ fn the_first_time_everything_is_made_and_a_client_accepts_it() {
     // A clock half an hour behind is no trouble.
     accepted(&stored.authorities, &stored.certificate, &names()[0], START - HOUR / 2).unwrap();
     certified_key(&stored).expect("usable for TLS");
-    assert_eq!(renew(Some(&stored), &names(), START).unwrap(), None, "nothing is due right after");
+    assert_eq!(renew(Some(&stored), Purpose::Webhook, &names(), START).unwrap(), None, "nothing is due right after");
 }
 
 #[test]
 fn the_serving_certificate_is_renewed_at_two_thirds_of_its_life() {
     let (first, _) = renewed(None, START);
-    assert_eq!(renew(Some(&first), &names(), START + 59 * DAY).unwrap(), None);
+    assert_eq!(renew(Some(&first), Purpose::Webhook, &names(), START + 59 * DAY).unwrap(), None);
     let now = START + 60 * DAY;
     let (second, plan) = renewed(Some(&first), now);
     assert_eq!(plan, Plan { serving: true, ..Plan::default() });
@@ -72,7 +72,7 @@ fn three_years_of_daily_checks_never_show_a_certificate_that_yesterdays_bundle_r
     for day in 1..=3 * 365 {
         let now = START + day * DAY;
         let yesterday = stored.clone();
-        if let Some((next, plan)) = renew(Some(&stored), &names(), now).unwrap() {
+        if let Some((next, plan)) = renew(Some(&stored), Purpose::Webhook, &names(), now).unwrap() {
             authorities_made += usize::from(plan.authority);
             served_made += usize::from(plan.serving);
             stored = next;
@@ -124,7 +124,7 @@ fn what_is_damaged_is_made_anew_and_the_rest_stays() {
 fn a_renamed_service_gets_a_certificate_for_its_new_name() {
     let (first, _) = renewed(None, START);
     let renamed = vec!["hook.elsewhere.svc".to_owned()];
-    let (second, plan) = renew(Some(&first), &renamed, START).unwrap().expect("due");
+    let (second, plan) = renew(Some(&first), Purpose::Webhook, &renamed, START).unwrap().expect("due");
     assert_eq!(plan, Plan { serving: true, ..Plan::default() });
     accepted(&first.authorities, &second.certificate, "hook.elsewhere.svc", START).unwrap();
 }
@@ -133,4 +133,36 @@ fn a_renamed_service_gets_a_certificate_for_its_new_name() {
 fn keys_do_not_reach_the_log() {
     let (stored, _) = renewed(None, START);
     assert!(!format!("{stored:?}").contains("PRIVATE KEY"));
+}
+
+#[test]
+fn an_authority_that_nobody_knows_yet_does_not_sign() {
+    // The operator was away when the certificate was due, and comes back when the authority is too.
+    let (first, _) = renewed(None, START);
+    let (first, _) = renewed(Some(&first), START + 190 * DAY);
+    let now = START + 255 * DAY;
+    let (second, plan) = renewed(Some(&first), now);
+    assert_eq!(plan, Plan { authority: true, ..Plan::default() });
+    accepted(&first.authorities, &second.certificate, &names()[0], now).unwrap();
+    assert_eq!(renew(Some(&second), Purpose::Webhook, &names(), now + 7 * DAY - 1).unwrap(), None);
+    let (third, plan) = renewed(Some(&second), now + 7 * DAY);
+    assert_eq!(plan, Plan { serving: true, ..Plan::default() });
+    accepted(&second.authorities, &third.certificate, &names()[0], now + 7 * DAY).unwrap();
+    accepted(&first.authorities, &third.certificate, &names()[0], now + 7 * DAY)
+        .expect_err("signed by the new authority");
+    // With an end behind it there is nothing to wait for.
+    let (late, plan) = renewed(Some(&first), START + 281 * DAY);
+    assert_eq!(plan, Plan { authority: true, serving: true, prune: false });
+    accepted(&late.authorities, &late.certificate, &names()[0], START + 281 * DAY).unwrap();
+}
+
+#[test]
+fn nodes_show_their_certificates_as_servers_and_as_clients() {
+    for (purpose, client) in [(Purpose::Webhook, false), (Purpose::Nodes, true)] {
+        let (stored, _) = renew(None, purpose, &names(), START).unwrap().unwrap();
+        let der = CertificateDer::from_pem_slice(stored.certificate.as_bytes()).unwrap();
+        let certificate = parse(&der).unwrap();
+        let usage = certificate.extended_key_usage().unwrap().unwrap().value;
+        assert_eq!((usage.server_auth, usage.client_auth), (true, client), "{purpose:?}");
+    }
 }

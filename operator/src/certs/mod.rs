@@ -1,13 +1,16 @@
-//! The webhook's certificates: what must be made anew, and the making of it.
+//! Certificates of an authority of our own, for the webhook and for the nodes of a cluster: what must be made anew, and the
+//! making of it.
 //!
-//! Pure but for the keys' randomness: the time is an argument, so years pass in a test. Knows nothing of Secrets, of
-//! the API server or of sockets.
+//! Pure but for the keys' randomness: the time is an argument, so years pass in a test. [`secret`] keeps them at the API
+//! server; the rest knows nothing of that, or of sockets.
 //!
 //! An authority of our own signs the serving certificate. When two thirds of a certificate's life are over it is made
 //! anew. A new authority does not touch the serving certificate: it joins the old one in the list of those to trust,
-//! and signs only when the serving certificate's own time comes, weeks later, when every API server has long read the
-//! list. The old authority leaves the list when it has ended. So neither renewal has a moment in which the API server
-//! trusts one and is shown the other.
+//! and signs only when the serving certificate's own time comes, at least a week later, when everyone
+//! has long read the list. The old authority leaves the list when it has ended, and with it everything that it signed. So
+//! neither renewal has a moment in which somebody trusts one and is shown the other.
+
+pub mod secret;
 
 use std::time::Duration;
 
@@ -30,12 +33,23 @@ pub const AUTHORITY_LIFE: i64 = 365 * DAY;
 pub const SERVING_LIFE: i64 = 90 * DAY;
 /// Certificates begin this long ago, for API servers whose clock is behind ours.
 const BACKDATED: i64 = HOUR;
+/// How long a new authority is only listed before it signs, unless nothing else is left.
+const LISTED_FIRST: i64 = 7 * DAY;
+
+/// Whose certificates they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The webhook's, which the API server is shown.
+    Webhook,
+    /// Those of a cluster's nodes, which clients are shown, and peers in both directions.
+    Nodes,
+}
 
 /// Why no certificate could be made or used.
 #[derive(Debug, thiserror::Error)]
 pub enum CertError {
     /// Making one failed.
-    #[error("cannot make the webhook's certificate, check the service's name: {0}")]
+    #[error("cannot make a certificate, check its names: {0}")]
     Make(#[from] rcgen::Error),
     /// What is stored is no certificate with its key; a renewal replaces it.
     #[error("the stored certificate cannot be used, it will be made anew: {0}")]
@@ -45,7 +59,7 @@ pub enum CertError {
 /// What is kept: everything as PEM.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// The authorities to trust, the newest first; the API server's `caBundle`.
+    /// The authorities to trust, the newest first; for the webhook the API server's `caBundle`.
     pub authorities: String,
     /// Key of the newest authority.
     pub authority_key: String,
@@ -135,8 +149,10 @@ impl Plan {
 pub fn plan(findings: &Findings, names: &[String], now: i64) -> Plan {
     let newest = findings.authorities.first();
     let authority = !findings.can_sign || newest.is_none_or(|validity| validity.is_due(now));
+    let known = !authority && newest.is_some_and(|newest| now >= newest.start + BACKDATED + LISTED_FIRST);
     let serving = findings.serving.as_ref().is_none_or(|serving| {
-        serving.validity.is_due(now)
+        (serving.validity.is_due(now) && known)
+            || serving.validity.is_over(now)
             || serving.signer.is_none_or(|signer| signer.is_over(now))
             || names.iter().any(|name| !serving.names.contains(name))
     });
@@ -168,7 +184,12 @@ pub fn inspect(stored: &Stored) -> Findings {
 }
 
 /// What to store instead of `stored`, and why; nothing if all can stay as it is.
-pub fn renew(stored: Option<&Stored>, names: &[String], now: i64) -> Result<Option<(Stored, Plan)>, CertError> {
+pub fn renew(
+    stored: Option<&Stored>,
+    purpose: Purpose,
+    names: &[String],
+    now: i64,
+) -> Result<Option<(Stored, Plan)>, CertError> {
     let findings = stored.map(inspect).unwrap_or_default();
     let plan = plan(&findings, names, now);
     if plan.is_empty() {
@@ -184,7 +205,7 @@ pub fn renew(stored: Option<&Stored>, names: &[String], now: i64) -> Result<Opti
     next.authorities = blocks(&next.authorities).filter(|block| is_valid_still(block, now)).collect();
     if plan.authority {
         let key = KeyPair::generate()?;
-        let certificate = authority_params(now).self_signed(&key)?;
+        let certificate = authority_params(purpose, now).self_signed(&key)?;
         next.authorities.insert_str(0, &certificate.pem());
         next.authority_key = key.serialize_pem();
     }
@@ -194,10 +215,32 @@ pub fn renew(stored: Option<&Stored>, names: &[String], now: i64) -> Result<Opti
         let end = parse(&newest).map_or(now, |authority| Validity::of(&authority).end);
         let issuer = Issuer::from_ca_cert_der(&newest, KeyPair::from_pem(&next.authority_key)?)?;
         let key = KeyPair::generate()?;
-        next.certificate = serving_params(names, now, end)?.signed_by(&key, &issuer)?.pem();
+        next.certificate = serving_params(purpose, names, now, end)?.signed_by(&key, &issuer)?.pem();
         next.key = key.serialize_pem();
     }
     Ok(Some((next, plan)))
+}
+
+/// What a certificate says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// Its life.
+    pub validity: Validity,
+    /// The DNS names on it.
+    pub names: Vec<String>,
+}
+
+/// Reads the first certificate of a PEM.
+pub fn leaf(pem: &str) -> Option<Leaf> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+    let certificate = parse(&der)?;
+    Some(Leaf { validity: Validity::of(&certificate), names: dns_names(&certificate) })
+}
+
+/// Whether a PEM holds certificates, and each can be read.
+pub fn are_certificates(pem: &str) -> bool {
+    let read: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    !read.is_empty() && read.iter().all(|der| der.as_ref().is_ok_and(|der| parse(der).is_some()))
 }
 
 /// The serving certificate with its key, for TLS.
@@ -210,20 +253,32 @@ pub fn certified_key(stored: &Stored) -> Result<CertifiedKey, CertError> {
         .map_err(|error| unusable(&error))
 }
 
-fn authority_params(now: i64) -> CertificateParams {
+fn authority_params(purpose: Purpose, now: i64) -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name = common_name("kvasir webhook authority");
+    params.distinguished_name = common_name(match purpose {
+        Purpose::Webhook => "kvasir webhook authority",
+        Purpose::Nodes => "kvasir cluster authority",
+    });
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     set_life(&mut params, now - BACKDATED, now - BACKDATED + AUTHORITY_LIFE);
     params
 }
 
-fn serving_params(names: &[String], now: i64, authority_end: i64) -> Result<CertificateParams, rcgen::Error> {
+fn serving_params(
+    purpose: Purpose,
+    names: &[String],
+    now: i64,
+    authority_end: i64,
+) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::new(names)?;
-    params.distinguished_name = common_name("kvasir webhook");
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    (params.distinguished_name, params.extended_key_usages) = match purpose {
+        Purpose::Webhook => (common_name("kvasir webhook"), vec![ExtendedKeyUsagePurpose::ServerAuth]),
+        Purpose::Nodes => {
+            (common_name("kvasir node"), vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth])
+        }
+    };
     params.use_authority_key_identifier_extension = true;
     set_life(&mut params, now - BACKDATED, (now - BACKDATED + SERVING_LIFE).min(authority_end));
     Ok(params)
@@ -271,5 +326,4 @@ fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {
 }
 
 #[cfg(test)]
-#[path = "certs_tests.rs"]
 mod tests;
