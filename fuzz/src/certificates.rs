@@ -1,6 +1,6 @@
 //! What the webhook's Secret holds, in which anybody with access may have put something else.
 
-use kvasir_operator::webhook::certs::{self, Stored};
+use kvasir_operator::certs::{self, Purpose, Stored};
 
 use crate::input::{Input, chunk};
 
@@ -12,18 +12,25 @@ pub(crate) fn run(bytes: &[u8]) {
     let mut text = || String::from_utf8_lossy(input.chunk()).into_owned();
     let stored = Stored { authorities: text(), authority_key: text(), certificate: text(), key: text() };
     let names = ["kvasir-webhook.kvasir-system.svc".to_owned()];
-    let renewed = certs::renew(Some(&stored), &names, NOW).expect("whatever is stored can be replaced");
+    let renewed =
+        certs::renew(Some(&stored), Purpose::Webhook, &names, NOW).expect("whatever is stored can be replaced");
     let stored = renewed.map_or(stored, |(next, _)| next);
     // Either it was good, or it is now.
     certs::certified_key(&stored).expect("what is left as it is, or was made, can be served with");
-    assert_eq!(certs::renew(Some(&stored), &names, NOW).expect("nothing to do"), None, "there is always more to do");
+    assert_eq!(
+        certs::renew(Some(&stored), Purpose::Webhook, &names, NOW).expect("nothing to do"),
+        None,
+        "there is always more to do"
+    );
     let findings = certs::inspect(&stored);
     assert!(findings.can_sign && findings.serving.is_some_and(|it| it.signer.is_some()), "the parts do not fit");
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let names = ["kvasir-webhook.kvasir-system.svc".to_owned()];
-    let made = |now| certs::renew(None, &names, now).expect("certificates can be made").expect("there were none").0;
+    let made = |now| {
+        certs::renew(None, Purpose::Webhook, &names, now).expect("certificates can be made").expect("there were none").0
+    };
     let (good, other, old) = (made(NOW), made(NOW), made(NOW - 80 * 86_400));
     let of = |parts: [&str; 4]| parts.map(|part| chunk(part.as_bytes())).concat();
     let both = format!("{}{}", good.authorities, other.authorities);
