@@ -140,7 +140,8 @@ async fn a_draining_node_is_unready_at_once_and_serves_until_its_clients_have_mo
         Err(status) => Ok(status),
     })
     .await;
-    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    // Cancelled: the call was about to go out when its connection ended.
+    assert!(matches!(refused.code(), Code::Unavailable | Code::Cancelled), "{refused}");
     assert_eq!(nodes[0].ended().await.code(), Some(0));
     assert!(nodes[1].kv().exists("meanwhile").await.unwrap());
 }
