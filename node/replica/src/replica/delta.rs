@@ -178,7 +178,7 @@ impl Replica {
         let standing = delta.standing.unwrap_or_default();
         let stranger = Stranger::try_from(delta.stranger).map_err(|_| Violation::Unknown)?;
         if stranger != Stranger::No {
-            self.begin_anew(stranger, link.origin, now_ms);
+            self.begin_anew(stranger, now_ms);
         } else if snapshot && !refused {
             if delta.ready && !delta.seen.is_empty() {
                 self.finish_snapshot(&delta.seen, &standing, now_ms);

@@ -42,16 +42,9 @@ impl Replica {
         if self.ready || self.links.values().any(|l| asked(l)) {
             return;
         }
-        // Who said that this node lacks something holds it: with another one's map
-        // it might have to begin anew again, and again. So its answer is waited for.
-        let (sponsor, teller) = (self.sponsor, self.teller);
-        let able = |l: &Link| l.peer_ready && l.awaiting.is_none();
-        let refuses = |l: &Link| l.synced && !l.peer_ready;
-        if self.links.iter().any(|(&id, l)| l.origin == teller && id > sponsor && !able(l) && !refuses(l)) {
-            return;
-        }
-        let rank = |(id, l): &(&u64, &mut Box<Link>)| (**id <= sponsor, l.origin != teller, **id);
-        let next = self.links.iter_mut().filter(|(_, l)| able(l)).min_by_key(rank);
+        let able = |(_, l): &(&u64, &mut Box<Link>)| l.peer_ready && l.awaiting.is_none();
+        let sponsor = self.sponsor;
+        let next = self.links.iter_mut().filter(able).min_by_key(|(id, _)| (**id <= sponsor, **id));
         if let Some((&id, link)) = next {
             link.request = Some(Want::Snapshot);
             self.sponsor = id;
@@ -169,7 +162,7 @@ impl Replica {
 
     /// This seat is over: others have ended it, or hold another founding's map.
     /// The node takes a new one, and what it holds goes into a bag.
-    pub(super) fn begin_anew(&mut self, why: Stranger, teller: u64, now_ms: u64) {
+    pub(super) fn begin_anew(&mut self, why: Stranger, now_ms: u64) {
         if self.leaving {
             return;
         }
@@ -213,7 +206,7 @@ impl Replica {
         self.log.reset();
         self.reports.clear();
         self.adopting = None;
-        (self.sponsor, self.teller) = (0, teller);
+        self.sponsor = 0;
         self.started_ms = now_ms;
         self.links.clear();
     }
@@ -286,7 +279,7 @@ impl Replica {
             let (origin, seat) = from_wire(seat).ok_or(Violation::Malformed)?;
             if origin == me {
                 if !seat.is_live() && !self.leaving {
-                    self.begin_anew(Stranger::Ended, 0, now_ms);
+                    self.begin_anew(Stranger::Ended, now_ms);
                     return Ok(());
                 }
             } else if !self.is_retired(origin, &seat) {

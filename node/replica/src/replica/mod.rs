@@ -131,8 +131,6 @@ pub struct Replica {
     bags: Vec<Bag>,
     /// The link that a snapshot was last asked of.
     sponsor: LinkId,
-    /// The process that said that this one must begin anew; 0: none did.
-    teller: u64,
     /// A peer's write found no room, at this time.
     full_since_ms: Option<u64>,
 
@@ -182,7 +180,6 @@ impl Replica {
             ended_because: Stranger::No,
             bags: Vec::new(),
             sponsor: 0,
-            teller: 0,
             full_since_ms: None,
             changes: None,
             settings,
