@@ -15,6 +15,7 @@ pub mod notice;
 pub mod poll;
 pub mod quantity;
 pub mod resources;
+mod secret_folder;
 pub mod server;
 pub mod status;
 pub mod tls;

@@ -5,8 +5,10 @@
 
 pub mod keep;
 
-use k8s_openapi::api::core::v1::{KeyToPath, SecretVolumeSource, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{Volume, VolumeMount};
 use kvasir_crds::{Encryption, KeyFileRef};
+
+use crate::secret_folder;
 
 /// Name of the volume, in members' pods and in those of applications.
 pub const VOLUME: &str = "kvasir-encryption";
@@ -46,27 +48,13 @@ impl KeyFile {
 
     /// The file as a volume.
     pub fn volume(&self) -> Volume {
-        let item = KeyToPath { key: self.key.clone(), path: NAME.to_owned(), mode: None };
-        Volume {
-            name: VOLUME.to_owned(),
-            secret: Some(SecretVolumeSource {
-                secret_name: Some(self.secret.clone()),
-                items: Some(vec![item]),
-                ..SecretVolumeSource::default()
-            }),
-            ..Volume::default()
-        }
+        secret_folder::volume(VOLUME, &self.secret, [(self.key.as_str(), NAME)])
     }
 }
 
-/// Where that volume is. As a folder: a single file that is mounted would never change.
+/// Where that volume is.
 pub fn mount() -> VolumeMount {
-    VolumeMount {
-        name: VOLUME.to_owned(),
-        mount_path: FOLDER.to_owned(),
-        read_only: Some(true),
-        ..VolumeMount::default()
-    }
+    secret_folder::mount(VOLUME, FOLDER)
 }
 
 #[cfg(test)]

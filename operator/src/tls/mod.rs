@@ -5,12 +5,13 @@
 
 pub mod keep;
 
-use k8s_openapi::api::core::v1::{KeyToPath, SecretVolumeSource, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{Volume, VolumeMount};
 use kvasir_crds::{CertificateRef, IssuerRef, Tls};
 
 use crate::{
     certs::secret::{AUTHORITIES, CERTIFICATE, KEY},
     resources::headless_service,
+    secret_folder,
 };
 
 /// Name of the volume, in members' pods and in those of applications.
@@ -76,28 +77,14 @@ impl NodeTls {
 
     /// The files as a volume; the key of the authority, which may lie beside them, is none of them.
     pub fn volume(&self) -> Volume {
-        let item = |name: &str| KeyToPath { key: name.to_owned(), path: name.to_owned(), mode: None };
         let names = [CERTIFICATE, KEY].into_iter().chain(self.peers.then_some(AUTHORITIES));
-        Volume {
-            name: VOLUME.to_owned(),
-            secret: Some(SecretVolumeSource {
-                secret_name: Some(self.secret.clone()),
-                items: Some(names.map(item).collect()),
-                ..SecretVolumeSource::default()
-            }),
-            ..Volume::default()
-        }
+        secret_folder::volume(VOLUME, &self.secret, names.map(|name| (name, name)))
     }
 }
 
-/// Where that volume is. As a folder: single files that are mounted would never change.
+/// Where that volume is.
 pub fn mount() -> VolumeMount {
-    VolumeMount {
-        name: VOLUME.to_owned(),
-        mount_path: FOLDER.to_owned(),
-        read_only: Some(true),
-        ..VolumeMount::default()
-    }
+    secret_folder::mount(VOLUME, FOLDER)
 }
 
 /// The name by which nodes know each other's certificates; no two clusters have the same.
