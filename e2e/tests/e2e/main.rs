@@ -7,4 +7,5 @@ mod data;
 mod discovery;
 mod failures;
 mod operator;
+mod security;
 mod sidecar;
