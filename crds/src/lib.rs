@@ -3,12 +3,14 @@
 //! Everything here is plain data. [`yaml`] renders the `CustomResourceDefinition` that the Helm chart carries; this
 //! crate knows nothing of clients, controllers or the data plane.
 
+mod access;
 mod discovery;
 pub mod duration;
 mod security;
 pub mod spec;
 mod status;
 
+pub use access::{Access, AccessRule, ServiceAccounts};
 pub use discovery::{Discovery, DnsDiscovery, KubernetesDiscovery, NatsDiscovery, SecretKey, StaticDiscovery};
 pub use security::{CertificateRef, Encryption, IssuerRef, KeyFileRef, OperatorAuthority, Tls};
 pub use spec::{KvCluster, KvClusterSpec, MAX_NAME, MAX_REPLICAS, Resources};

@@ -14,6 +14,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    access::Access,
     discovery::Discovery,
     security::{Encryption, Tls},
     status::KvClusterStatus,
@@ -59,6 +60,8 @@ pub const MAX_REPLICAS: i32 = 64;
     .message("give one of encryption and tls.peers: true, not both: either keeps what peers say to each other"))]
 #[x_kube(validation = Rule::new("(has(self.tls) && has(self.tls.peers) && self.tls.peers) == (has(oldSelf.tls) && has(oldSelf.tls.peers) && oldSelf.tls.peers) && (!has(self.tls) || !has(self.tls.peers) || !self.tls.peers || self.tls == oldSelf.tls)")
     .message("leave tls.peers as it is, and with peers: true all of tls: members with and without it, or of another authority, do not hear each other, and all keys would be lost while they are replaced. Make a new KvCluster instead"))]
+#[x_kube(validation = Rule::new("!has(self.access) || !has(self.access.clientCaSecret) || (has(self.tls) && (!has(self.tls.client) || self.tls.client))")
+    .message("set tls on the client port for access.clientCaSecret: certificates are shown over TLS"))]
 pub struct KvClusterSpec {
     /// How many members the cluster has, from 1 to 64. Every member holds every key.
     #[serde(default = "default_replicas")]
@@ -124,6 +127,9 @@ pub struct KvClusterSpec {
     /// Certificates: for TLS on the client port, and for mutual TLS between nodes. Unset: neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
+    /// How clients of members show who they are, and what they may do. Unset: nobody is asked, and everybody may do everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
 }
 
 impl Default for KvClusterSpec {
@@ -141,6 +147,7 @@ impl Default for KvClusterSpec {
             serve_alone: None,
             encryption: None,
             tls: None,
+            access: None,
         }
     }
 }

@@ -39,6 +39,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::{
+    access::{self, AccessError},
     apply::{self, ApplyError, Outcome},
     encryption::{self, keep::KeysError},
     fetch::{self, FetchError, Live},
@@ -81,6 +82,9 @@ pub enum ReconcileError {
     /// The nodes' certificate could not be looked at or made.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// What tells clients apart could not be looked at.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The application pods could not be looked at or told.
     #[error(transparent)]
     Count(#[from] CountError),
@@ -223,28 +227,30 @@ async fn reconcile_once(context: &Context, namespace: &str, name: &str) -> Resul
 
     let mut failure = None;
     let mut obstacle = None;
+    let mut concern = None;
     let mut outcome = Outcome::Unchanged;
     match validate::validate(&cluster, &context.node_image) {
         Ok(valid) => match Box::pin(carry_out(context, &valid, &live)).await {
-            Ok(done) => outcome = done,
+            Ok(done) => (outcome, concern) = done,
             Err((found, error)) => (obstacle, failure) = (Some(found), error),
         },
         Err(invalid) => obstacle = Some(Obstacle { reason: invalid.reason(), message: invalid.to_string() }),
     }
 
-    let status = observe(context, &cluster, &live, obstacle, outcome).await?;
+    let status = observe(context, &cluster, &live, obstacle, concern, outcome).await?;
     if let Some(error) = failure {
         return Err(error);
     }
     Ok(Action::requeue(if status::is_steady(&status) { LATER } else { SOON }))
 }
 
-/// Puts everything of a cluster in place; if that cannot be, says what is in the way, and what is worth another try.
+/// Puts everything of a cluster in place, and says what somebody should mend all the same; if it cannot be, says what is in
+/// the way, and what is worth another try.
 async fn carry_out(
     context: &Context,
     cluster: &ValidatedCluster,
     live: &Live,
-) -> Result<Outcome, (Obstacle, Option<ReconcileError>)> {
+) -> Result<(Outcome, Option<Obstacle>), (Obstacle, Option<ReconcileError>)> {
     let (client, metrics) = (&context.client, &context.metrics);
     // First keys and certificates: members that start without them, or are made anew with others, are of no use.
     let began = live.stateful_set.is_some();
@@ -256,11 +262,16 @@ async fn carry_out(
         let obstacle = Obstacle { reason: error.reason(), message: error.to_string() };
         return Err((obstacle, error.is_passing().then_some(error.into())));
     }
+    let concern = access::look(client, cluster).await.map_err(|error| {
+        let obstacle = Obstacle { reason: error.reason(), message: error.to_string() };
+        (obstacle, error.is_passing().then_some(error.into()))
+    })?;
     let desired = resources::build(cluster);
-    apply::apply(client, metrics, &cluster.owner, &desired, live).await.map_err(|error| {
+    let outcome = apply::apply(client, metrics, &cluster.owner, &desired, live).await.map_err(|error| {
         let obstacle = Obstacle { reason: error.reason(), message: error.to_string() };
         (obstacle, Some(error.into()))
-    })
+    })?;
+    Ok((outcome, concern))
 }
 
 /// Looks at pods and members, and writes the status and the events if there is news.
@@ -269,6 +280,7 @@ async fn observe(
     cluster: &KvCluster,
     live: &Live,
     obstacle: Option<Obstacle>,
+    concern: Option<Obstacle>,
     outcome: Outcome,
 ) -> Result<KvClusterStatus, ReconcileError> {
     let (client, name) = (&context.client, cluster.name_any());
@@ -278,6 +290,7 @@ async fn observe(
     let after = status::status(&Sight {
         cluster,
         obstacle,
+        concern,
         stateful_set: live.stateful_set.as_ref(),
         changed: outcome == Outcome::Updated,
         pods: &live.pods,

@@ -1,9 +1,11 @@
 //! Kvasir's operator: it makes of each `KvCluster` the pods that serve it, and says how they are.
 //!
 //! [`controller`] is the loop: fetch, [`validate`], build ([`resources`]), [`apply`], [`status`]. Only the outer steps
-//! talk to the API server; what lies between is plain functions of data. [`encryption`] and [`tls`] see to keys and certificates before anything is applied. [`webhook`] gives application pods their sidecar
+//! talk to the API server; what lies between is plain functions of data. [`encryption`], [`tls`] and [`access`] see to keys,
+//! certificates and what tells clients apart before anything is applied. [`webhook`] gives application pods their sidecar
 //! and knows nothing of the loop. [`server`] is the operator's own health and metrics.
 
+pub mod access;
 pub mod apply;
 pub mod certs;
 pub mod controller;

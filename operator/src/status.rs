@@ -70,6 +70,8 @@ pub struct Sight<'a> {
     pub cluster: &'a KvCluster,
     /// What keeps the spec from being carried out, if anything.
     pub obstacle: Option<Obstacle>,
+    /// What somebody should mend though the spec is carried out, if anything.
+    pub concern: Option<Obstacle>,
     /// The `StatefulSet` as it was before this reconcile.
     pub stateful_set: Option<&'a StatefulSet>,
     /// Whether this reconcile changed the `StatefulSet`.
@@ -241,7 +243,7 @@ fn degraded(
     available: &Verdict,
 ) -> Verdict {
     let mut troubles: Vec<(&'static str, String)> = Vec::new();
-    if let Some(Obstacle { reason, message }) = &sight.obstacle {
+    for Obstacle { reason, message } in sight.obstacle.iter().chain(&sight.concern) {
         troubles.push((reason, message.clone()));
     }
     let name = sight.cluster.name_any();

@@ -11,6 +11,7 @@ use crate::{
 struct World {
     cluster: KvCluster,
     obstacle: Option<Obstacle>,
+    concern: Option<Obstacle>,
     set: Option<StatefulSet>,
     changed: bool,
     pods: Vec<Pod>,
@@ -24,6 +25,7 @@ impl World {
         Self {
             cluster: cluster(spec),
             obstacle: None,
+            concern: None,
             set: None,
             changed: false,
             pods: Vec::new(),
@@ -64,6 +66,7 @@ impl World {
         let status = status(&Sight {
             cluster: &self.cluster,
             obstacle: self.obstacle.clone(),
+            concern: self.concern.clone(),
             stateful_set: self.set.as_ref(),
             changed: self.changed,
             pods: &self.pods,
@@ -466,4 +469,14 @@ fn a_certificate_near_its_end_is_told_and_not_told_anew_each_day() {
     assert!(message.contains("demo-1 for client") && !message.contains("demo-2"), "{message}");
     world.now += SignedDuration::from_hours(24);
     assert_eq!(world.look(), status);
+}
+
+#[test]
+fn a_concern_is_told_and_stops_nothing() {
+    let mut world = World::serving("{access: {serviceAccounts: {}}}");
+    world.concern = Some(Obstacle { reason: "TokenReviewForbidden", message: "mend it".to_owned() });
+    world.look();
+    world.is(condition::DEGRADED, "True", "TokenReviewForbidden");
+    world.is(condition::AVAILABLE, "True", "MembersReady");
+    world.is(condition::PROGRESSING, "False", "RolledOut");
 }

@@ -9,9 +9,9 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
 };
 use kube::{Resource, ResourceExt};
-use kvasir_crds::{Discovery, KubernetesDiscovery, KvCluster, MAX_NAME, MAX_REPLICAS, Resources, duration};
+use kvasir_crds::{Access, Discovery, KubernetesDiscovery, KvCluster, MAX_NAME, MAX_REPLICAS, Resources, duration};
 
-use crate::{encryption::KeyFile, quantity, tls::NodeTls};
+use crate::{access, encryption::KeyFile, quantity, tls::NodeTls};
 
 const SYNC_INTERVAL: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(1);
 const LEAST_MEMORY: u64 = 1 << 20;
@@ -56,6 +56,8 @@ pub struct ValidatedCluster {
     pub encryption: Option<KeyFile>,
     /// The nodes' certificate, if they have one.
     pub tls: Option<NodeTls>,
+    /// Who clients of members are and what they may do, if that is asked.
+    pub access: Option<Access>,
 }
 
 /// Why a `KvCluster` cannot be built.
@@ -154,7 +156,9 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidatedClu
     if spec.encryption.is_some() && tls.as_ref().is_some_and(|tls| tls.peers) {
         return Err(invalid("spec.tls.peers", "give one of encryption and peers: true, not both"));
     }
+    access::check(spec).map_err(|(field, message)| invalid(field, message))?;
     Ok(ValidatedCluster {
+        access: spec.access.clone(),
         encryption: encryption.transpose()?,
         tls,
         name,
@@ -281,6 +285,7 @@ pub(crate) mod tests {
             ("{resources: {requests: {cpu: much}}}", "spec.resources.requests"),
             ("{encryption: {}}", "spec.encryption"),
             ("{tls: {}}", "spec.tls"),
+            ("{access: {}}", "spec.access"),
             ("{tls: {operator: {}, client: false}}", "spec.tls"),
             ("{encryption: {generate: true}, tls: {operator: {}, peers: true}}", "spec.tls.peers"),
             ("{encryption: {generate: true, secretRef: {name: s}}}", "spec.encryption"),
@@ -301,6 +306,8 @@ pub(crate) mod tests {
         assert!(valid(include_str!("../../examples/security/encryption.yaml")).encryption.unwrap().generate);
         let both = valid(include_str!("../../examples/security/tls.yaml"));
         assert!(both.encryption.is_some() && both.tls.is_some_and(|tls| tls.client && !tls.peers));
+        let access = valid(include_str!("../../examples/security/access.yaml")).access.unwrap();
+        assert!(access.service_accounts.is_some() && access.rules.is_some_and(|rules| rules.len() == 2));
         let tls = valid(include_str!("../../examples/security/cert-manager.yaml")).tls.unwrap();
         assert!(tls.client && tls.peers);
     }

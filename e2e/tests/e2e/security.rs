@@ -1,4 +1,4 @@
-//! What keeps others out: encryption between nodes, TLS, and what is said when a Secret is missing.
+//! What keeps others out: encryption between nodes, TLS and access on the client port, and what is said when a Secret is missing.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -105,23 +105,52 @@ fn a_secret_that_is_missing_or_makes_no_sense_is_told() {
 }
 
 #[test]
-fn clients_speak_tls() {
-    run("tls", async |t| {
-        t.ask_for_cluster("demo", json!({ "replicas": 2, "tls": { "operator": {} } })).await?;
+fn clients_speak_tls_and_may_do_what_the_rules_say() {
+    run("access", async |t| {
+        let tokens = Secret {
+            string_data: Some([("tokens.yaml".to_owned(), "app: a-token-of-the-test-app".to_owned())].into()),
+            metadata: kube::api::ObjectMeta { name: Some("demo-tokens".to_owned()), ..Default::default() },
+            ..Secret::default()
+        };
+        t.api::<Secret>().create(&PostParams::default(), &tokens).await?;
+        let rules = |prefix: &str| json!([{ "subjects": ["token:app"], "prefix": prefix, "verbs": ["read", "write"] }]);
+        let access = json!({ "tokensSecret": { "name": "demo-tokens", "key": "tokens.yaml" }, "rules": rules("app/") });
+        let spec = json!({ "replicas": 2, "tls": { "operator": {} }, "access": access });
+        t.ask_for_cluster("demo", spec).await?;
         t.settled("demo", 2).await?;
+
         let authorities = text(&t.api::<Secret>().get("demo-tls").await?, "ca.crt")?;
         let mut file = NamedTempFile::new()?;
         file.write_all(authorities.as_bytes())?;
         let member = t.member_pods("demo").await?.pop().context("there are members")?;
-        let trusting = Credentials::default().ca_file(file.path()).server_name(format!(
-            "{}.demo-peers.{}.svc",
-            member.name_any(),
-            t.namespace
-        ));
-        let address = format!("https://{}:7070", ip(&member)?);
-        let client = Client::builder(address).retry(RetryPolicy::none()).credentials(trusting).build()?;
-        client.put("k", "v", PutOptions::default()).await?;
-        ensure!(t.speak_to(&member)?.get("k").await.is_err(), "a member answers without TLS");
+        let client = |token: Option<&str>| -> Result<Client> {
+            let trusting = Credentials::default().ca_file(file.path()).server_name(format!(
+                "{}.demo-peers.{}.svc",
+                member.name_any(),
+                t.namespace
+            ));
+            let credentials = token.map_or(Ok(trusting.clone()), |token| trusting.clone().token(token))?;
+            let address = format!("https://{}:7070", ip(&member)?);
+            Ok(Client::builder(address).retry(RetryPolicy::none()).credentials(credentials).build()?)
+        };
+        let app = client(Some("a-token-of-the-test-app"))?;
+        app.put("app/k", "v", PutOptions::default()).await?;
+        let elsewhere = app.put("other/k", "v", PutOptions::default()).await;
+        refused(elsewhere.err(), "PermissionDenied")?;
+        refused(client(None)?.get("app/k").await.err(), "Unauthenticated")?;
+        refused(client(Some("some-other-token-of-whom"))?.get("app/k").await.err(), "Unauthenticated")?;
+        ensure!(t.speak_to(&member)?.get("app/k").await.is_err(), "a member answers without TLS");
+
+        // A change of the rules reaches members without a restart.
+        let before = processes(t).await?;
+        let patch = json!({ "spec": { "access": { "rules": rules("other/") } } });
+        t.kubectl(&["patch", "kvcluster/demo", "--type=merge", "-p", &patch.to_string()]).await?;
+        within(KUBELET, "the new rules to hold", async || {
+            app.put("other/k", "v", PutOptions::default()).await?;
+            Ok(())
+        })
+        .await?;
+        ensure!(before == processes(t).await?, "a change of rules restarted a member");
         Ok(())
     });
 }
@@ -156,6 +185,8 @@ fn nodes_know_each_other_by_certificates_of_the_operator() {
 #[test]
 fn what_cannot_keep_anybody_out_is_refused() {
     run("insecure", async |t| {
+        let tokens = json!({ "name": "s", "key": "k" });
+        let rule = |subject: &str, verb: &str| json!({ "tokensSecret": tokens, "rules": [{ "subjects": [subject], "verbs": [verb] }] });
         let cases = [
             (json!({ "encryption": {} }), "give exactly one of secretRef and generate: true"),
             (
@@ -168,6 +199,11 @@ fn what_cannot_keep_anybody_out_is_refused() {
                 json!({ "encryption": { "generate": true }, "tls": { "operator": {}, "peers": true } }),
                 "give one of encryption and tls.peers",
             ),
+            (json!({ "access": {} }), "give at least one of tokensSecret, clientCaSecret and serviceAccounts"),
+            (json!({ "access": { "clientCaSecret": tokens } }), "set tls on the client port"),
+            (json!({ "access": { "serviceAccounts": { "reviewTtl": "11m" } } }), "set reviewTtl to"),
+            (json!({ "access": rule("user:eve", "read") }), "write every subject as"),
+            (json!({ "access": rule("*", "own") }), "give verbs of"),
         ];
         for (spec, message) in cases {
             match t.ask_for_cluster("bad", spec.clone()).await {
@@ -235,4 +271,10 @@ async fn processes(t: &Trial) -> Result<Vec<(String, Option<String>, i32)>> {
 fn text(secret: &Secret, key: &str) -> Result<String> {
     let ByteString(bytes) = secret.data.as_ref().and_then(|data| data.get(key)).with_context(|| format!("no {key}"))?;
     Ok(String::from_utf8(bytes.clone())?)
+}
+
+fn refused(error: Option<kvasir_client::Error>, code: &str) -> Result<()> {
+    let error = error.context("a call went through that should not")?;
+    ensure!(format!("{error:?}").contains(code), "{error:?} is not {code}");
+    Ok(())
 }

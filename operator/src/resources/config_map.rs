@@ -5,12 +5,12 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use kvasir_crds::duration;
+use kvasir_crds::{AccessRule, duration};
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{ADMIN_PORT, CLIENT_PORT, PEER_PORT, discovery, metadata};
-use crate::{encryption, tls, validate::ValidatedCluster};
+use crate::{access, encryption, tls, validate::ValidatedCluster};
 
 /// Key of the file in the `ConfigMap`.
 pub const FILE: &str = "node.yaml";
@@ -32,10 +32,14 @@ pub fn hash(cluster: &ValidatedCluster) -> String {
     format!("{:016x}", xxh3_64(lasting(cluster).to_string().as_bytes()))
 }
 
-/// What is in the file. Members take a change of `voters` from it while they run.
+/// What is in the file. Members take a change of `voters` and `access` from it while they run.
 fn settings(cluster: &ValidatedCluster) -> Value {
     let mut settings = lasting(cluster);
     settings["voters"] = cluster.replicas.into();
+    if let Some(rules) = cluster.access.as_ref().and_then(|access| access.rules.as_ref()) {
+        let rule = |AccessRule { subjects, prefix, verbs }: &AccessRule| json!({ "subjects": subjects, "prefix": prefix.as_deref().unwrap_or_default(), "verbs": verbs });
+        settings["access"] = rules.iter().map(rule).collect();
+    }
     settings
 }
 
@@ -67,6 +71,12 @@ fn lasting(cluster: &ValidatedCluster) -> Value {
     }
     if cluster.tls.as_ref().is_some_and(|tls| tls.client) {
         settings["tls"] = json!({ "certFile": tls::CERTIFICATE_FILE, "keyFile": tls::KEY_FILE });
+    }
+    if let Some(access) = &cluster.access {
+        settings["auth"] = access::settings(access);
+        if access.client_ca_secret.is_some() {
+            settings["tls"]["clientCaFile"] = access::CLIENT_CA_FILE.into();
+        }
     }
     if cluster.tls.as_ref().is_some_and(|tls| tls.peers) {
         settings["peerTls"] = json!({
@@ -163,6 +173,37 @@ mod tests {
                 assert_eq!(peer.server_name, "demo-peers.shop.svc");
             }
         }
+    }
+
+    #[test]
+    fn the_node_reads_who_may_do_what() {
+        let config = |spec: &str| {
+            let file = build(&valid(spec)).data.unwrap().remove(FILE).unwrap();
+            serde_yaml::from_str::<kvasir_node::config::Settings>(&file).unwrap().validate().unwrap()
+        };
+        let all = config(
+            "{tls: {operator: {}}, access: {tokensSecret: {name: s, key: t}, clientCaSecret: {name: s, key: ca},
+              serviceAccounts: {audiences: [kvasir], reviewTtl: 30s},
+              rules: [{subjects: ['token:a', '*'], prefix: \"it's: [\\\"\", verbs: [read, watch]}, {subjects: ['cert:b'], verbs: [admin]}]}}",
+        );
+        let auth = all.auth.unwrap();
+        assert_eq!(auth.tokens_file, Some("/etc/kvasir-access/tokens.yaml".into()));
+        assert!(auth.client_certificates && all.tls.unwrap().client_ca_file == Some(access::CLIENT_CA_FILE.into()));
+        let review = auth.token_review.unwrap();
+        assert_eq!((review.audiences, review.ttl.as_secs()), (vec!["kvasir".to_owned()], 30));
+        let rules = all.access.unwrap();
+        assert_eq!((rules.len(), rules[0].prefix.as_str(), rules[1].prefix.as_str()), (2, "it's: [\"", ""));
+        assert_eq!(rules[0].subjects, ["token:a", "*"]);
+        let known = config("{access: {serviceAccounts: {}}}");
+        assert!(known.access.is_none(), "whoever is known may do everything");
+        assert_eq!(
+            config("{access: {serviceAccounts: {}, rules: []}}").access,
+            Some(Vec::new()),
+            "nobody may do anything"
+        );
+        let hash_of = |rules: &str| hash(&valid(&format!("{{access: {{serviceAccounts: {{}}, rules: {rules}}}}}")));
+        assert_eq!(hash_of("[]"), hash_of("[{subjects: ['*'], verbs: [read]}]"), "a change of rules restarts nobody");
+        assert_ne!(hash_of("[]"), hash(&valid("{}")));
     }
 
     #[test]

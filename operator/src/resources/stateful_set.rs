@@ -23,6 +23,7 @@ use k8s_openapi::{
 
 use super::{ADMIN_PORT, CLIENT_PORT, PEER_PORT, config_map, discovery, headless_service, metadata};
 use crate::{
+    access,
     encryption::{self, KeyFile},
     labels,
     tls::{self, NodeTls},
@@ -77,6 +78,7 @@ fn pod(cluster: &ValidatedCluster, selector: LabelSelector) -> PodSpec {
     };
     let keys = cluster.encryption.as_ref().map(KeyFile::volume);
     let certificate = cluster.tls.as_ref().map(NodeTls::volume);
+    let clients = cluster.access.as_ref().and_then(access::volume);
     PodSpec {
         service_account_name: Some(cluster.name.clone()),
         automount_service_account_token: Some(true),
@@ -107,7 +109,9 @@ fn pod(cluster: &ValidatedCluster, selector: LabelSelector) -> PodSpec {
         // A wish, not a demand: a cluster on too few machines, or on one, must still start.
         topology_spread_constraints: Some(vec![spread(ZONE, selector.clone()), spread(NODE, selector)]),
         containers: vec![container(cluster)],
-        volumes: Some([Some(config), discovery::secrets(cluster), keys, certificate].into_iter().flatten().collect()),
+        volumes: Some(
+            [Some(config), discovery::secrets(cluster), keys, certificate, clients].into_iter().flatten().collect(),
+        ),
         ..PodSpec::default()
     }
 }
@@ -131,6 +135,7 @@ fn container(cluster: &ValidatedCluster) -> Container {
     };
     let keys = cluster.encryption.as_ref().map(|_| encryption::mount());
     let certificate = cluster.tls.as_ref().map(|_| tls::mount());
+    let clients = cluster.access.as_ref().and_then(access::mount);
     Container {
         name: "kvasir".to_owned(),
         image: Some(cluster.image.clone()),
@@ -160,7 +165,10 @@ fn container(cluster: &ValidatedCluster) -> Container {
             ..SecurityContext::default()
         }),
         volume_mounts: Some(
-            [Some(config), discovery::secrets_mount(cluster), keys, certificate].into_iter().flatten().collect(),
+            [Some(config), discovery::secrets_mount(cluster), keys, certificate, clients]
+                .into_iter()
+                .flatten()
+                .collect(),
         ),
         ..Container::default()
     }
@@ -247,6 +255,9 @@ mod tests {
         let pod = pod_of("{tls: {operator: {}}}");
         assert!(pod.volumes.iter().flatten().any(|volume| volume.name == tls::VOLUME));
         assert!(pod.containers[0].volume_mounts.iter().flatten().any(|mount| *mount == tls::mount()));
+        let pod = pod_of("{access: {tokensSecret: {name: s, key: k}}}");
+        assert!(pod.volumes.iter().flatten().any(|volume| volume.name == access::VOLUME));
+        assert!(pod.containers[0].volume_mounts.iter().flatten().any(|mount| mount.name == access::VOLUME));
         assert!(!serde_json::to_string(&pod_of("{}")).unwrap().contains(tls::VOLUME));
     }
 
