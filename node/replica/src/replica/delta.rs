@@ -2,7 +2,7 @@
 
 use kvasir_proto::peer::v1::{Delta, Entry, Seen, Standing, Stranger, Sync, Want};
 
-use super::link::{Awaiting, Link, LinkId, Scan, Select, to_wire};
+use super::link::{Awaiting, Link, LinkId, Scan, Select, Verdict, to_wire};
 use super::push::Taken;
 use super::{Bounds, MESSAGE_MAX_BYTES, RELAY_AFTER_MS, Replica, Violation, founding_of};
 use crate::clock::{Dot, ms_of, stamp_at};
@@ -31,7 +31,7 @@ impl Replica {
                 Want::Repair => self.store.buckets().iter().flat_map(|b| b.to_le_bytes()).collect::<Vec<_>>().into(),
                 _ => bytes::Bytes::new(),
             },
-            echo: !link.compatible,
+            echo: link.verdict != Verdict::Merge,
         }
     }
 
@@ -47,7 +47,8 @@ impl Replica {
         if sync.ready && self.roster.admit(link.origin) {
             self.roster_changed();
         }
-        let stranger = self.judge(link, sync, &standing);
+        let verdict = self.judge(link.origin, sync, &standing);
+        link.verdict = verdict;
         link.peer_ready = sync.ready;
         if sync.echo {
             link.ask(if self.ready { Want::Missing } else { Want::Hello });
@@ -61,13 +62,11 @@ impl Replica {
             seen,
             ready: this.ready,
             standing: this.standing(),
-            stranger,
+            verdict,
         };
         link.scan = Some(match want {
             Want::Snapshot if self.ready => answer(Select::Everything, to_wire(&self.vector), self, false),
-            Want::Missing | Want::Repair if self.ready && sync.ready && link.compatible => {
-                self.answer_missing(link, sync, want, now_ms)
-            }
+            Want::Missing | Want::Repair if verdict.takes() => self.answer_missing(link, sync, want, verdict, now_ms),
             _ => answer(Select::Everything, Vec::new(), self, true),
         });
         if link.scan.as_ref().is_some_and(|scan| !scan.exhausted) {
@@ -76,7 +75,7 @@ impl Replica {
         Ok(())
     }
 
-    fn answer_missing(&mut self, link: &mut Link, sync: &Sync, want: Want, now_ms: u64) -> Scan {
+    fn answer_missing(&mut self, link: &mut Link, sync: &Sync, want: Want, verdict: Verdict, now_ms: u64) -> Scan {
         let me = self.settings.origin;
         let theirs: std::collections::BTreeMap<u64, u64> = sync.seen.iter().map(|s| (s.origin, s.hlc)).collect();
         let last = |origin: u64| sync.seen.iter().find(|s| s.origin == origin).map_or(0, |s| s.last);
@@ -129,7 +128,7 @@ impl Replica {
             seen,
             ready: true,
             standing: self.standing(),
-            stranger: Stranger::No,
+            verdict,
         }
     }
 
@@ -156,7 +155,7 @@ impl Replica {
         let (mut refused, adopting) = (awaiting.refused, awaiting.adopting);
         // Nothing is taken into a map that is not there yet but a snapshot, and
         // into one that is there, only from who may be merged with.
-        let takes = if snapshot { !self.ready && self.sponsor == id } else { self.ready && link.compatible };
+        let takes = if snapshot { !self.ready && self.sponsor == id } else { self.ready && link.verdict.takes() };
         // One part that was not taken voids the vector that comes with the last.
         refused |= !takes;
         if takes {
@@ -249,6 +248,12 @@ impl Replica {
         let seq = scan.seq;
         scan.seq += 1;
         let last = scan.exhausted;
+        let stranger = match scan.verdict {
+            Verdict::Refuse(why) => why,
+            // What was forgotten meanwhile may be missing in this answer.
+            Verdict::Feed if self.collected > scan.standing.collected => Stranger::Behind,
+            _ => Stranger::No,
+        };
         Delta {
             id: scan.id,
             seq,
@@ -257,43 +262,47 @@ impl Replica {
             seen: if last { std::mem::take(&mut scan.seen) } else { Vec::new() },
             ready: scan.ready,
             standing: Some(scan.standing),
-            stranger: scan.stranger.into(),
+            stranger: stranger.into(),
         }
     }
 
-    /// Whether the peer must begin anew before anything is taken from it; sets
-    /// whether it may be merged with.
-    fn judge(&mut self, link: &mut Link, sync: &Sync, theirs: &Standing) -> Stranger {
-        link.compatible = false;
+    /// Whether the peer may be merged with. A newcomer is judged twice over: it must hold what was
+    /// forgotten here, and what this node vouched for before it knew of it: others may forget that
+    /// on the strength of this node's word. Where only the latter is missing, it can still be brought.
+    /// (Not judged: seats that it has not heard of, whose writes are all later.)
+    fn judge(&mut self, origin: u64, sync: &Sync, theirs: &Standing) -> Verdict {
         if !self.ready || !sync.ready {
-            return Stranger::No;
+            return Verdict::Wait;
         }
-        if !self.roster.is_live(link.origin) {
-            return Stranger::Ended;
+        if !self.roster.is_live(origin) {
+            return Verdict::Refuse(Stranger::Ended);
         }
         let founding = founding_of(theirs);
         if founding != self.founding {
             if self.promised || theirs.promised {
                 // The later founding stands, if a majority was part of it.
                 let stands = (self.promised, self.founding) > (theirs.promised, founding);
-                return if stands { Stranger::Foreign } else { Stranger::No };
+                return if stands { Verdict::Refuse(Stranger::Foreign) } else { Verdict::Wait };
             }
             // Nobody has forgotten anything yet: the maps merge as they are.
             self.founding = self.founding.max(founding);
             self.reports.clear();
         }
         // Who holds as much as was forgotten here holds every delete there was.
-        // One that was not known yet when this node vouched must hold that much:
-        // others may forget it on the strength of this node's word.
-        // (Not judged: seats that it has not heard of, whose writes are all later.)
-        let least = self.collected.max(self.vouched_before.get(&link.origin).copied().unwrap_or(0));
-        let holds = |origin: u64| sync.seen.iter().find(|s| s.origin == origin).map(|s| s.hlc);
-        let enough = |origin: u64, held: u64| held >= least.min(self.vector_seen(origin));
+        let seen = |origin: u64| sync.seen.iter().find(|s| s.origin == origin).map(|s| s.hlc);
         let me = self.settings.origin;
-        let knows = theirs.collected >= least
-            || (enough(me, holds(me).unwrap_or(0))
-                && self.roster.members().all(|o| holds(o).is_none_or(|held| enough(o, held))));
-        link.compatible = knows;
-        if knows { Stranger::No } else { Stranger::Behind }
+        let holds = |least: u64| {
+            let enough = |origin: u64, held: u64| held >= least.min(self.vector_seen(origin));
+            theirs.collected >= least
+                || (enough(me, seen(me).unwrap_or(0))
+                    && self.roster.members().all(|o| seen(o).is_none_or(|held| enough(o, held))))
+        };
+        if !holds(self.collected) {
+            Verdict::Refuse(Stranger::Behind)
+        } else if !holds(self.vouched_before.get(&origin).copied().unwrap_or(0)) {
+            Verdict::Feed
+        } else {
+            Verdict::Merge
+        }
     }
 }

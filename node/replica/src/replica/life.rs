@@ -34,20 +34,24 @@ impl Bag {
 }
 
 impl Replica {
-    /// Asks one ready peer for a snapshot, if none is on its way.
-    pub(super) fn seek_sponsor(&mut self) {
+    /// Asks one ready peer for a snapshot, if none is on its way. Not at once the one whose map others have just refused: among two
+    /// maps that have not met yet, the other may be the one that stands.
+    pub(super) fn seek_sponsor(&mut self, now_ms: u64) {
         let asked = |l: &Link| {
             l.request == Some(Want::Snapshot) || l.awaiting.as_ref().is_some_and(|a| a.want == Want::Snapshot)
         };
         if self.ready || self.links.values().any(|l| asked(l)) {
             return;
         }
-        let able = |(_, l): &(&u64, &mut Box<Link>)| l.peer_ready && l.awaiting.is_none();
+        let long = now_ms.saturating_sub(self.started_ms) >= self.settings.sync_interval_ms;
+        let misled_by = self.misled_by.filter(|_| !long);
+        let able =
+            |(_, l): &(&u64, &mut Box<Link>)| l.peer_ready && l.awaiting.is_none() && misled_by != Some(l.origin);
         let sponsor = self.sponsor;
         let next = self.links.iter_mut().filter(able).min_by_key(|(id, _)| (**id <= sponsor, **id));
         if let Some((&id, link)) = next {
             link.request = Some(Want::Snapshot);
-            self.sponsor = id;
+            (self.sponsor, self.sponsor_origin) = (id, Some(link.origin));
             // Of a snapshot that broke off, nothing is kept.
             self.clear();
         }
@@ -206,6 +210,7 @@ impl Replica {
         self.log.reset();
         self.reports.clear();
         self.adopting = None;
+        self.misled_by = self.sponsor_origin.take().filter(|_| why != Stranger::Ended);
         self.sponsor = 0;
         self.started_ms = now_ms;
         self.links.clear();

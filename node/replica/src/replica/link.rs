@@ -26,7 +26,28 @@ pub(super) struct Scan {
     pub(super) seen: Vec<Seen>,
     pub(super) ready: bool,
     pub(super) standing: Standing,
-    pub(super) stranger: Stranger,
+    pub(super) verdict: Verdict,
+}
+
+/// How a peer that asks is to be dealt with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Its map and ours go back to one founding, and it holds what was forgotten here, and what may
+    /// be on this node's word.
+    Merge,
+    /// It lacks some of the latter, which it is brought. Until it holds that, its word is not counted.
+    Feed,
+    /// One of the two is not ready, or it is this node that must begin anew.
+    Wait,
+    /// It must begin anew.
+    Refuse(Stranger),
+}
+
+impl Verdict {
+    /// Whether writes go to and fro.
+    pub(super) const fn takes(self) -> bool {
+        matches!(self, Self::Merge | Self::Feed)
+    }
 }
 
 /// Which entries an answer brings.
@@ -60,9 +81,8 @@ pub(super) struct Awaiting {
 pub(super) struct Link {
     /// The peer's process.
     pub(super) origin: u64,
-    /// Whether what the peer sends may be taken: its map and ours go back to
-    /// one founding, and it holds what was forgotten here.
-    pub(super) compatible: bool,
+    /// What the peer's newest Sync led to.
+    pub(super) verdict: Verdict,
     /// The stamp up to which our own writes were pushed; `None` until the
     /// peer's first Sync says where to begin.
     pub(super) cursor: Option<u64>,
@@ -93,7 +113,7 @@ impl Link {
     pub(super) const fn new(origin: u64) -> Self {
         Self {
             origin,
-            compatible: false,
+            verdict: Verdict::Wait,
             cursor: None,
             acked: 0,
             ahead: None,

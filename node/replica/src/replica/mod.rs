@@ -28,8 +28,8 @@ use bytes::Bytes;
 use kvasir_proto::peer::v1::{Ack, Digest, Entry, Message, Report, SeatState, Standing, Stranger, Want, message::Kind};
 
 use self::life::Bag;
-use self::link::Link;
 pub use self::link::LinkId;
+use self::link::{Link, Verdict};
 use self::log::Log;
 pub use self::log::{LOG_MAX_BYTES, LOG_MAX_ENTRIES};
 use self::roster::Roster;
@@ -131,6 +131,10 @@ pub struct Replica {
     bags: Vec<Bag>,
     /// The link that a snapshot was last asked of.
     sponsor: LinkId,
+    /// Whose snapshot it was.
+    sponsor_origin: Option<u64>,
+    /// Whose snapshot others did not accept, the last time.
+    misled_by: Option<u64>,
     /// A peer's write found no room, at this time.
     full_since_ms: Option<u64>,
 
@@ -180,6 +184,8 @@ impl Replica {
             ended_because: Stranger::No,
             bags: Vec::new(),
             sponsor: 0,
+            sponsor_origin: None,
+            misled_by: None,
             full_since_ms: None,
             changes: None,
             settings,
@@ -343,7 +349,7 @@ impl Replica {
         if me == self.settings.origin {
             self.links.insert(link, state);
         }
-        self.seek_sponsor();
+        self.seek_sponsor(now_ms);
         result
     }
 
@@ -440,7 +446,7 @@ impl Replica {
             self.drop_collected();
         }
         if !self.ready {
-            self.seek_sponsor();
+            self.seek_sponsor(now_ms);
             self.consider_ready(view, now_ms);
         }
     }
@@ -456,7 +462,7 @@ impl Replica {
             link.report_due = true;
             // The peer is yet to be judged, which takes a Sync of its.
             let asked = self.adopting.as_ref().is_some_and(|pending| pending.contains(&link.origin));
-            if self.ready && link.peer_ready && (!link.compatible || asked) {
+            if self.ready && link.peer_ready && (link.verdict != Verdict::Merge || asked) {
                 link.ask(Want::Missing);
             }
         }
@@ -465,7 +471,7 @@ impl Replica {
             let Some(id) = next.map(|(&id, _)| id) else { break };
             self.digested = id;
             if let Some(link) = self.links.get_mut(&id) {
-                link.digest_due = self.ready && link.compatible;
+                link.digest_due = self.ready && link.verdict == Verdict::Merge;
             }
         }
         if let Some(since) = self.full_since_ms

@@ -182,12 +182,18 @@ fn waits(world: &World, node: &Node) -> bool {
 }
 
 /// Whether all are ready, equal, and have forgotten what may be forgotten.
+/// How often a process may begin anew: each eviction and each founding that does not stand is one.
+const MAX_RETURNS: u64 = 12;
+
 pub fn settled(world: &World) -> Result<(), String> {
     let mut first = None;
     for node in world.live() {
         let replica = &node.replica;
         if !replica.is_ready() {
             return Err(format!("{} is not ready", node.name));
+        }
+        if replica.counters().returns > MAX_RETURNS {
+            return Err(format!("{} began anew {} times", node.name, replica.counters().returns));
         }
         let alike = (replica.founding(), map(node), replica.store().fingerprint(), replica.store().buckets());
         let first = first.get_or_insert_with(|| alike.clone());
