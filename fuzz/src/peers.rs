@@ -51,8 +51,8 @@ pub(crate) fn run_frames(bytes: &[u8]) {
 
 /// What was read is the same when it is written and read again.
 async fn again<M: prost::Message + Default + PartialEq + std::fmt::Debug>(message: &M) {
-    let mut wire = Vec::new();
-    frame::write(&mut wire, &mut BytesMut::new(), message).await.expect("a Vec takes all");
+    let mut wire = BytesMut::new();
+    frame::append(&mut wire, message);
     assert!(wire.len() <= LIMIT * 2, "{} bytes", wire.len());
     let read: M = frame::read(&mut &wire[..], wire.len()).await.expect("our own frame");
     assert_eq!(read, *message);

@@ -105,12 +105,13 @@ proptest! {
         let hello = Hello { cluster: name.clone(), name, origin, sidecar, now_ms, started_ms, returning };
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without sockets");
         runtime.block_on(async {
-            let (mut wire, mut buffer) = (Vec::new(), BytesMut::new());
+            let (mut wire, mut frames) = (Vec::new(), BytesMut::new());
             frame::write_preamble(&mut wire, Mode::Plain).await.unwrap();
-            frame::write(&mut wire, &mut buffer, &hello).await.unwrap();
+            frame::append(&mut frames, &hello);
             for message in &messages {
-                frame::write(&mut wire, &mut buffer, message).await.unwrap();
+                frame::append(&mut frames, message);
             }
+            frame::write(&mut wire, &frames).await.unwrap();
             let mut stream = &wire[..];
             frame::read_preamble(&mut stream, Mode::Plain).await.unwrap();
             assert_eq!(frame::read::<Hello>(&mut stream, 1 << 20).await.unwrap(), hello);

@@ -12,17 +12,17 @@ use tracing::warn;
 use super::{Engine, Inner, TICK, wall_ms};
 use crate::replica::{LinkId, PeerId, Violation};
 
-/// How often a link must have been asked for something to send until what was
-/// due when the node left is on its way: the second time, the first message
+/// How often a link must have had nothing to send until what was due when the
+/// node left is on its way: the first time it is all there, the second time it
 /// was written.
-const POLLS_UNTIL_TOLD: u32 = 2;
+const IDLE_UNTIL_TOLD: u32 = 2;
 
 /// What the engine keeps of the task that carries a link.
 pub(super) struct LinkTask {
     pub(super) waker: Arc<Notify>,
     gone: CancellationToken,
-    /// How often it was asked for something to send since the node left.
-    polls: u32,
+    /// How often it had nothing to send since the node left.
+    idle: u32,
 }
 
 /// A link that is up.
@@ -55,7 +55,7 @@ impl Engine {
             stays
         });
         let (waker, gone) = (Arc::new(Notify::new()), CancellationToken::new());
-        links.insert(id, LinkTask { waker: waker.clone(), gone: gone.clone(), polls: 0 });
+        links.insert(id, LinkTask { waker: waker.clone(), gone: gone.clone(), idle: 0 });
         self.after(&mut inner);
         Some(Linked { id, waker, gone })
     }
@@ -82,12 +82,14 @@ impl Engine {
     /// The next message to send, if there is one.
     pub fn poll_send(&self, link: LinkId) -> Option<Message> {
         let mut inner = self.inner.lock();
+        let message = inner.replica.poll_send(link, wall_ms());
         if inner.leaving
+            && message.is_none()
             && let Some(task) = inner.links.get_mut(&link)
         {
-            task.polls = task.polls.saturating_add(1);
+            task.idle = task.idle.saturating_add(1);
         }
-        inner.replica.poll_send(link, wall_ms())
+        message
     }
 
     /// This node as its peers are to know it.
@@ -135,7 +137,7 @@ impl Engine {
             self.after(&mut inner);
         }
         let told = async {
-            while self.inner.lock().links.values().any(|link| link.polls < POLLS_UNTIL_TOLD) {
+            while self.inner.lock().links.values().any(|link| link.idle < IDLE_UNTIL_TOLD) {
                 tokio::time::sleep(TICK).await;
             }
         };

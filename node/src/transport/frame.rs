@@ -132,18 +132,18 @@ pub async fn read_preamble(stream: &mut (impl AsyncRead + Unpin), ours: Mode) ->
     if theirs == ours { Ok(()) } else { Err(FrameError::Mode { theirs, ours }) }
 }
 
-/// Writes one frame. The buffer is the caller's, to be used again.
-pub async fn write<M: Message>(
-    stream: &mut (impl AsyncWrite + Unpin),
-    buffer: &mut BytesMut,
-    message: &M,
-) -> Result<(), FrameError> {
-    buffer.clear();
+/// Puts one frame behind what the buffer holds.
+pub fn append<M: Message>(buffer: &mut BytesMut, message: &M) {
+    let at = buffer.len();
     buffer.put_u32(0);
     message.encode(buffer).expect("a BytesMut grows as it needs");
-    let len = u32::try_from(buffer.len() - 4).expect("messages are cut far below 4 GiB");
-    buffer[..4].copy_from_slice(&len.to_be_bytes());
-    stream.write_all(buffer).await?;
+    let len = u32::try_from(buffer.len() - at - 4).expect("messages are cut far below 4 GiB");
+    buffer[at..at + 4].copy_from_slice(&len.to_be_bytes());
+}
+
+/// Writes frames.
+pub async fn write(stream: &mut (impl AsyncWrite + Unpin), frames: &[u8]) -> Result<(), FrameError> {
+    stream.write_all(frames).await?;
     Ok(stream.flush().await?)
 }
 
@@ -189,11 +189,17 @@ mod tests {
             started_ms: 1,
             returning: false,
         };
-        let mut wire = Vec::new();
-        write(&mut wire, &mut BytesMut::new(), &hello).await.unwrap();
+        let mut wire = BytesMut::new();
+        append(&mut wire, &hello);
         assert_eq!(read_bytes(&wire, 100).await.unwrap(), hello);
         assert!(matches!(read_bytes(&wire, 5).await, Err(FrameError::Oversized { limit: 5, .. })));
         assert!(matches!(read_bytes(&wire[..wire.len() - 1], 100).await, Err(FrameError::Io(_))));
+
+        append(&mut wire, &Hello { origin: 4, ..hello });
+        let mut wire = &wire[..];
+        for origin in [3, 4] {
+            assert_eq!(read::<Hello>(&mut wire, 100).await.unwrap().origin, origin);
+        }
     }
 
     #[tokio::test]

@@ -47,6 +47,8 @@ pub const SILENT_BEATS: u32 = 10;
 /// How long a link may go on whose key was taken from the list: the side that
 /// dials has this long to replace it by one with the primary key.
 pub const RETIRE_AFTER: Duration = Duration::from_secs(10);
+/// Messages for a peer that are due together go out in one write, until there are this many bytes.
+const WRITE_BYTES: usize = 64 << 10;
 /// A frame may exceed the cut of a message by one entry and the vectors.
 const FRAME_SLACK: usize = 4 << 20;
 
@@ -478,7 +480,9 @@ impl Transport {
             started_ms: id.started_ms,
             returning: id.returning,
         };
-        frame::write(&mut stream.writer, &mut BytesMut::new(), &ours).await?;
+        let mut frame = BytesMut::new();
+        frame::append(&mut frame, &ours);
+        frame::write(&mut stream.writer, &frame).await?;
         let hello: Hello = frame::read(&mut stream.reader, MAX_HELLO).await?;
         if hello.cluster != ours.cluster {
             return Err(LinkError::OtherCluster { theirs: hello.cluster, ours: ours.cluster });
@@ -517,16 +521,22 @@ impl Transport {
 
     async fn send(&self, link: LinkId, waker: &Notify, mut writer: Writer) -> Result<(), LinkError> {
         let silence = self.options.sync_interval * SILENT_BEATS;
-        let mut buffer = BytesMut::new();
+        let mut frames = BytesMut::new();
         loop {
-            while let Some(message) = self.engine.poll_send(link) {
-                // A peer that takes nothing is a peer that is gone: writes pile
-                // up in the bounded log alone.
-                timeout(silence, frame::write(&mut writer, &mut buffer, &message))
-                    .await
-                    .map_err(|_| LinkError::Silent(silence))??;
+            frames.clear();
+            // What is due together leaves together: an acknowledgement with a write, all of a heartbeat in one packet.
+            while frames.len() < WRITE_BYTES
+                && let Some(message) = self.engine.poll_send(link)
+            {
+                frame::append(&mut frames, &message);
             }
-            waker.notified().await;
+            if frames.is_empty() {
+                waker.notified().await;
+                continue;
+            }
+            // A peer that takes nothing is a peer that is gone: writes pile
+            // up in the bounded log alone.
+            timeout(silence, frame::write(&mut writer, &frames)).await.map_err(|_| LinkError::Silent(silence))??;
         }
     }
 }
