@@ -10,7 +10,7 @@
 use kvasir_proto::peer::v1::{Report, SeatState, Standing, Want};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::link::{Link, Verdict};
+use super::link::Link;
 use super::{COLLECT_STEP_MS, Change, EXPIRE_STEP, REMEMBER_EVICTED_MS, Replica, founding_of};
 use crate::clock::{ms_of, stamp_at};
 
@@ -86,7 +86,7 @@ impl Replica {
         if self.ready && !same_founding && link.peer_ready {
             link.ask(Want::Missing);
         }
-        if same_founding && link.verdict == Verdict::Merge && self.roster.is_live(link.origin) {
+        if same_founding && link.compatible && self.roster.is_live(link.origin) {
             self.promised |= standing.promised;
             self.forgotten = self.forgotten.max(standing.forgotten);
             // Whoever dropped them had everybody's word, this node's included: what
@@ -167,8 +167,6 @@ impl Replica {
         }
         let roster = &self.roster;
         self.reports.retain(|&o, _| roster.is_live(o));
-        let collected = self.collected;
-        self.vouched_before.retain(|&o, vouched| roster.is_live(o) && *vouched > collected);
     }
 
     /// Seats that were not linked for `evictAfter`.

@@ -2,7 +2,7 @@
 
 use kvasir_proto::peer::v1::{Delta, Entry, Seen, Standing, Stranger, Sync, Want};
 
-use super::link::{Awaiting, Link, LinkId, Scan, Select, Verdict, to_wire};
+use super::link::{Awaiting, Claim, Link, LinkId, Scan, Select, to_wire};
 use super::push::Taken;
 use super::{Bounds, MESSAGE_MAX_BYTES, RELAY_AFTER_MS, Replica, Violation, founding_of};
 use crate::clock::{Dot, ms_of, stamp_at};
@@ -31,7 +31,7 @@ impl Replica {
                 Want::Repair => self.store.buckets().iter().flat_map(|b| b.to_le_bytes()).collect::<Vec<_>>().into(),
                 _ => bytes::Bytes::new(),
             },
-            echo: link.verdict != Verdict::Merge,
+            echo: !link.compatible,
         }
     }
 
@@ -47,13 +47,14 @@ impl Replica {
         if sync.ready && self.roster.admit(link.origin) {
             self.roster_changed();
         }
-        let verdict = self.judge(link.origin, sync, &standing);
-        link.verdict = verdict;
+        let claim =
+            Claim { seen: sync.seen.iter().map(|s| (s.origin, s.hlc)).collect(), collected: standing.collected };
+        let stranger = self.judge(link, sync.ready, &standing, &claim);
         link.peer_ready = sync.ready;
         if sync.echo {
             link.ask(if self.ready { Want::Missing } else { Want::Hello });
         }
-        let answer = |what, seen, this: &Self, exhausted| Scan {
+        let answer = |what, seen, this: &Self, exhausted, claim| Scan {
             id: sync.id,
             seq: 0,
             what,
@@ -62,12 +63,13 @@ impl Replica {
             seen,
             ready: this.ready,
             standing: this.standing(),
-            verdict,
+            stranger,
+            claim,
         };
         link.scan = Some(match want {
-            Want::Snapshot if self.ready => answer(Select::Everything, to_wire(&self.vector), self, false),
-            Want::Missing | Want::Repair if verdict.takes() => self.answer_missing(link, sync, want, verdict, now_ms),
-            _ => answer(Select::Everything, Vec::new(), self, true),
+            Want::Snapshot if self.ready => answer(Select::Everything, to_wire(&self.vector), self, false, claim),
+            Want::Missing | Want::Repair if link.compatible => self.answer_missing(link, sync, want, claim, now_ms),
+            _ => answer(Select::Everything, Vec::new(), self, true, claim),
         });
         if link.scan.as_ref().is_some_and(|scan| !scan.exhausted) {
             self.counters.scans += 1;
@@ -75,13 +77,12 @@ impl Replica {
         Ok(())
     }
 
-    fn answer_missing(&mut self, link: &mut Link, sync: &Sync, want: Want, verdict: Verdict, now_ms: u64) -> Scan {
+    fn answer_missing(&mut self, link: &mut Link, sync: &Sync, want: Want, claim: Claim, now_ms: u64) -> Scan {
         let me = self.settings.origin;
-        let theirs: std::collections::BTreeMap<u64, u64> = sync.seen.iter().map(|s| (s.origin, s.hlc)).collect();
+        let theirs = &claim.seen;
         let last = |origin: u64| sync.seen.iter().find(|s| s.origin == origin).map_or(0, |s| s.last);
-        let floor = sync.standing.map_or(0, |s| s.collected);
         let held = |origin: u64| {
-            theirs.get(&origin).copied().unwrap_or(0).max(last(origin)).max(self.floor(origin).min(floor))
+            theirs.get(&origin).copied().unwrap_or(0).max(last(origin)).max(self.floor(origin).min(claim.collected))
         };
         let mine = theirs.get(&me).copied().unwrap_or(0);
         link.acked = link.acked.max(mine);
@@ -117,7 +118,7 @@ impl Replica {
             }
             Select::Buckets(differ)
         } else {
-            Select::Missing(theirs)
+            Select::Missing
         };
         Scan {
             id: sync.id,
@@ -128,7 +129,8 @@ impl Replica {
             seen,
             ready: true,
             standing: self.standing(),
-            verdict,
+            stranger: Stranger::No,
+            claim,
         }
     }
 
@@ -155,7 +157,7 @@ impl Replica {
         let (mut refused, adopting) = (awaiting.refused, awaiting.adopting);
         // Nothing is taken into a map that is not there yet but a snapshot, and
         // into one that is there, only from who may be merged with.
-        let takes = if snapshot { !self.ready && self.sponsor == id } else { self.ready && link.verdict.takes() };
+        let takes = if snapshot { !self.ready && self.sponsor == id } else { self.ready && link.compatible };
         // One part that was not taken voids the vector that comes with the last.
         refused |= !takes;
         if takes {
@@ -208,7 +210,7 @@ impl Replica {
         (entry.deleted || entry.expires_ms > 0) && ended <= self.collected && self.store.get(&entry.key).is_none()
     }
 
-    pub(super) fn cut_delta(&mut self, scan: &mut Scan) -> Delta {
+    pub(super) fn cut_delta(&mut self, peer: u64, scan: &mut Scan) -> Delta {
         let mut entries = Vec::new();
         if !scan.exhausted {
             let mut bytes = 0;
@@ -223,7 +225,7 @@ impl Replica {
                 last_key = Some(key);
                 let Dot { hlc, origin } = record.dot;
                 let wanted = match &scan.what {
-                    Select::Missing(theirs) => theirs.get(&origin).is_none_or(|&held| held < hlc),
+                    Select::Missing => scan.claim.seen.get(&origin).is_none_or(|&held| held < hlc),
                     Select::Everything => true,
                     Select::Buckets(differ) => differ[bucket_of(key)],
                 };
@@ -248,12 +250,10 @@ impl Replica {
         let seq = scan.seq;
         scan.seq += 1;
         let last = scan.exhausted;
-        let stranger = match scan.verdict {
-            Verdict::Refuse(why) => why,
-            // What was forgotten meanwhile may be missing in this answer.
-            Verdict::Feed if self.collected > scan.standing.collected => Stranger::Behind,
-            _ => Stranger::No,
-        };
+        // Of what was forgotten meanwhile, what the peer lacked is missing in this answer.
+        if last && !matches!(scan.what, Select::Everything) && !self.holds_forgotten(peer, &scan.claim) {
+            scan.seen.clear();
+        }
         Delta {
             id: scan.id,
             seq,
@@ -262,47 +262,45 @@ impl Replica {
             seen: if last { std::mem::take(&mut scan.seen) } else { Vec::new() },
             ready: scan.ready,
             standing: Some(scan.standing),
-            stranger: stranger.into(),
+            stranger: scan.stranger.into(),
         }
     }
 
-    /// Whether the peer may be merged with. A newcomer is judged twice over: it must hold what was
-    /// forgotten here, and what this node vouched for before it knew of it: others may forget that
-    /// on the strength of this node's word. Where only the latter is missing, it can still be brought.
-    /// (Not judged: seats that it has not heard of, whose writes are all later.)
-    fn judge(&mut self, origin: u64, sync: &Sync, theirs: &Standing) -> Verdict {
-        if !self.ready || !sync.ready {
-            return Verdict::Wait;
+    /// Whether the peer must begin anew before anything is taken from it; sets
+    /// whether it may be merged with.
+    fn judge(&mut self, link: &mut Link, ready: bool, theirs: &Standing, claim: &Claim) -> Stranger {
+        link.compatible = false;
+        if !self.ready || !ready {
+            return Stranger::No;
         }
-        if !self.roster.is_live(origin) {
-            return Verdict::Refuse(Stranger::Ended);
+        if !self.roster.is_live(link.origin) {
+            return Stranger::Ended;
         }
         let founding = founding_of(theirs);
         if founding != self.founding {
             if self.promised || theirs.promised {
                 // The later founding stands, if a majority was part of it.
                 let stands = (self.promised, self.founding) > (theirs.promised, founding);
-                return if stands { Verdict::Refuse(Stranger::Foreign) } else { Verdict::Wait };
+                return if stands { Stranger::Foreign } else { Stranger::No };
             }
             // Nobody has forgotten anything yet: the maps merge as they are.
             self.founding = self.founding.max(founding);
             self.reports.clear();
         }
         // Who holds as much as was forgotten here holds every delete there was.
-        let seen = |origin: u64| sync.seen.iter().find(|s| s.origin == origin).map(|s| s.hlc);
+        link.compatible = self.holds_forgotten(link.origin, claim);
+        if link.compatible { Stranger::No } else { Stranger::Behind }
+    }
+
+    /// Whether a peer holds all that was forgotten here: by its Sync, or because it vouched for it.
+    /// (Not asked for: seats that it has not heard of, whose writes are all later.)
+    fn holds_forgotten(&self, peer: u64, claim: &Claim) -> bool {
+        let seen = |origin: u64| claim.seen.get(&origin).copied();
+        let enough = |origin: u64, held: u64| held >= self.collected.min(self.vector_seen(origin));
         let me = self.settings.origin;
-        let holds = |least: u64| {
-            let enough = |origin: u64, held: u64| held >= least.min(self.vector_seen(origin));
-            theirs.collected >= least
-                || (enough(me, seen(me).unwrap_or(0))
-                    && self.roster.members().all(|o| seen(o).is_none_or(|held| enough(o, held))))
-        };
-        if !holds(self.collected) {
-            Verdict::Refuse(Stranger::Behind)
-        } else if !holds(self.vouched_before.get(&origin).copied().unwrap_or(0)) {
-            Verdict::Feed
-        } else {
-            Verdict::Merge
-        }
+        claim.collected >= self.collected
+            || self.reports.get(&peer).is_some_and(|report| report.stable >= self.collected)
+            || (enough(me, seen(me).unwrap_or(0))
+                && self.roster.members().all(|o| seen(o).is_none_or(|held| enough(o, held))))
     }
 }

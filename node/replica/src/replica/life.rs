@@ -205,7 +205,6 @@ impl Replica {
         );
         (self.ready, self.founding, self.promised) = (false, (0, 0), false);
         (self.collected, self.forgotten, self.vouched) = (0, 0, 0);
-        self.vouched_before.clear();
         self.clear();
         self.log.reset();
         self.reports.clear();
@@ -288,9 +287,6 @@ impl Replica {
                     return Ok(());
                 }
             } else if !self.is_retired(origin, &seat) {
-                if self.roster.get(origin).is_none() {
-                    self.vouched_before.insert(origin, self.vouched);
-                }
                 changed |= self.roster.take(origin, seat);
             }
         }

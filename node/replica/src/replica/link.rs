@@ -26,35 +26,25 @@ pub(super) struct Scan {
     pub(super) seen: Vec<Seen>,
     pub(super) ready: bool,
     pub(super) standing: Standing,
-    pub(super) verdict: Verdict,
+    pub(super) stranger: Stranger,
+    /// What the peer held when it asked.
+    pub(super) claim: Claim,
 }
 
-/// How a peer that asks is to be dealt with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// Its map and ours go back to one founding, and it holds what was forgotten here, and what may
-    /// be on this node's word.
-    Merge,
-    /// It lacks some of the latter, which it is brought. Until it holds that, its word is not counted.
-    Feed,
-    /// One of the two is not ready, or it is this node that must begin anew.
-    Wait,
-    /// It must begin anew.
-    Refuse(Stranger),
-}
-
-impl Verdict {
-    /// Whether writes go to and fro.
-    pub(super) const fn takes(self) -> bool {
-        matches!(self, Self::Merge | Self::Feed)
-    }
+/// What a peer holds, by its Sync.
+#[derive(Debug, Default)]
+pub(super) struct Claim {
+    /// Up to which stamp, of each origin.
+    pub(super) seen: BTreeMap<u64, u64>,
+    /// Up to which stamp, of all.
+    pub(super) collected: u64,
 }
 
 /// Which entries an answer brings.
 #[derive(Debug)]
 pub(super) enum Select {
-    /// Those that the peer's vector does not cover.
-    Missing(BTreeMap<u64, u64>),
+    /// Those that the peer did not claim to have seen.
+    Missing,
     /// All.
     Everything,
     /// All of the buckets that differ.
@@ -81,8 +71,9 @@ pub(super) struct Awaiting {
 pub(super) struct Link {
     /// The peer's process.
     pub(super) origin: u64,
-    /// What the peer's newest Sync led to.
-    pub(super) verdict: Verdict,
+    /// Whether what the peer sends may be taken: its map and ours go back to
+    /// one founding, and it holds what was forgotten here.
+    pub(super) compatible: bool,
     /// The stamp up to which our own writes were pushed; `None` until the
     /// peer's first Sync says where to begin.
     pub(super) cursor: Option<u64>,
@@ -113,7 +104,7 @@ impl Link {
     pub(super) const fn new(origin: u64) -> Self {
         Self {
             origin,
-            verdict: Verdict::Wait,
+            compatible: false,
             cursor: None,
             acked: 0,
             ahead: None,

@@ -28,8 +28,8 @@ use bytes::Bytes;
 use kvasir_proto::peer::v1::{Ack, Digest, Entry, Message, Report, SeatState, Standing, Stranger, Want, message::Kind};
 
 use self::life::Bag;
+use self::link::Link;
 pub use self::link::LinkId;
-use self::link::{Link, Verdict};
 use self::log::Log;
 pub use self::log::{LOG_MAX_BYTES, LOG_MAX_ENTRIES};
 use self::roster::Roster;
@@ -118,8 +118,6 @@ pub struct Replica {
     reports: BTreeMap<u64, Report>,
     /// The largest stamp that this node vouched for.
     vouched: u64,
-    /// What it had vouched for when it first heard of a seat.
-    vouched_before: BTreeMap<u64, u64>,
     /// Since when there was no link to a seat.
     silent_since: BTreeMap<u64, u64>,
     /// While writes that ended seats had half sent are looked for: the members
@@ -178,7 +176,6 @@ impl Replica {
             heard: true,
             reports: BTreeMap::new(),
             vouched: 0,
-            vouched_before: BTreeMap::new(),
             silent_since: BTreeMap::new(),
             adopting: None,
             ended_because: Stranger::No,
@@ -299,7 +296,6 @@ impl Replica {
         self.links.insert(id, link);
         if self.roster.get(origin).is_none() {
             let state = SeatState::Joining;
-            self.vouched_before.insert(origin, self.vouched);
             self.roster.take(origin, Seat { name, voter, started_ms, state, since: 0, returning });
             self.roster_changed();
         }
@@ -396,7 +392,7 @@ impl Replica {
         }
         link.push_next = true;
         if let Some(mut scan) = link.scan.take() {
-            let delta = self.cut_delta(&mut scan);
+            let delta = self.cut_delta(link.origin, &mut scan);
             if !delta.last {
                 link.scan = Some(scan);
             }
@@ -462,7 +458,7 @@ impl Replica {
             link.report_due = true;
             // The peer is yet to be judged, which takes a Sync of its.
             let asked = self.adopting.as_ref().is_some_and(|pending| pending.contains(&link.origin));
-            if self.ready && link.peer_ready && (link.verdict != Verdict::Merge || asked) {
+            if self.ready && link.peer_ready && (!link.compatible || asked) {
                 link.ask(Want::Missing);
             }
         }
@@ -471,7 +467,7 @@ impl Replica {
             let Some(id) = next.map(|(&id, _)| id) else { break };
             self.digested = id;
             if let Some(link) = self.links.get_mut(&id) {
-                link.digest_due = self.ready && link.verdict == Verdict::Merge;
+                link.digest_due = self.ready && link.compatible;
             }
         }
         if let Some(since) = self.full_since_ms

@@ -3,7 +3,6 @@
 use kvasir_proto::peer::v1::Stranger;
 
 use super::life::Bag;
-use super::link::Verdict;
 use super::{Counters, Coverage, Holders, PeerId, Replica, Seat, Vector};
 use crate::clock::{Dot, ms_of};
 use crate::store::Store;
@@ -104,7 +103,7 @@ impl Replica {
         let mut names: Vec<(&str, bool)> = self
             .links
             .values()
-            .filter(|l| l.acked >= hlc && l.verdict == Verdict::Merge && self.roster.is_live(l.origin))
+            .filter(|l| l.acked >= hlc && l.compatible && self.roster.is_live(l.origin))
             .filter_map(|l| self.roster.get(l.origin).map(|seat| (seat.name.as_str(), seat.voter)))
             .filter(|(name, _)| *name != self.settings.name)
             .collect();

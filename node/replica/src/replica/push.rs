@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use kvasir_proto::peer::v1::{Digest, Entry, Push, Want};
 
-use super::link::{Link, Verdict};
+use super::link::Link;
 use super::{HEADROOM, MESSAGE_MAX_BYTES, Replica, STRIKES, Violation, log};
 use crate::clock::{Dot, ms_of};
 use crate::store::{Record, Store};
@@ -18,7 +18,7 @@ pub(super) enum Taken {
 impl Replica {
     /// Whether writes of the link's peer may be taken.
     fn accepts(&self, link: &Link) -> bool {
-        self.ready && link.verdict.takes() && self.roster.is_live(link.origin)
+        self.ready && link.compatible && self.roster.is_live(link.origin)
     }
 
     pub(super) fn take_push(&mut self, link: &mut Link, push: Push, now_ms: u64) -> Result<(), Violation> {
@@ -130,7 +130,7 @@ impl Replica {
     }
 
     pub(super) fn take_digest(&mut self, link: &mut Link, digest: &Digest) {
-        if !self.ready || link.verdict != Verdict::Merge {
+        if !self.ready || !link.compatible {
             return;
         }
         let theirs = u128::from(digest.fingerprint_hi) << 64 | u128::from(digest.fingerprint_lo);
