@@ -66,6 +66,8 @@ pub(crate) struct Node {
     pub(crate) admin: SocketAddr,
     flags: BTreeMap<&'static str, String>,
     environment: BTreeMap<&'static str, String>,
+    /// What the shell's `ulimit` is told before it becomes the node.
+    ulimit: Option<&'static str>,
     logs: TempDir,
     starts: u32,
     child: Option<Child>,
@@ -88,6 +90,7 @@ impl Node {
             admin: loopback(),
             flags: flags.map(|(flag, value)| (flag, value.to_owned())).into(),
             environment: BTreeMap::new(),
+            ulimit: None,
             logs: tempfile::tempdir().unwrap(),
             starts: 0,
             child: None,
@@ -103,6 +106,12 @@ impl Node {
     /// With a variable of the environment.
     pub(crate) fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.environment.insert(name, value.into());
+        self
+    }
+
+    /// With other limits of the system, in the words of the shell's `ulimit`.
+    pub(crate) fn ulimit(mut self, limit: &'static str) -> Self {
+        self.ulimit = Some(limit);
         self
     }
 
@@ -131,6 +140,17 @@ impl Node {
             .envs(&self.environment);
         for (flag, value) in &self.flags {
             command.args([&format!("--{flag}"), value]);
+        }
+        if let Some(limit) = self.ulimit {
+            let node = std::mem::replace(&mut command, Command::new("sh"));
+            command.args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")]);
+            command.arg(node.get_program()).args(node.get_args()).stdin(Stdio::null());
+            for (name, value) in node.get_envs() {
+                match value {
+                    Some(value) => command.env(name, value),
+                    None => command.env_remove(name),
+                };
+            }
         }
         self.child = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
     }
@@ -178,6 +198,14 @@ impl Node {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child().id())).unwrap();
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("every process has some");
         resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// How many files the process may have open: the soft and the hard limit.
+    pub(crate) fn open_files(&mut self) -> (u64, u64) {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.child().id())).unwrap();
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("every process has some");
+        let mut figures = line.split_whitespace().map(|figure| figure.parse().unwrap_or(u64::MAX));
+        (figures.next().unwrap(), figures.next().unwrap())
     }
 
     pub(crate) fn runs(&mut self) -> bool {
