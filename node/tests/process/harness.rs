@@ -180,6 +180,20 @@ impl Node {
     /// It stands still until it is resumed: a peer that does not answer.
     pub(crate) fn freeze(&mut self) {
         self.signal("-STOP");
+        // On a busy machine its threads may still run for a while.
+        let began = Instant::now();
+        while !self.stands_still() {
+            assert!(began.elapsed() < PATIENCE, "{} does not stand still", self.name);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn stands_still(&mut self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child().id())).unwrap();
+        threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat"))).all(|stat| {
+            // The state is behind the name, which is in parentheses. A thread that has ended has none.
+            stat.map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+        })
     }
 
     pub(crate) fn resume(&mut self) {

@@ -35,7 +35,10 @@ fn may_open(connections: u64) {
     let limit = getrlimit(Resource::Nofile);
     let wanted = connections + 1000;
     if limit.current.is_some_and(|current| current < wanted) {
-        assert!(limit.maximum.is_none_or(|most| most >= wanted), "this test takes {wanted} descriptors: see ulimit -Hn");
+        assert!(
+            limit.maximum.is_none_or(|most| most >= wanted),
+            "this test takes {wanted} descriptors: see ulimit -Hn"
+        );
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
     }
 }
@@ -154,7 +157,8 @@ async fn few_descriptors_are_not_all_given_to_clients() {
     assert!((70.0..=80.0).contains(&inside), "{inside} connections are open");
     served(&mut kv).await;
     nodes[1].kv().put("there", "v").await.unwrap();
-    eventually("the peers replicate", async || kv.exists("there").await.unwrap().then_some(()).ok_or("not there")).await;
+    eventually("the peers replicate", async || kv.exists("there").await.unwrap().then_some(()).ok_or("not there"))
+        .await;
     let log = nodes[0].log();
     assert!(!log.contains("could not accept"), "{log}");
 }
