@@ -106,7 +106,9 @@ fn spoilt(input: &mut Input<'_>, message: &[u8], mine: &[u8], other: &[u8]) -> V
         0 => {
             for _ in 0..=input.below(3) {
                 let at = input.below(spoilt.len().max(1));
-                spoilt.get_mut(at).map(|byte| *byte ^= input.byte());
+                if let Some(byte) = spoilt.get_mut(at) {
+                    *byte ^= input.byte();
+                }
             }
         }
         1 => spoilt.truncate(input.below(HANDSHAKE + 1)),
@@ -120,9 +122,9 @@ fn spoilt(input: &mut Input<'_>, message: &[u8], mine: &[u8], other: &[u8]) -> V
 }
 
 /// Counts why there is no link, as the link's task does.
-fn count(counters: &Counters, error: FrameError) -> &'static str {
+fn count(counters: &Counters, error: &FrameError) -> &'static str {
     let before = counters.read();
-    counters.count(&error);
+    counters.count(error);
     let counted: Vec<_> = counters.read().into_iter().zip(before).filter(|(now, before)| now != before).collect();
     assert_eq!(counted.len(), 1, "{error}");
     assert_eq!(counted[0].0.1, counted[0].1.1 + 1);
@@ -190,7 +192,7 @@ fn handshake(input: &mut Input<'_>, counters: &Counters) -> Nodes {
         shaken.map_err(|error| {
             let short = matches!(error, NoiseError::Io(_));
             let late = matches!(error, NoiseError::Unanswered | NoiseError::Key);
-            let counted = count(counters, error.into());
+            let counted = count(counters, &error.into());
             assert_eq!(
                 counted,
                 if short {
@@ -314,7 +316,7 @@ fn message(input: &mut Input<'_>, what: usize, ways: &[Direction; 2], to: usize)
 }
 
 fn send(wire: &Wire, stream: &mut NoiseStream<Wire>, bytes: &[u8], way: &mut Direction) {
-    let mut buffered = &bytes[..];
+    let mut buffered = bytes;
     while !buffered.is_empty() {
         let taken = stream.write(buffered).now_or_never().expect("there is room").expect("it has not failed");
         stream.flush().now_or_never().expect("there is room").expect("it has not failed");
@@ -344,7 +346,7 @@ fn read(stream: &mut NoiseStream<Wire>, way: &mut Direction, counters: &Counters
             }
             Err(error) => {
                 let cut = error.kind() == io::ErrorKind::UnexpectedEof;
-                assert_eq!(count(counters, error.into()), if cut { "handshake" } else { "forged" });
+                assert_eq!(count(counters, &error.into()), if cut { "handshake" } else { "forged" });
                 way.failed = true;
                 break;
             }

@@ -72,15 +72,15 @@ pub(crate) fn run(bytes: &[u8]) {
                 let skew_ms = u64::from(input.byte()) * window / 64;
                 NOW_MS.set(if input.flag() { now_ms + skew_ms } else { now_ms - skew_ms });
                 let time_ms = NOW_MS.get();
-                let (of, sealer) = match others.get(input.below(others.len() + 1)) {
-                    Some((of, sealer)) => (*of, sealer),
+                let (of, sender) = match others.get(input.below(others.len() + 1)) {
+                    Some((of, sender)) => (*of, sender),
                     None => (Of::Ourselves, &ours),
                 };
                 let datagram = match input.below(8) {
                     0 => vec![7; MAX_DATAGRAM],
                     _ => input.chunk().iter().copied().take(MAX_DATAGRAM).collect(),
                 };
-                let sealed = sealer.seal(&datagram);
+                let sealed = sender.seal(&datagram);
                 NOW_MS.set(now_ms);
                 assert_eq!(sealed.len(), OVERHEAD + datagram.len());
                 assert!(sealed.len() <= MAX_SEALED, "{} bytes", sealed.len());
