@@ -101,7 +101,9 @@ impl From<tonic::Status> for Failure {
             }
             return Self::Passing(lower_first(&cause.to_string()));
         }
-        let message = status.message().to_owned();
+        // What stands between client and node may answer with nothing but a code.
+        let message = if status.message().is_empty() { status.code().description() } else { status.message() };
+        let message = message.to_owned();
         match status.code() {
             // A node never answers UNKNOWN of its own: it is what is left of an answer that was cut off.
             Code::Unavailable | Code::Unknown => Self::Passing(message),
@@ -145,6 +147,7 @@ mod tests {
         for (status, meant) in [
             (Status::invalid_argument("key: empty"), Error::Refused("key: empty".into())),
             (Status::out_of_range("too long"), Error::Refused("too long".into())),
+            (Status::data_loss(""), Error::SessionLost(Code::DataLoss.description().into())),
             (Status::resource_exhausted("maxMemory"), Error::Full("maxMemory".into())),
             (Status::data_loss("gone"), Error::SessionLost("gone".into())),
             (Status::internal("bug"), Error::Node { code: Code::Internal, message: "bug".into() }),

@@ -75,5 +75,6 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         of(7, v1::PipeResponse { id: 3, result: Some(v1::pipe_response::Result::Get(get)) }.encode_to_vec()),
         of(8, v1::ClusterEvent { kind: 3, name: "a".into(), role: 2, ..v1::ClusterEvent::default() }.encode_to_vec()),
         of(9, v1::Failure { code: 3, message: "key: empty".into() }.encode_to_vec()),
+        of(9, v1::Failure { code: 8, message: String::new() }.encode_to_vec()),
     ]
 }

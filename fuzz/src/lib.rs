@@ -17,7 +17,9 @@ mod cluster;
 mod input;
 mod membership;
 mod node_status;
+mod noise;
 mod peers;
+mod sealed;
 mod settings;
 mod text;
 mod tokens;
@@ -40,6 +42,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "peers", run: peers::run, seeds: peers::seeds, max_len: 4096 },
     Target { name: "frames", run: peers::run_frames, seeds: peers::frame_seeds, max_len: 4096 },
     Target { name: "membership", run: membership::run, seeds: membership::seeds, max_len: 2048 },
+    Target { name: "noise", run: noise::run, seeds: noise::seeds, max_len: 1024 },
+    Target { name: "sealed", run: sealed::run, seeds: sealed::seeds, max_len: 1024 },
     Target { name: "client-port", run: client_port::run, seeds: client_port::seeds, max_len: 2048 },
     Target { name: "tokens", run: tokens::run, seeds: tokens::seeds, max_len: 512 },
     Target { name: "answers", run: answers::run, seeds: answers::seeds, max_len: 2048 },

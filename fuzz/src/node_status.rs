@@ -29,6 +29,7 @@ pub(crate) fn run(bytes: &[u8]) {
         status(&Sight {
             cluster,
             obstacle: None,
+            concern: None,
             stateful_set: None,
             changed: false,
             pods: &pods,

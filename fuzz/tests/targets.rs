@@ -9,7 +9,7 @@ use proptest::test_runner::{Config, RngSeed, TestError, TestRunner};
 fn cases(target: &Target) -> u32 {
     match target.name {
         "certificates" | "admission" => 300,
-        "settings" => 1000,
+        "settings" | "noise" => 1000,
         _ => 3000,
     }
 }

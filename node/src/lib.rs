@@ -9,6 +9,7 @@ pub mod admin;
 pub mod api;
 pub mod auth;
 pub mod config;
+pub mod descriptors;
 pub mod dev;
 pub mod discovery;
 pub mod encryption;

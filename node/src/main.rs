@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use clap::Parser as _;
 use kvasir_node::config::{Cli, Command, Config, DevSettings, LogConfig, LogFormat};
+use kvasir_node::descriptors;
 use kvasir_node::dev::DevCluster;
 use kvasir_node::node::Node;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -85,7 +86,8 @@ fn start_log(config: &LogConfig) -> Result<(), String> {
     Ok(())
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
+async fn run(mut config: Config) -> anyhow::Result<()> {
+    descriptors::fit(&mut config.client_port, &mut config.peer_port);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut node = Node::start(config).await?;
     tokio::select! {

@@ -11,10 +11,11 @@
 //! A datagram that is sent again by somebody else is refused: its time must be
 //! within a window around this node's, and of those in the window each is taken
 //! once. What was taken is remembered up to [`MAX_SEEN`]; beyond that the window
-//! gets narrower, and never forgets what it should know. Two gaps are left,
+//! gets narrower, and never forgets what it should know. Three gaps are left,
 //! which do no more harm than a network that doubles and delays datagrams: one
 //! that was meant for another node, and one sent in the window before this node
-//! started, is taken once.
+//! started, is taken once; and once again what was sent before this node's clock
+//! was set back by more than the window.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -114,6 +115,8 @@ pub struct Sealer {
     /// This process, so that it knows its own.
     me: u64,
     window_ms: u64,
+    /// This node's clock, milliseconds since 1970.
+    clock: fn() -> u64,
     seen: Mutex<Seen>,
     counters: Counters,
 }
@@ -121,20 +124,28 @@ pub struct Sealer {
 /// What was taken and is in the window, oldest first.
 struct Seen {
     datagrams: BTreeSet<(u64, u128)>,
-    /// What is not later is refused.
+    /// What is not later is refused: to remember it there was no room.
     floor_ms: u64,
+    /// What is not later was before the window, and is not remembered.
+    passed_ms: u64,
     limit: usize,
 }
 
 impl Sealer {
     /// With these keys; peers' clocks may differ by `max_clock_skew`.
     pub fn new(keys: Keys, max_clock_skew: Duration) -> Self {
+        Self::with(keys, max_clock_skew, MAX_SEEN, wall_ms)
+    }
+
+    /// The same, which remembers `limit` datagrams and reads the time, milliseconds since 1970, from `clock`.
+    pub fn with(keys: Keys, max_clock_skew: Duration, limit: usize, clock: fn() -> u64) -> Self {
         let window = WINDOW.saturating_add(max_clock_skew);
         Self {
             keys,
             me: rand::random(),
             window_ms: u64::try_from(window.as_millis()).unwrap_or(u64::MAX),
-            seen: Mutex::new(Seen { datagrams: BTreeSet::new(), floor_ms: 0, limit: MAX_SEEN }),
+            clock,
+            seen: Mutex::new(Seen { datagrams: BTreeSet::new(), floor_ms: 0, passed_ms: 0, limit }),
             counters: Counters::default(),
         }
     }
@@ -142,6 +153,16 @@ impl Sealer {
     /// What was refused.
     pub const fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// How far a datagram's time may be from this node's clock, milliseconds.
+    pub const fn window_ms(&self) -> u64 {
+        self.window_ms
+    }
+
+    /// How many datagrams are remembered.
+    pub fn remembered(&self) -> usize {
+        self.seen.lock().datagrams.len()
     }
 
     fn seal_at(&self, datagram: &[u8], now_ms: u64) -> Vec<u8> {
@@ -192,19 +213,25 @@ impl Sealer {
             return Err(Refused::Stale(away_ms));
         }
         let start = nonce[..16].try_into().expect("a nonce has 24 bytes");
-        self.seen.lock().take(time_ms, u128::from_be_bytes(start), now_ms.saturating_sub(self.window_ms))?;
+        self.seen.lock().take(time_ms, u128::from_be_bytes(start), now_ms, self.window_ms)?;
         Ok(plain[SENDER + TIME..].to_vec())
     }
 }
 
 impl Seen {
-    fn take(&mut self, time_ms: u64, nonce: u128, oldest_ms: u64) -> Result<(), Refused> {
-        if time_ms <= self.floor_ms {
-            return Err(Refused::Stale(self.floor_ms - time_ms));
+    fn take(&mut self, time_ms: u64, nonce: u128, now_ms: u64, window_ms: u64) -> Result<(), Refused> {
+        // A clock that was set back brings the window to where it was. One that was set back by
+        // more than the window makes a new beginning: else nothing would be taken until it has caught up.
+        let passed_ms = if self.passed_ms < now_ms { self.passed_ms } else { 0 };
+        let floor_ms = self.floor_ms.max(passed_ms);
+        if time_ms <= floor_ms {
+            return Err(Refused::Stale(floor_ms - time_ms));
         }
         // The window's beginning moves on: what is before it is refused by its time.
-        while self.datagrams.first().is_some_and(|(time_ms, _)| *time_ms < oldest_ms) {
+        let oldest_ms = now_ms.saturating_sub(window_ms);
+        while let Some((time_ms, _)) = self.datagrams.first().copied().filter(|(time_ms, _)| *time_ms < oldest_ms) {
             self.datagrams.pop_first();
+            self.passed_ms = self.passed_ms.max(time_ms);
         }
         if !self.datagrams.insert((time_ms, nonce)) {
             return Err(Refused::Replayed);
@@ -219,11 +246,11 @@ impl Seen {
 
 impl Seal for Sealer {
     fn seal(&self, datagram: &[u8]) -> Vec<u8> {
-        self.seal_at(datagram, wall_ms())
+        self.seal_at(datagram, (self.clock)())
     }
 
     fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, (&'static str, String)> {
-        self.open_at(sealed, wall_ms()).map_err(|refused| {
+        self.open_at(sealed, (self.clock)()).map_err(|refused| {
             let counters = &self.counters;
             let (reason, counter) = match refused {
                 Refused::Plaintext => ("plaintext", &counters.plaintext),
@@ -311,6 +338,22 @@ mod tests {
         assert_eq!(ours.open_at(&sealed, NOW + window), Err(Refused::Replayed));
         assert!(ours.open_at(&theirs.seal_at(b"later", NOW + 2 * window + 1), NOW + 2 * window + 1).is_ok());
         assert_eq!(ours.seen.lock().datagrams.len(), 1);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_brings_nothing_back_and_keeps_nobody_out() {
+        let (ours, theirs) = (sealer("c", &[1]), sealer("c", &[1]));
+        let window = ours.window_ms;
+        let first = theirs.seal_at(b"first", NOW);
+        assert!(ours.open_at(&first, NOW).is_ok());
+        // The clock jumps ahead, long enough for the first to be forgotten, and back.
+        let ahead = NOW + window + 1000;
+        assert!(ours.open_at(&theirs.seal_at(b"second", ahead), ahead).is_ok());
+        assert_eq!(ours.remembered(), 1);
+        assert_eq!(ours.open_at(&first, NOW + 2000), Err(Refused::Stale(0)));
+        assert!(ours.open_at(&theirs.seal_at(b"third", NOW + 2000), NOW + 2000).is_ok());
+        // By more than the window: what is sent from now on is taken all the same.
+        assert!(ours.open_at(&theirs.seal_at(b"fourth", NOW - 9000), NOW - 9000).is_ok());
     }
 
     #[test]

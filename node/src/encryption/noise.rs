@@ -139,13 +139,14 @@ impl<S> NoiseStream<S> {
         self.key
     }
 
-    /// Opens the message that has come in.
+    /// Opens the message that has come in. One that is not authentic stays where it is: whoever
+    /// reads on gets the same error again, and nothing of it.
     fn open(&mut self) -> io::Result<()> {
+        self.taken = 0;
         self.plain.resize(self.coming.len().saturating_sub(LENGTH + TAG), 0);
         let opened = self.state.read_message(&self.coming[LENGTH..], &mut self.plain);
-        let len = opened.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, NoiseError::Forged))?;
-        self.plain.truncate(len);
-        self.taken = 0;
+        self.plain.truncate(*opened.as_ref().unwrap_or(&0));
+        opened.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, NoiseError::Forged))?;
         self.coming.clear();
         if self.state.receiving_nonce().is_multiple_of(self.rekey_after) {
             self.state.rekey_incoming();
@@ -380,6 +381,7 @@ mod tests {
             let told = error.to_string();
             assert!(error.downcast::<NoiseError>().is_ok(), "{what}: {told}");
             assert!(got.is_empty() || (what == "sent twice" && got == b"hello"), "{what}");
+            assert!(far.read(&mut [0; 9]).await.is_err(), "{what}: it goes on after a failure");
         }
         let (mut near, _far) = linked().await;
         near.seal(b"hello").unwrap();

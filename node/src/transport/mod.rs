@@ -131,6 +131,23 @@ impl Counters {
         ]
         .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
     }
+
+    /// Counts a connection or frame that was refused for what came over it.
+    pub fn count(&self, error: &FrameError) {
+        let counter = match error {
+            FrameError::Garbage => &self.garbage,
+            FrameError::Version { .. } => &self.version,
+            FrameError::Oversized { .. } => &self.oversized,
+            FrameError::Decode(_) => &self.malformed,
+            FrameError::Mode { theirs: Mode::Plain, .. } => &self.plaintext,
+            FrameError::Mode { .. } => &self.encrypted,
+            FrameError::Noise(NoiseError::Key | NoiseError::Unanswered) => &self.key,
+            FrameError::Noise(NoiseError::Forged) => &self.forged,
+            FrameError::Tls(_) => &self.tls,
+            FrameError::Io(_) | FrameError::Noise(NoiseError::Io(_)) => &self.handshake,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -378,26 +395,21 @@ impl Transport {
     /// Counts a refusal, and logs it when it is not the remote's last one again.
     fn refuse(&self, remote: SocketAddr, error: &LinkError) {
         let counters = &self.counters;
-        let counter = match error {
-            LinkError::Frame(FrameError::Garbage) => &counters.garbage,
-            LinkError::Frame(FrameError::Version { .. }) => &counters.version,
-            LinkError::Frame(FrameError::Oversized { .. }) => &counters.oversized,
-            LinkError::Frame(FrameError::Decode(_))
-            | LinkError::Violation(Violation::Unknown | Violation::Malformed) => &counters.malformed,
-            LinkError::Violation(Violation::ClockAhead { .. }) | LinkError::ClockBehind { .. } => &counters.clock,
-            LinkError::OtherCluster { .. } | LinkError::Myself => &counters.stranger,
-            LinkError::Frame(FrameError::Mode { theirs: Mode::Plain, .. }) => &counters.plaintext,
-            LinkError::Frame(FrameError::Mode { .. }) => &counters.encrypted,
-            LinkError::Frame(FrameError::Noise(NoiseError::Key | NoiseError::Unanswered)) => &counters.key,
-            LinkError::Frame(FrameError::Noise(NoiseError::Forged)) => &counters.forged,
-            LinkError::Frame(FrameError::Tls(_)) => &counters.tls,
-            LinkError::Frame(FrameError::Io(_) | FrameError::Noise(NoiseError::Io(_)))
-            | LinkError::Silent(_)
-            | LinkError::Slow(_)
-            | LinkError::Retired
-            | LinkError::Outdated => &counters.handshake,
+        let own = match error {
+            LinkError::Frame(error) => {
+                counters.count(error);
+                None
+            }
+            LinkError::Violation(Violation::Unknown | Violation::Malformed) => Some(&counters.malformed),
+            LinkError::Violation(Violation::ClockAhead { .. }) | LinkError::ClockBehind { .. } => Some(&counters.clock),
+            LinkError::OtherCluster { .. } | LinkError::Myself => Some(&counters.stranger),
+            LinkError::Silent(_) | LinkError::Slow(_) | LinkError::Retired | LinkError::Outdated => {
+                Some(&counters.handshake)
+            }
         };
-        counter.fetch_add(1, Ordering::Relaxed);
+        if let Some(counter) = own {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
         let text = error.to_string();
         let mut refused = self.refused.lock();
         if refused.len() >= MAX_REFUSED {

@@ -66,6 +66,8 @@ pub(crate) struct Node {
     pub(crate) admin: SocketAddr,
     flags: BTreeMap<&'static str, String>,
     environment: BTreeMap<&'static str, String>,
+    /// What the shell's `ulimit` is told before it becomes the node.
+    ulimit: Option<&'static str>,
     logs: TempDir,
     starts: u32,
     child: Option<Child>,
@@ -88,6 +90,7 @@ impl Node {
             admin: loopback(),
             flags: flags.map(|(flag, value)| (flag, value.to_owned())).into(),
             environment: BTreeMap::new(),
+            ulimit: None,
             logs: tempfile::tempdir().unwrap(),
             starts: 0,
             child: None,
@@ -103,6 +106,12 @@ impl Node {
     /// With a variable of the environment.
     pub(crate) fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.environment.insert(name, value.into());
+        self
+    }
+
+    /// With other limits of the system, in the words of the shell's `ulimit`.
+    pub(crate) fn ulimit(mut self, limit: &'static str) -> Self {
+        self.ulimit = Some(limit);
         self
     }
 
@@ -132,6 +141,17 @@ impl Node {
         for (flag, value) in &self.flags {
             command.args([&format!("--{flag}"), value]);
         }
+        if let Some(limit) = self.ulimit {
+            let node = std::mem::replace(&mut command, Command::new("sh"));
+            command.args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")]);
+            command.arg(node.get_program()).args(node.get_args()).stdin(Stdio::null());
+            for (name, value) in node.get_envs() {
+                match value {
+                    Some(value) => command.env(name, value),
+                    None => command.env_remove(name),
+                };
+            }
+        }
         self.child = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
     }
 
@@ -160,6 +180,20 @@ impl Node {
     /// It stands still until it is resumed: a peer that does not answer.
     pub(crate) fn freeze(&mut self) {
         self.signal("-STOP");
+        // On a busy machine its threads may still run for a while.
+        let began = Instant::now();
+        while !self.stands_still() {
+            assert!(began.elapsed() < PATIENCE, "{} does not stand still", self.name);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn stands_still(&mut self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child().id())).unwrap();
+        threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat"))).all(|stat| {
+            // The state is behind the name, which is in parentheses. A thread that has ended has none.
+            stat.map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+        })
     }
 
     pub(crate) fn resume(&mut self) {
@@ -178,6 +212,14 @@ impl Node {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child().id())).unwrap();
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("every process has some");
         resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// How many files the process may have open: the soft and the hard limit.
+    pub(crate) fn open_files(&mut self) -> (u64, u64) {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.child().id())).unwrap();
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("every process has some");
+        let mut figures = line.split_whitespace().map(|figure| figure.parse().unwrap_or(u64::MAX));
+        (figures.next().unwrap(), figures.next().unwrap())
     }
 
     pub(crate) fn runs(&mut self) -> bool {

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use kvasir_proto::v1;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -29,8 +30,69 @@ async fn closed(stream: &mut TcpStream) -> bool {
     timeout(PATIENCE, stream.read_to_end(&mut rest)).await.is_ok()
 }
 
+/// Lets this process, the client, open so many connections beside what else the tests do.
+fn may_open(connections: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = connections + 1000;
+    if limit.current.is_some_and(|current| current < wanted) {
+        assert!(
+            limit.maximum.is_none_or(|most| most >= wanted),
+            "this test takes {wanted} descriptors: see ulimit -Hn"
+        );
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    }
+}
+
+async fn connect_from(source: &str, node: &Node) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(format!("{source}:0").parse().unwrap())?;
+    socket.connect(node.client).await
+}
+
 #[tokio::test]
-async fn a_client_that_opens_thousands_of_connections_keeps_nobody_out() {
+async fn a_client_that_opens_ten_thousand_connections_keeps_nobody_out() {
+    const MANY: usize = 10_000;
+    may_open(MANY as u64);
+    let mut node = Node::new("n").with("client-port-handshake-timeout", "2s").started().await;
+    let mut kv = node.kv();
+    served(&mut kv).await;
+    let before = node.memory();
+    let mut open = Vec::with_capacity(MANY);
+    let (mut most, mut inside) = (before, 0.0_f64);
+    for n in 0..MANY {
+        open.push(connect_from("127.0.0.2", &node).await.unwrap());
+        if n % 500 == 499 {
+            served(&mut kv).await;
+            // And one who comes only now, though the greedy one has all that an address may have.
+            served(&mut node.kv()).await;
+            most = most.max(node.memory());
+            inside = inside.max(node.metrics().await.value("kvasir_client_connections").unwrap());
+        }
+    }
+    // 1024 from one address, and the others.
+    assert!((500.0..=1100.0).contains(&inside), "{inside} connections were open");
+    assert!(most - before < GAIN, "{} bytes for {inside} connections", most - before);
+    // They say nothing: each is refused, or its place is free again soon, though none is closed from here.
+    eventually("each is counted", async || {
+        let counted = (refused(&node, "addressFull").await, refused(&node, "handshake").await);
+        if counted.0 + counted.1 >= MANY as f64 { Ok(()) } else { Err(counted) }
+    })
+    .await;
+    assert!(refused(&node, "addressFull").await >= 5000.0);
+    eventually("their places are free", async || {
+        let inside = node.metrics().await.value("kvasir_client_connections").unwrap();
+        if inside <= 30.0 { Ok(()) } else { Err(inside) }
+    })
+    .await;
+    assert!(connect_from("127.0.0.2", &node).await.is_ok());
+    served(&mut kv).await;
+    let gained = node.memory().saturating_sub(before);
+    assert!(gained < GAIN, "{gained} bytes");
+    assert!(node.runs());
+}
+
+#[tokio::test]
+async fn many_addresses_together_have_no_more_than_all_places() {
     let mut node = Node::new("n")
         .with("client-port-max-connections", "300")
         .with("client-port-handshake-timeout", "2s")
@@ -38,13 +100,10 @@ async fn a_client_that_opens_thousands_of_connections_keeps_nobody_out() {
         .await;
     let mut kv = node.kv();
     served(&mut kv).await;
-    let before = node.memory();
     let mut open = Vec::new();
-    for n in 0..3000 {
-        if let Ok(stream) = TcpStream::connect(node.client).await {
-            open.push(stream);
-        }
-        if n % 300 == 0 {
+    for n in 0..1000 {
+        open.push(connect_from(&format!("127.0.1.{}", 1 + n % 10), &node).await.unwrap());
+        if n % 100 == 0 {
             served(&mut kv).await;
         }
     }
@@ -56,9 +115,6 @@ async fn a_client_that_opens_thousands_of_connections_keeps_nobody_out() {
     let inside = node.metrics().await.value("kvasir_client_connections").unwrap();
     assert!(inside <= 300.0, "{inside}");
     served(&mut kv).await;
-    let gained = node.memory().saturating_sub(before);
-    assert!(gained < GAIN, "{gained} bytes");
-    // They say nothing: their places are free again soon, though they are never closed from here.
     eventually("each is refused, or given up on", async || {
         let counted = (refused(&node, "full").await, refused(&node, "handshake").await);
         if counted.0 + counted.1 >= open.len() as f64 { Ok(()) } else { Err(counted) }
@@ -66,6 +122,45 @@ async fn a_client_that_opens_thousands_of_connections_keeps_nobody_out() {
     .await;
     served(&mut node.kv()).await;
     assert!(node.runs());
+}
+
+#[tokio::test]
+async fn a_node_takes_the_descriptors_that_it_may_have() {
+    let mut node = Node::new("n").ulimit("-S -n 256").started().await;
+    let (soft, hard) = node.open_files();
+    assert!(soft == hard && hard > 256, "{soft} of {hard}");
+}
+
+#[tokio::test]
+async fn few_descriptors_are_not_all_given_to_clients() {
+    let mut nodes: Vec<_> = nodes(2).into_iter().map(|node| node.ulimit("-n 200")).collect();
+    nodes.iter_mut().for_each(Node::start);
+    for node in &mut nodes {
+        node.ready().await;
+    }
+    meshed(&nodes).await;
+    let log = nodes[0].log();
+    assert!(log.contains("too few files for 4096 connections of clients and 1024 of peers"), "{log}");
+    let mut kv = nodes[0].kv();
+    served(&mut kv).await;
+    let mut open = Vec::new();
+    for n in 0..1000 {
+        open.push(connect_from(&format!("127.0.1.{}", 1 + n % 10), &nodes[0]).await.unwrap());
+    }
+    eventually("what is too many is refused", async || {
+        let counted = refused(&nodes[0], "full").await + refused(&nodes[0], "addressFull").await;
+        if counted >= 900.0 { Ok(()) } else { Err(counted) }
+    })
+    .await;
+    // The probes, the peers and who was there before are served while the port is full.
+    let inside = nodes[0].metrics().await.value("kvasir_client_connections").unwrap();
+    assert!((70.0..=80.0).contains(&inside), "{inside} connections are open");
+    served(&mut kv).await;
+    nodes[1].kv().put("there", "v").await.unwrap();
+    eventually("the peers replicate", async || kv.exists("there").await.unwrap().then_some(()).ok_or("not there"))
+        .await;
+    let log = nodes[0].log();
+    assert!(!log.contains("could not accept"), "{log}");
 }
 
 #[tokio::test]
@@ -81,9 +176,7 @@ async fn one_address_has_its_part_and_no_more() {
     assert!(closed(&mut sixth).await);
     assert!(refused(&node, "addressFull").await >= 1.0);
     // From another address there is room, for a whole call.
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-    let mut other = socket.connect(node.client).await.unwrap();
+    let mut other = connect_from("127.0.0.2", &node).await.unwrap();
     other.write_all(PREFACE).await.unwrap();
     let mut settings = [0; 9];
     timeout(PATIENCE, other.read_exact(&mut settings)).await.unwrap().unwrap();

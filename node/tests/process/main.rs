@@ -22,4 +22,5 @@ mod observe;
 mod peer_port;
 mod replication;
 mod sdk;
+mod sdk_streams;
 mod tls;

@@ -1,13 +1,15 @@
-//! The client library against real nodes.
+//! The client library against real nodes: single calls, batches, listings and codecs.
 
 use futures::StreamExt as _;
-use kvasir_client::{Ack, AckLevel, Client, Error, Event, PutOptions, RetryPolicy, WatchOptions};
+use futures::TryStreamExt as _;
+use kvasir_client::{Ack, AckLevel, Bytes, Client, Codec, Entry, Error, ListOptions, PutOptions};
 use kvasir_proto::v1;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::harness::{Node, cluster};
 
-async fn client(node: &Node) -> Client {
+pub(crate) async fn client(node: &Node) -> Client {
     Client::connect(node.client.to_string()).await.unwrap()
 }
 
@@ -44,24 +46,6 @@ async fn a_session_goes_from_node_to_node_by_its_token() {
 }
 
 #[tokio::test]
-async fn a_watch_begins_again_when_its_node_comes_back() {
-    let mut node = Node::alone().await;
-    let patient = RetryPolicy { budget: Duration::from_secs(30), ..RetryPolicy::default() };
-    let a = Client::builder(node.client.to_string()).retry(patient).connect().await.unwrap();
-    let mut events = a.watch("w/", WatchOptions::default());
-    assert_eq!(events.next().await.unwrap().unwrap(), Event::Live);
-    a.put("w/1", "v", PutOptions::default()).await.unwrap();
-    let Event::Put { key, value } = events.next().await.unwrap().unwrap() else { panic!("no put") };
-    assert_eq!((key.as_str(), &value.value[..]), ("w/1", &b"v"[..]));
-    node.kill();
-    let node = node.started().await;
-    assert_eq!(events.next().await.unwrap().unwrap(), Event::Restarted);
-    assert_eq!(events.next().await.unwrap().unwrap(), Event::Live);
-    node.kv().put("w/2", "v").await.unwrap();
-    assert!(matches!(events.next().await.unwrap().unwrap(), Event::Put { key, .. } if key == "w/2"));
-}
-
-#[tokio::test]
 async fn batches_cross_the_limit_of_a_call_and_codecs_come_back() {
     let node = Node::alone().await;
     let a = client(&node).await;
@@ -82,4 +66,83 @@ async fn batches_cross_the_limit_of_a_call_and_codecs_come_back() {
     assert_eq!(a.get_proto::<v1::Version>("proto").await.unwrap(), Some(message));
     assert!(matches!(a.get_json::<Vec<i32>>("text").await, Err(Error::Codec { key, .. }) if key == "text"));
     assert_eq!(a.get_string("none").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_batch_that_others_do_not_hold_is_an_error() {
+    let mut nodes = cluster(2).await;
+    let a = client(&nodes[0]).await;
+    let entries = || (0..3).map(|n| (format!("k{n}"), "v"));
+    a.batch_put(entries(), PutOptions::with_ack(AckLevel::Majority)).await.unwrap();
+    assert_eq!(a.batch_delete_with(["k0"], AckLevel::All).await.unwrap(), [true]);
+    nodes[1].freeze();
+    let ack = Ack { level: AckLevel::Count(1), timeout: Some(Duration::from_millis(200)) };
+    let puts = a.batch_put(entries(), PutOptions::with_ack(ack)).await;
+    assert!(matches!(puts, Err(Error::NotHeld { peers: 0, .. })), "{puts:?}");
+    let deletes = a.batch_delete_with(["k1"], ack).await;
+    assert!(matches!(deletes, Err(Error::NotHeld { peers: 0, .. })), "{deletes:?}");
+    assert!(a.exists("k0").await.unwrap() && !a.exists("k1").await.unwrap(), "both stay");
+}
+
+/// Of one's own.
+struct BigEndian;
+
+impl Codec<u32> for BigEndian {
+    type Error = std::array::TryFromSliceError;
+
+    fn encode(&self, value: &u32) -> Result<Bytes, Self::Error> {
+        Ok(Bytes::copy_from_slice(&value.to_be_bytes()))
+    }
+
+    fn decode(&self, bytes: Bytes) -> Result<u32, Self::Error> {
+        Ok(u32::from_be_bytes(bytes[..].try_into()?))
+    }
+}
+
+#[tokio::test]
+async fn what_one_node_was_given_another_one_gives_out_in_its_type() {
+    let nodes = cluster(2).await;
+    let (a, b) = (client(&nodes[0]).await, client(&nodes[1]).await);
+    let held = || PutOptions::with_ack(AckLevel::All);
+    a.put_with(&BigEndian, "number", &0x0102_0304, held()).await.unwrap();
+    assert_eq!(b.get_with(&BigEndian, "number").await.unwrap(), Some(0x0102_0304));
+    assert_eq!(&b.get("number").await.unwrap().unwrap().value[..], [1, 2, 3, 4]);
+    assert_eq!(b.get_with(&BigEndian, "none").await.unwrap(), None);
+    a.put("number", "12345", held()).await.unwrap();
+    assert!(matches!(b.get_with(&BigEndian, "number").await, Err(Error::Codec { key, .. }) if key == "number"));
+
+    a.put_string("text", "grüß", held()).await.unwrap();
+    a.put("text/raw", vec![0xff], held()).await.unwrap();
+    a.put_json("json", &BTreeMap::from([("a".to_owned(), 1)]), held()).await.unwrap();
+    let message = v1::GetRequest { key: "k".to_owned(), session: None };
+    a.put_proto("proto", &message, held()).await.unwrap();
+    assert_eq!(b.get_string("text").await.unwrap().as_deref(), Some("grüß"));
+    assert!(matches!(b.get_string("text/raw").await, Err(Error::Codec { .. })));
+    assert_eq!(b.get_json::<BTreeMap<String, i32>>("json").await.unwrap().unwrap()["a"], 1);
+    assert_eq!(b.get_proto::<v1::GetRequest>("proto").await.unwrap(), Some(message));
+}
+
+pub(crate) async fn listed(entries: impl futures::Stream<Item = Result<Entry, Error>>) -> Vec<Entry> {
+    entries.try_collect().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_listing_crosses_messages_and_pages() {
+    let node = Node::alone().await;
+    let a = client(&node).await;
+    let keys: Vec<_> = (0..2500).map(|n| format!("l/{n:04}")).collect();
+    a.batch_put(keys.iter().map(|key| (key, key.clone())), PutOptions::default()).await.unwrap();
+    a.put("m", "beside it", PutOptions::default()).await.unwrap();
+    let all = listed(a.list("l/", ListOptions::default())).await;
+    assert!(
+        all.iter().map(|entry| &entry.key).eq(&keys) && all.iter().all(|entry| entry.value == entry.key.as_bytes())
+    );
+    for limit in [1, 1000, 1001, 2500, 9999] {
+        let some = listed(a.list("l/", ListOptions { limit: Some(limit), keys_only: true })).await;
+        assert_eq!(some.len() as u64, limit.min(2500));
+        assert!(some.iter().all(|entry| entry.value.is_empty()));
+    }
+    // One who takes only a few, and goes.
+    let few = a.list("l/", ListOptions::default()).take(3);
+    assert_eq!(listed(few).await.len(), 3);
 }
