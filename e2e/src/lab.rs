@@ -8,6 +8,7 @@ use std::sync::Mutex;
 
 use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::core::v1::{Namespace, Node};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
@@ -113,6 +114,17 @@ impl Lab {
         let ctl = ctl.to_str().context("KV_CTL is not UTF-8")?;
         command(ctl, &["kill-container", id]).await?;
         Ok(true)
+    }
+
+    /// Whether cert-manager is there; the throwaway cluster starts it.
+    pub async fn cert_manager(&self) -> Result<bool> {
+        if let Some(ctl) = std::env::var_os("KV_CTL") {
+            let ctl = ctl.to_str().context("KV_CTL is not UTF-8")?;
+            command(ctl, &["add", "cert-manager"]).await?;
+            return Ok(true);
+        }
+        let definitions: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        Ok(definitions.get_opt("certificates.cert-manager.io").await?.is_some())
     }
 }
 

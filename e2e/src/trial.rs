@@ -195,6 +195,12 @@ impl Trial {
         Ok(pods)
     }
 
+    /// What the admin port of a pod's node says of it.
+    pub async fn node_status(&self, pod: &str) -> Result<Value> {
+        let path = format!("/api/v1/namespaces/{}/pods/{pod}:7072/proxy/status", self.namespace);
+        Ok(serde_json::from_str(&self.kubectl(&["get", "--raw", &path]).await?)?)
+    }
+
     /// A client that speaks to one member, and tries nothing twice.
     pub fn speak_to(&self, member: &Pod) -> Result<Client> {
         let address = format!("{}:7070", ip(member)?);

@@ -2,6 +2,9 @@
 //!
 //! Each test has a namespace and a cluster of its own; they run one at a time (`make test-e2e`).
 
+mod access;
+mod authority;
+mod cert_manager;
 mod cluster;
 mod data;
 mod discovery;
