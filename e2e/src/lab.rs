@@ -4,7 +4,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Mutex;
 
 use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::core::v1::{Namespace, Node};
@@ -13,6 +12,7 @@ use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::process::Command;
+use tokio::sync::OnceCell;
 
 /// Where the operator is installed.
 pub const OPERATOR_NAMESPACE: &str = "kvasir-system";
@@ -22,7 +22,7 @@ pub const RELEASE: &str = "kvasir";
 pub const OPERATOR: &str = "kvasir-operator";
 
 /// What came of installing the operator, once this process has tried.
-static INSTALLED: Mutex<Option<Result<(), String>>> = Mutex::new(None);
+static INSTALLED: OnceCell<Result<(), String>> = OnceCell::const_new();
 
 /// The Kubernetes under test.
 #[derive(Clone)]
@@ -67,13 +67,8 @@ impl Lab {
 
     /// Installs the operator, unless this process already has; a failure is not tried again either.
     pub async fn operator(&self) -> Result<()> {
-        let installed = INSTALLED.lock().expect("nothing panics while it holds the lock").clone();
-        let installed = match installed {
-            Some(outcome) => outcome,
-            None => self.install_operator().await.map_err(|error| format!("{error:#}")),
-        };
-        *INSTALLED.lock().expect("nothing panics while it holds the lock") = Some(installed.clone());
-        installed.map_err(anyhow::Error::msg)
+        let install = async || self.install_operator().await.map_err(|error| format!("{error:#}"));
+        INSTALLED.get_or_init(install).await.clone().map_err(anyhow::Error::msg)
     }
 
     /// Installs the operator, whether it is there or not, and waits until it is ready.
