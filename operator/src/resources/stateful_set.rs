@@ -263,9 +263,9 @@ mod tests {
 
     #[test]
     fn secrets_reach_the_members_as_mounted_files_and_in_no_other_way() {
-        let secrets = ["k8s-keys", "own-cert", "app-tokens", "client-ca"];
-        let spec = "{encryption: {secretRef: {name: k8s-keys}}, tls: {secretRef: {name: own-cert}}, \
-                    access: {tokensSecret: {name: app-tokens, key: k}, clientCaSecret: {name: client-ca, key: k}}}";
+        let secrets = ["of-peers", "of-nodes", "of-tokens", "of-clients"];
+        let spec = "{encryption: {secretRef: {name: of-peers}}, tls: {secretRef: {name: of-nodes}}, \
+                    access: {tokensSecret: {name: of-tokens, key: k}, clientCaSecret: {name: of-clients, key: k}}}";
         let mut pod = pod_of(spec);
         let volumes = serde_json::to_string(&pod.volumes.take()).unwrap();
         let rest = serde_json::to_string(&pod).unwrap();
