@@ -10,6 +10,7 @@ IMAGES=${IMAGES:-$KV_CACHE/images}                                      # *.tar 
 KV_DIR=${KV_DIR:-$KV_CACHE/$KV_PREFIX}                                  # state of the running cluster
 NET=10.99.0 POD=10.244 SVC=10.96                                        # addresses, seen only inside the namespaces
 API_IP=$NET.10 DNS_IP=$SVC.0.53
+CERT_MANAGER_CRDS=$BIN/cert-manager-crds.yaml
 KUBECONFIG_ADMIN=$KV_DIR/kubeconfig/admin
 AUDIT_LOG=$KV_DIR/log/audit.jsonl                                       # every write by a service account that is not Kubernetes' own
 CONTROL_PLANE="etcd kube-apiserver kube-controller-manager kube-scheduler coredns"

@@ -4,14 +4,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Mutex;
 
 use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::core::v1::{Namespace, Node};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::process::Command;
+use tokio::sync::OnceCell;
 
 /// Where the operator is installed.
 pub const OPERATOR_NAMESPACE: &str = "kvasir-system";
@@ -21,7 +22,7 @@ pub const RELEASE: &str = "kvasir";
 pub const OPERATOR: &str = "kvasir-operator";
 
 /// What came of installing the operator, once this process has tried.
-static INSTALLED: Mutex<Option<Result<(), String>>> = Mutex::new(None);
+static INSTALLED: OnceCell<Result<(), String>> = OnceCell::const_new();
 
 /// The Kubernetes under test.
 #[derive(Clone)]
@@ -66,13 +67,8 @@ impl Lab {
 
     /// Installs the operator, unless this process already has; a failure is not tried again either.
     pub async fn operator(&self) -> Result<()> {
-        let installed = INSTALLED.lock().expect("nothing panics while it holds the lock").clone();
-        let installed = match installed {
-            Some(outcome) => outcome,
-            None => self.install_operator().await.map_err(|error| format!("{error:#}")),
-        };
-        *INSTALLED.lock().expect("nothing panics while it holds the lock") = Some(installed.clone());
-        installed.map_err(anyhow::Error::msg)
+        let install = async || self.install_operator().await.map_err(|error| format!("{error:#}"));
+        INSTALLED.get_or_init(install).await.clone().map_err(anyhow::Error::msg)
     }
 
     /// Installs the operator, whether it is there or not, and waits until it is ready.
@@ -113,6 +109,17 @@ impl Lab {
         let ctl = ctl.to_str().context("KV_CTL is not UTF-8")?;
         command(ctl, &["kill-container", id]).await?;
         Ok(true)
+    }
+
+    /// Whether cert-manager is there; the throwaway cluster starts it.
+    pub async fn cert_manager(&self) -> Result<bool> {
+        if let Some(ctl) = std::env::var_os("KV_CTL") {
+            let ctl = ctl.to_str().context("KV_CTL is not UTF-8")?;
+            command(ctl, &["add", "cert-manager"]).await?;
+            return Ok(true);
+        }
+        let definitions: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        Ok(definitions.get_opt("certificates.cert-manager.io").await?.is_some())
     }
 }
 

@@ -11,5 +11,5 @@ pub mod trial;
 pub mod wait;
 
 pub use lab::Lab;
-pub use trial::{App, Output, Trial, run};
+pub use trial::{App, Output, Trial, alone, run};
 pub use wait::{until, within};

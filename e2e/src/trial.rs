@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -26,6 +27,9 @@ use crate::{Lab, artifacts, until};
 const TEST_TIMEOUT: Duration = Duration::from_mins(10);
 /// The longest exec: the processes that tests start end much sooner.
 const EXEC_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Held by tests that run beside each other, and by one alone that must not be disturbed. That one failed is no matter.
+static TURN: RwLock<()> = RwLock::new(());
 
 /// What a test works with.
 pub struct Trial {
@@ -66,9 +70,20 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// Runs a test in a namespace of its own, with the operator installed. If it fails, what there is to see is kept in
-/// `target/e2e-artifacts/NAME`; the namespace goes in any case.
+/// Runs a test in a namespace of its own, with the operator installed, beside others. If it fails, what there is to see is
+/// kept in `target/e2e-artifacts/NAME`; the namespace goes in any case.
 pub fn run(name: &str, test: impl AsyncFnOnce(&Trial) -> Result<()>) {
+    let _turn = TURN.read().unwrap_or_else(PoisonError::into_inner);
+    conduct(name, test);
+}
+
+/// The same, and no other test runs meanwhile: for one that changes the operator, or that promises how soon something is so.
+pub fn alone(name: &str, test: impl AsyncFnOnce(&Trial) -> Result<()>) {
+    let _turn = TURN.write().unwrap_or_else(PoisonError::into_inner);
+    conduct(name, test);
+}
+
+fn conduct(name: &str, test: impl AsyncFnOnce(&Trial) -> Result<()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads can be started");
     runtime.block_on(async {
         let lab = Lab::find().await.unwrap_or_else(|error| panic!("{name} cannot begin: {error:#}"));
@@ -193,6 +208,12 @@ impl Trial {
         pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
         pods.sort_by_key(ResourceExt::name_any);
         Ok(pods)
+    }
+
+    /// What the admin port of a pod's node says of it.
+    pub async fn node_status(&self, pod: &str) -> Result<Value> {
+        let path = format!("/api/v1/namespaces/{}/pods/{pod}:7072/proxy/status", self.namespace);
+        Ok(serde_json::from_str(&self.kubectl(&["get", "--raw", &path]).await?)?)
     }
 
     /// A client that speaks to one member, and tries nothing twice.

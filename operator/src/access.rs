@@ -166,7 +166,9 @@ impl AccessError {
 }
 
 /// Looks whether all is there that a cluster's access needs; gives what somebody should mend though nothing waits for it.
-pub async fn look(client: &Client, cluster: &ValidatedCluster) -> Result<Option<Obstacle>, AccessError> {
+///
+/// `role` is the `ClusterRole` that members need to have tokens reviewed.
+pub async fn look(client: &Client, cluster: &ValidatedCluster, role: &str) -> Result<Option<Obstacle>, AccessError> {
     let Some(access) = &cluster.access else { return Ok(None) };
     let api: Api<Secret> = Api::namespaced(client.clone(), &cluster.namespace);
     for (SecretKey { name, key }, file) in secrets(access) {
@@ -186,7 +188,7 @@ pub async fn look(client: &Client, cluster: &ValidatedCluster) -> Result<Option<
         reason: "TokenReviewForbidden",
         message: format!(
             "members may not ask about tokens, so that no ServiceAccount comes in: kubectl create clusterrolebinding \
-             kvasir-{namespace}-{name} --clusterrole=kvasir-token-review --serviceaccount={namespace}:{name}"
+             kvasir-{namespace}-{name} --clusterrole={role} --serviceaccount={namespace}:{name}"
         ),
     }))
 }

@@ -47,13 +47,14 @@ async fn what_is_needed_is_looked_for() {
     let cluster = valid(ALL);
     let looked = |secret, allowed| {
         let (client, cluster) = (api_server(secret, allowed), cluster.clone());
-        async move { look(&client, &cluster).await }
+        async move { look(&client, &cluster, "mine-token-review").await }
     };
     let ca = authority();
     assert_eq!(looked(Some(data(&ca)), true).await.unwrap(), None);
     let concern = looked(Some(data(&ca)), false).await.unwrap().unwrap();
     assert_eq!(concern.reason, "TokenReviewForbidden");
-    assert!(concern.message.contains("--serviceaccount=shop:demo"), "{}", concern.message);
+    let wanted = "--clusterrole=mine-token-review --serviceaccount=shop:demo";
+    assert!(concern.message.contains(wanted), "{}", concern.message);
     assert_eq!(looked(None, true).await.unwrap_err().reason(), "AccessSecretMissing");
     assert_eq!(
         looked(Some(json!({ "ca": ByteString(ca.into_bytes()) })), true).await.unwrap_err().reason(),
@@ -61,10 +62,10 @@ async fn what_is_needed_is_looked_for() {
     );
     assert_eq!(looked(Some(data("none")), true).await.unwrap_err().reason(), "AccessSecretMalformed");
     let nobody = Client::new(Router::new(), "default");
-    assert_eq!(look(&nobody, &valid("{}")).await.unwrap(), None, "nothing is asked without access");
+    assert_eq!(look(&nobody, &valid("{}"), "r").await.unwrap(), None, "nothing is asked without access");
     // Without service accounts nothing is asked about rights.
     let tokens = valid("{access: {tokensSecret: {name: s, key: t}}}");
-    assert_eq!(look(&api_server(Some(data("")), false), &tokens).await.unwrap(), None);
+    assert_eq!(look(&api_server(Some(data("")), false), &tokens, "r").await.unwrap(), None);
 }
 
 #[test]

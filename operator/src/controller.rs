@@ -101,6 +101,7 @@ pub struct Context {
     client: Client,
     namespace: Option<String>,
     node_image: String,
+    token_review_role: String,
     metrics: Metrics,
     poller: Poller,
     told: count::Warned,
@@ -109,12 +110,19 @@ pub struct Context {
 
 impl Context {
     /// Members of clusters that name no image have this one. Clusters outside `namespace` are left alone; none: every
-    /// namespace is looked after.
-    pub fn new(client: Client, namespace: Option<String>, node_image: String, metrics: Metrics) -> Self {
+    /// namespace is looked after. `token_review_role` is the `ClusterRole` that members need to have tokens reviewed.
+    pub fn new(
+        client: Client,
+        namespace: Option<String>,
+        node_image: String,
+        token_review_role: String,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             client,
             namespace,
             node_image,
+            token_review_role,
             metrics,
             poller: Poller::default(),
             told: count::Warned::default(),
@@ -262,7 +270,7 @@ async fn carry_out(
         let obstacle = Obstacle { reason: error.reason(), message: error.to_string() };
         return Err((obstacle, error.is_passing().then_some(error.into())));
     }
-    let concern = access::look(client, cluster).await.map_err(|error| {
+    let concern = access::look(client, cluster, &context.token_review_role).await.map_err(|error| {
         let obstacle = Obstacle { reason: error.reason(), message: error.to_string() };
         (obstacle, error.is_passing().then_some(error.into()))
     })?;

@@ -34,6 +34,9 @@ struct Args {
         value_name = "IMAGE"
     )]
     node_image: String,
+    /// The `ClusterRole` that lets members have tokens reviewed, to be named where it is missing.
+    #[arg(long, env = "KVASIR_TOKEN_REVIEW_ROLE", default_value = "kvasir-token-review", value_name = "NAME")]
+    token_review_role: String,
     /// The only namespace whose `KvCluster`s are looked after. Unset: all of them.
     #[arg(
         long,
@@ -104,7 +107,7 @@ async fn main() -> anyhow::Result<()> {
         tasks.spawn(async move { Ok(hook.await?) });
     }
     let control = controller::run(
-        controller::Context::new(client, args.watch_namespace, args.node_image, metrics),
+        controller::Context::new(client, args.watch_namespace, args.node_image, args.token_review_role, metrics),
         known,
         stopping(),
     );

@@ -16,6 +16,7 @@
 {{- define "kvasir.webhook" -}}{{ include "kvasir.fullname" . }}-webhook{{- end -}}
 {{- define "kvasir.webhookSecret" -}}{{ include "kvasir.fullname" . }}-webhook-cert{{- end -}}
 {{- define "kvasir.webhookConfiguration" -}}{{ include "kvasir.fullname" . }}-sidecar{{- end -}}
+{{- define "kvasir.tokenReviewRole" -}}{{ include "kvasir.fullname" . }}-token-review{{- end -}}
 
 {{- define "kvasir.image" -}}{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}{{- end -}}
 

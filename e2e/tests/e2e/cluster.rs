@@ -9,7 +9,7 @@ use kube::ResourceExt;
 use kube::api::ListParams;
 use kvasir_e2e::lab::workspace;
 use kvasir_e2e::trial::held;
-use kvasir_e2e::{run, until, within};
+use kvasir_e2e::{alone, run, until, within};
 use serde_json::json;
 
 use crate::operator::{OWNED, owned};
@@ -153,7 +153,7 @@ fn deleted_it_takes_everything_with_it() {
 
 #[test]
 fn a_service_serves_only_ready_members() {
-    run("services", async |t| {
+    alone("services", async |t| {
         t.cluster("demo", 2).await?;
         let service: Service = t.api().get("demo").await?;
         let spec = service.spec.unwrap_or_default();

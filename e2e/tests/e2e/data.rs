@@ -8,7 +8,7 @@ use kube::ResourceExt as _;
 use kvasir_client::{Client, Error, PutOptions, RetryPolicy};
 use kvasir_e2e::lab::command;
 use kvasir_e2e::trial::ip;
-use kvasir_e2e::{App, run, until};
+use kvasir_e2e::{App, alone, run, until};
 use serde_json::{Value, json};
 
 /// What a put promises of every other node.
@@ -18,7 +18,7 @@ const TOGETHER: Duration = Duration::from_millis(250);
 
 #[test]
 fn what_one_sidecar_puts_another_node_s_sidecar_gets_and_deletes() {
-    run("sidecars", async |t| {
+    alone("sidecars", async |t| {
         t.cluster("demo", 3).await?;
         let [first, second] = [&t.lab.nodes[t.lab.nodes.len() - 1], &t.lab.nodes[t.lab.nodes.len() - 2]];
         let writer = t.start_app("writer", Some("demo"), first).await?;
@@ -74,7 +74,7 @@ async fn seen(app: &App<'_>, key: &str, there: bool) -> Result<Instant> {
 
 #[test]
 fn a_ttl_ends_everywhere_at_the_same_moment() {
-    run("ttl", async |t| {
+    alone("ttl", async |t| {
         t.cluster("demo", 3).await?;
         let one = t.app("one", Some("demo"), &t.lab.nodes[0]).await?;
         let two = t.app("two", Some("demo"), &t.lab.nodes[1]).await?;

@@ -11,7 +11,7 @@ use kube::{Api, ResourceExt as _};
 use kvasir_crds::KvCluster;
 use kvasir_e2e::lab::{OPERATOR, OPERATOR_NAMESPACE, RELEASE, command, workspace};
 use kvasir_e2e::trial::restarts;
-use kvasir_e2e::{Trial, audit, run, until};
+use kvasir_e2e::{Trial, alone, audit, until};
 
 /// The kinds of objects that the operator makes of a cluster of several members.
 pub(crate) const OWNED: [&str; 7] =
@@ -43,7 +43,7 @@ pub(crate) async fn owned(t: &Trial, cluster: &str) -> Result<BTreeMap<String, S
 
 #[test]
 fn with_nothing_to_do_it_writes_nothing() {
-    run("quiet", async |t| {
+    alone("quiet", async |t| {
         let begin = audit::mark().await?;
         t.cluster("demo", 3).await?;
         t.fill("demo", 20).await?;
@@ -99,7 +99,7 @@ fn with_nothing_to_do_it_writes_nothing() {
 
 #[test]
 fn its_restart_restarts_no_member() {
-    run("operator-restart", async |t| {
+    alone("operator-restart", async |t| {
         t.cluster("demo", 3).await?;
         let look = async || -> Result<Vec<(String, Option<String>, i32)>> {
             let pods = t.member_pods("demo").await?;
@@ -128,7 +128,7 @@ fn its_restart_restarts_no_member() {
 
 #[test]
 fn uninstalled_it_leaves_clusters_and_their_kind() {
-    run("uninstall", async |t| {
+    alone("uninstall", async |t| {
         t.cluster("demo", 2).await?;
         let keys = t.fill("demo", 10).await?;
         let outcome = async {
@@ -150,7 +150,7 @@ fn uninstalled_it_leaves_clusters_and_their_kind() {
 
 #[test]
 fn an_upgrade_of_the_chart_brings_its_definition() {
-    run("upgrade", async |t| {
+    alone("upgrade", async |t| {
         // The chart as it was before KvClusters had a short name.
         let old = tempfile::tempdir()?;
         let chart = workspace().join("charts/kvasir");
@@ -183,7 +183,7 @@ fn an_upgrade_of_the_chart_brings_its_definition() {
 
 #[test]
 fn one_that_looks_after_a_single_namespace_has_no_rights_in_others() {
-    run("single", async |t| {
+    alone("single", async |t| {
         let only = format!("operator.watchNamespace={}", t.namespace);
         let who = format!("--as=system:serviceaccount:{OPERATOR_NAMESPACE}:{OPERATOR}");
         let outcome = async {
@@ -192,12 +192,14 @@ fn one_that_looks_after_a_single_namespace_has_no_rights_in_others() {
             t.cluster("demo", 2).await?;
             let app = t.app("app", Some("demo"), &t.lab.nodes[0]).await?;
             app.kvctl_ok(&["put", "k", "v"]).await?;
-            let elsewhere = ["auth", "can-i", "create", "services", "-n", "default", &who];
-            let may = command("kubectl", &elsewhere).await;
-            ensure!(
-                may.as_ref().is_err_and(|refusal| format!("{refusal:#}").contains(": no")),
-                "it may write in another namespace: {may:?}"
-            );
+            for (verb, resource) in [("create", "services"), ("get", "secrets")] {
+                let elsewhere = ["auth", "can-i", verb, resource, "-n", "default", &who];
+                let may = command("kubectl", &elsewhere).await;
+                ensure!(
+                    may.as_ref().is_err_and(|refusal| format!("{refusal:#}").contains(": no")),
+                    "it may {verb} {resource} in another namespace: {may:?}"
+                );
+            }
             anyhow::Ok(())
         }
         .await;

@@ -1,25 +1,27 @@
-//! What keeps others out: encryption between nodes, TLS and access on the client port, and what is said when a Secret is missing.
+//! What keeps others out: encryption and certificates between nodes, and what is said when a Secret is missing.
 
-use std::io::Write as _;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::ResourceExt as _;
-use kube::api::{Patch, PatchParams, PostParams};
-use kvasir_client::{Client, Credentials, PutOptions, RetryPolicy};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kvasir_client::PutOptions;
 use kvasir_crds::{EncryptionStatus, condition};
 use kvasir_e2e::lab::workspace;
-use kvasir_e2e::trial::{ip, restarts};
+use kvasir_e2e::trial::restarts;
 use kvasir_e2e::{Trial, run, until, within};
 use serde_json::json;
-use tempfile::NamedTempFile;
+
+use crate::access::{client, trusting};
+use crate::authority::{Authority, Issued};
 
 /// A key that the test makes, in base64.
 const KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 /// How long a kubelet may take to bring a changed Secret to its pods.
-const KUBELET: Duration = Duration::from_mins(3);
+pub(crate) const KUBELET: Duration = Duration::from_mins(3);
 
 #[test]
 fn keys_are_exchanged_while_members_and_sidecars_run() {
@@ -75,15 +77,9 @@ fn a_secret_that_is_missing_or_makes_no_sense_is_told() {
         t.ask_for_cluster("demo", spec).await?;
         degraded(t, "EncryptionSecretMissing", "there is no Secret mine").await?;
         ensure!(t.member_pods("demo").await?.is_empty(), "a member was started without its keys");
-        let secret = |text: &str| Secret {
-            data: Some([("peers.yaml".to_owned(), ByteString(text.into()))].into()),
-            metadata: kube::api::ObjectMeta { name: Some("mine".to_owned()), ..Default::default() },
-            ..Secret::default()
-        };
-        t.api::<Secret>().create(&PostParams::default(), &secret("cookie: c\nkeys: [short]")).await?;
+        secret(t, "mine", &[("peers.yaml", "cookie: c\nkeys: [short]")]).await?;
         degraded(t, "EncryptionSecretMalformed", "key 0 is not base64 of 32 bytes").await?;
-        let sound = secret(&format!("cookie: c\nkeys: [{KEY}]"));
-        t.api::<Secret>().patch("mine", &PatchParams::default(), &Patch::Merge(&sound)).await?;
+        secret(t, "mine", &[("peers.yaml", &format!("cookie: c\nkeys: [{KEY}]"))]).await?;
         t.settled("demo", 1).await?;
         encryption(t, "the member to have the key", |now| now.settled && now.keys.len() == 1).await?;
 
@@ -100,57 +96,6 @@ fn a_secret_that_is_missing_or_makes_no_sense_is_told() {
         // TLS for clients is no such thing.
         let tls = json!({ "spec": { "tls": { "operator": {} } } });
         t.kubectl(&["patch", "kvcluster/demo", "--type=merge", "-p", &tls.to_string()]).await?;
-        Ok(())
-    });
-}
-
-#[test]
-fn clients_speak_tls_and_may_do_what_the_rules_say() {
-    run("access", async |t| {
-        let tokens = Secret {
-            string_data: Some([("tokens.yaml".to_owned(), "app: a-token-of-the-test-app".to_owned())].into()),
-            metadata: kube::api::ObjectMeta { name: Some("demo-tokens".to_owned()), ..Default::default() },
-            ..Secret::default()
-        };
-        t.api::<Secret>().create(&PostParams::default(), &tokens).await?;
-        let rules = |prefix: &str| json!([{ "subjects": ["token:app"], "prefix": prefix, "verbs": ["read", "write"] }]);
-        let access = json!({ "tokensSecret": { "name": "demo-tokens", "key": "tokens.yaml" }, "rules": rules("app/") });
-        let spec = json!({ "replicas": 2, "tls": { "operator": {} }, "access": access });
-        t.ask_for_cluster("demo", spec).await?;
-        t.settled("demo", 2).await?;
-
-        let authorities = text(&t.api::<Secret>().get("demo-tls").await?, "ca.crt")?;
-        let mut file = NamedTempFile::new()?;
-        file.write_all(authorities.as_bytes())?;
-        let member = t.member_pods("demo").await?.pop().context("there are members")?;
-        let client = |token: Option<&str>| -> Result<Client> {
-            let trusting = Credentials::default().ca_file(file.path()).server_name(format!(
-                "{}.demo-peers.{}.svc",
-                member.name_any(),
-                t.namespace
-            ));
-            let credentials = token.map_or(Ok(trusting.clone()), |token| trusting.clone().token(token))?;
-            let address = format!("https://{}:7070", ip(&member)?);
-            Ok(Client::builder(address).retry(RetryPolicy::none()).credentials(credentials).build()?)
-        };
-        let app = client(Some("a-token-of-the-test-app"))?;
-        app.put("app/k", "v", PutOptions::default()).await?;
-        let elsewhere = app.put("other/k", "v", PutOptions::default()).await;
-        refused(elsewhere.err(), "PermissionDenied")?;
-        refused(client(None)?.get("app/k").await.err(), "Unauthenticated")?;
-        refused(client(Some("some-other-token-of-whom"))?.get("app/k").await.err(), "Unauthenticated")?;
-        ensure!(t.speak_to(&member)?.get("app/k").await.is_err(), "a member answers without TLS");
-
-        // A change of the rules reaches members without a restart.
-        let before = processes(t).await?;
-        let patch = json!({ "spec": { "access": { "rules": rules("other/") } } });
-        t.kubectl(&["patch", "kvcluster/demo", "--type=merge", "-p", &patch.to_string()]).await?;
-        within(KUBELET, "the new rules to hold", async || {
-            app.put("other/k", "v", PutOptions::default()).await?;
-            Ok(())
-        })
-        .await?;
-        ensure!(before == processes(t).await?, "a change of rules restarted a member");
         Ok(())
     });
 }
@@ -178,6 +123,93 @@ fn nodes_know_each_other_by_certificates_of_the_operator() {
             let may = t.kubectl(&["auth", "can-i", "get", resource, &account]).await;
             ensure!(may.is_ok_and(|said| said.trim() == "yes") == right, "get {resource}");
         }
+        Ok(())
+    });
+}
+
+#[test]
+fn the_operator_s_authority_is_exchanged_while_nodes_speak_to_each_other() {
+    run("authority", async |t| {
+        t.ask_for_cluster("demo", json!({ "replicas": 3, "tls": { "operator": {}, "client": false, "peers": true } }))
+            .await?;
+        t.settled("demo", 3).await?;
+        let app = t.app("app", Some("demo"), &t.lab.nodes[0]).await?;
+        let members = t.member_pods("demo").await?;
+        let nodes: Vec<_> = members.iter().map(|pod| pod.name_any()).chain([app.name.clone()]).collect();
+        let of_secret = async |part: &str| text(&t.api::<Secret>().get("demo-tls").await?, part);
+        let (authority, certificate) = (of_secret("ca.crt").await?, of_secret("tls.crt").await?);
+        let (before, taken) = (processes(t).await?, reloads(t, &nodes).await?);
+
+        // An authority whose key is lost signs no more: another one is put beside it, and signs nothing yet.
+        change(t, "demo-tls", &[("ca.key", "")]).await?;
+        let both = until("a second authority", async || {
+            let now = of_secret("ca.crt").await?;
+            ensure!(now.ends_with(&authority) && now.len() > authority.len(), "{now}");
+            Ok(now)
+        })
+        .await?;
+        ensure!(of_secret("tls.crt").await? == certificate, "the new authority signed before anybody knows it");
+        let known = taken_again(t, &nodes, &taken).await?;
+        // A certificate that is spoilt is made anew, by the new one. Nodes go on with theirs until they have it.
+        let ends = ends(t, &nodes).await?;
+        change(t, "demo-tls", &[("tls.crt", "")]).await?;
+        until("another certificate", async || {
+            let now = of_secret("tls.crt").await?;
+            ensure!(!now.is_empty() && now != certificate, "{now}");
+            Ok(())
+        })
+        .await?;
+        ensure!(of_secret("ca.crt").await? == both, "the authorities changed with the certificate");
+        taken_again(t, &nodes, &known).await?;
+        within(KUBELET, "all nodes to show the new certificate", async || {
+            let now = self::ends(t, &nodes).await?;
+            ensure!(now.iter().zip(&ends).all(|(now, before)| now > before), "{now:?} {ends:?}");
+            Ok(())
+        })
+        .await?;
+        ensure!(before == processes(t).await?, "pods changed: {before:?} {:?}", processes(t).await?);
+
+        // A member that begins anew links to all the others, and what is written anywhere comes everywhere.
+        t.api::<Pod>().delete("demo-0", &DeleteParams::default()).await?;
+        until("another demo-0", async || {
+            let now = t.member_pods("demo").await?;
+            ensure!(now.len() == 3 && now[0].uid() != members[0].uid(), "it is the same");
+            Ok(())
+        })
+        .await?;
+        t.settled("demo", 3).await?;
+        let mut keys = t.fill("demo", 20).await?;
+        app.kvctl_ok(&["put", "of-the-sidecar", "v"]).await?;
+        keys.insert("of-the-sidecar".to_owned(), b"v".to_vec());
+        t.all_hold("demo", &keys).await?;
+        sound(t).await
+    });
+}
+
+#[test]
+fn a_certificate_of_one_s_own_is_waited_for_and_its_end_is_told() {
+    run("own-certificate", async |t| {
+        t.ask_for_cluster("demo", json!({ "replicas": 1, "tls": { "secretRef": { "name": "mine" } } })).await?;
+        degraded(t, "TlsSecretMissing", "there is no Secret mine").await?;
+        ensure!(t.member_pods("demo").await?.is_empty(), "a member was started without its certificate");
+        let authority = Authority::new()?;
+        let put = async |days: u64| {
+            let Issued { certificate, key } =
+                authority.issue("own", &[format!("*.demo-peers.{}.svc", t.namespace)], days)?;
+            secret(t, "mine", &[("tls.crt", &certificate), ("tls.key", &key), ("ca.crt", &authority.pem)]).await
+        };
+        put(10).await?;
+        t.settled("demo", 1).await?;
+        degraded(t, "CertificateExpiring", "demo-0").await?;
+        let before = processes(t).await?;
+        let folder = tempfile::tempdir()?;
+        let member = t.member_pods("demo").await?.pop().context("there is one member")?;
+        let credentials = trusting(t, &member, "mine", &folder).await?;
+        client(&member, credentials.clone())?.put("k", "v", PutOptions::default()).await?;
+        put(90).await?;
+        within(KUBELET, "the new certificate to be in force", async || sound(t).await).await?;
+        client(&member, credentials)?.get("k").await?.context("the key is gone")?;
+        ensure!(before == processes(t).await?, "another certificate restarted the member");
         Ok(())
     });
 }
@@ -215,15 +247,30 @@ fn what_cannot_keep_anybody_out_is_refused() {
     });
 }
 
-async fn example(t: &Trial, name: &str) -> Result<()> {
+pub(crate) async fn example(t: &Trial, name: &str) -> Result<()> {
     let file = workspace().join(format!("examples/security/{name}.yaml"));
     t.kubectl(&["apply", "-f", &file.to_string_lossy()]).await.map(drop)
 }
 
 /// Puts another file of keys into the cluster's Secret.
 async fn write(t: &Trial, file: &str) -> Result<()> {
-    let patch = json!({ "stringData": { "peers.yaml": file } });
-    t.api::<Secret>().patch("demo-encryption", &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    change(t, "demo-encryption", &[("peers.yaml", file)]).await
+}
+
+/// Has a Secret with this content.
+pub(crate) async fn secret(t: &Trial, name: &str, content: &[(&str, &str)]) -> Result<()> {
+    if t.api::<Secret>().get_opt(name).await?.is_none() {
+        let empty = json!({ "metadata": { "name": name } });
+        t.api::<Secret>().create(&PostParams::default(), &serde_json::from_value(empty)?).await?;
+    }
+    change(t, name, content).await
+}
+
+/// Puts something else into a Secret that is there.
+async fn change(t: &Trial, name: &str, content: &[(&str, &str)]) -> Result<()> {
+    let content: BTreeMap<&str, &str> = content.iter().copied().collect();
+    let patch = json!({ "stringData": content });
+    t.api::<Secret>().patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
     Ok(())
 }
 
@@ -238,11 +285,40 @@ async fn encryption(t: &Trial, what: &str, fits: impl Fn(&EncryptionStatus) -> b
     .await
 }
 
+/// How often each node took other files for its links.
+async fn reloads(t: &Trial, nodes: &[String]) -> Result<Vec<u64>> {
+    let mut all = Vec::new();
+    for node in nodes {
+        let status = t.node_status(node).await?;
+        all.push(status["reloads"]["peerTls"]["times"].as_u64().with_context(|| format!("{node}: {status}"))?);
+    }
+    Ok(all)
+}
+
+/// Waits until each node has taken other files than it had then.
+async fn taken_again(t: &Trial, nodes: &[String], then: &[u64]) -> Result<Vec<u64>> {
+    within(KUBELET, "all nodes to take what is in the Secret", async || {
+        let now = reloads(t, nodes).await?;
+        ensure!(now.iter().zip(then).all(|(now, then)| now > then), "{now:?} {then:?}");
+        Ok(now)
+    })
+    .await
+}
+
+/// Until when the certificates are valid that nodes show each other, in milliseconds since 1970.
+async fn ends(t: &Trial, nodes: &[String]) -> Result<Vec<u64>> {
+    let mut all = Vec::new();
+    for node in nodes {
+        let status = t.node_status(node).await?;
+        all.push(status["certificates"]["peer"]["notAfterMs"].as_u64().with_context(|| format!("{node}: {status}"))?);
+    }
+    Ok(all)
+}
+
 /// Waits until the sidecar of the application has these keys, in this order.
 async fn sidecar_has(t: &Trial, keys: &[String]) -> Result<()> {
-    let path = format!("/api/v1/namespaces/{}/pods/app:7072/proxy/status", t.namespace);
     within(KUBELET, "the sidecar to have the keys of the members", async || {
-        let status: serde_json::Value = serde_json::from_str(&t.kubectl(&["get", "--raw", &path]).await?)?;
+        let status = t.node_status("app").await?;
         ensure!(status["encryption"]["keys"] == json!(keys), "{}", status["encryption"]);
         Ok(())
     })
@@ -250,7 +326,7 @@ async fn sidecar_has(t: &Trial, keys: &[String]) -> Result<()> {
 }
 
 /// Waits for a Degraded condition.
-async fn degraded(t: &Trial, reason: &str, message: &str) -> Result<()> {
+pub(crate) async fn degraded(t: &Trial, reason: &str, message: &str) -> Result<()> {
     until(&format!("Degraded with {reason}"), async || {
         let status = t.get("demo").await?.status.unwrap_or_default();
         let found = status.conditions.iter().find(|of| of.type_ == condition::DEGRADED);
@@ -262,19 +338,24 @@ async fn degraded(t: &Trial, reason: &str, message: &str) -> Result<()> {
     .await
 }
 
+/// Waits until nothing is degraded.
+pub(crate) async fn sound(t: &Trial) -> Result<()> {
+    until("nothing to be degraded", async || {
+        let status = t.get("demo").await?.status.unwrap_or_default();
+        let found = status.conditions.iter().find(|of| of.type_ == condition::DEGRADED);
+        ensure!(found.is_some_and(|of| of.status == "False"), "{}", json!(status));
+        Ok(())
+    })
+    .await
+}
+
 /// The members and how often they were restarted.
-async fn processes(t: &Trial) -> Result<Vec<(String, Option<String>, i32)>> {
+pub(crate) async fn processes(t: &Trial) -> Result<Vec<(String, Option<String>, i32)>> {
     let pods: Vec<Pod> = t.member_pods("demo").await?;
     Ok(pods.iter().map(|pod| (pod.name_any(), pod.uid(), restarts(pod))).collect())
 }
 
-fn text(secret: &Secret, key: &str) -> Result<String> {
+pub(crate) fn text(secret: &Secret, key: &str) -> Result<String> {
     let ByteString(bytes) = secret.data.as_ref().and_then(|data| data.get(key)).with_context(|| format!("no {key}"))?;
     Ok(String::from_utf8(bytes.clone())?)
-}
-
-fn refused(error: Option<kvasir_client::Error>, code: &str) -> Result<()> {
-    let error = error.context("a call went through that should not")?;
-    ensure!(format!("{error:?}").contains(code), "{error:?} is not {code}");
-    Ok(())
 }

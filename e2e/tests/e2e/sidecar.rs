@@ -8,7 +8,7 @@ use k8s_openapi::api::events::v1::Event;
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, ResourceExt as _};
 use kvasir_e2e::lab::{OPERATOR_NAMESPACE, workspace};
-use kvasir_e2e::{run, until};
+use kvasir_e2e::{alone, run, until};
 
 use crate::operator::scale_operator;
 
@@ -81,7 +81,7 @@ fn a_job_with_a_sidecar_completes() {
 
 #[test]
 fn a_pod_that_came_through_without_is_counted_and_told() {
-    run("missing", async |t| {
+    alone("missing", async |t| {
         t.cluster("demo", 1).await?;
         scale_operator(t, 0).await?;
         let outcome = t.app("forlorn", Some("demo"), &t.lab.nodes[0]).await;
@@ -119,7 +119,7 @@ fn a_pod_that_came_through_without_is_counted_and_told() {
 
 #[test]
 fn the_webhook_s_certificate_is_made_anew_when_it_is_lost() {
-    run("certificate", async |t| {
+    alone("certificate", async |t| {
         t.cluster("demo", 1).await?;
         let secrets: Api<Secret> = Api::namespaced(t.lab.client.clone(), OPERATOR_NAMESPACE);
         let old = secrets.get(SECRET).await.context("the operator keeps no certificate")?;

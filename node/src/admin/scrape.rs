@@ -150,7 +150,10 @@ impl Scrape {
         let times = reloads.iter().map(|(what, reload)| (*what, reload.times));
         page.counters("reloads", "Times that something new was taken from files, by use", "what", times)?;
         let failing = reloads.iter().map(|(what, reload)| (*what, flag(reload.error.is_some())));
-        page.gauges("reload_failing", "Whether files hold what cannot be taken, by use", "what", failing)
+        page.gauges("reload_failing", "Whether files hold what cannot be taken, by use", "what", failing)?;
+        let keys = self.overview.keys().unwrap_or_default();
+        let places = (1..).map(f64::from).zip(&keys).map(|(place, key)| (key.to_string(), place));
+        page.gauges("encryption_key", "The place of each key in force, by name: 1 is the primary", "key", places)
     }
 
     fn client_port(&self, page: &mut Page) -> fmt::Result {
@@ -198,16 +201,16 @@ impl Page<'_> {
         ConstGauge::new(value).encode(self.0.encode_descriptor(name, help, None, MetricType::Gauge)?)
     }
 
-    fn gauges(
+    fn gauges<K: AsRef<str>>(
         &mut self,
         name: &str,
         help: &str,
         label: &str,
-        values: impl IntoIterator<Item = (&'static str, f64)>,
+        values: impl IntoIterator<Item = (K, f64)>,
     ) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (key, value) in values {
-            ConstGauge::new(value).encode(family.encode_family(&[(label, key)])?)?;
+            ConstGauge::new(value).encode(family.encode_family(&[(label, key.as_ref())])?)?;
         }
         Ok(())
     }

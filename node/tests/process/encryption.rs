@@ -383,6 +383,10 @@ async fn keys_are_exchanged_under_load_with_no_failed_write_and_no_lost_member()
             }
         }
         all_have(&all, &wanted).await;
+        for (node, (place, key)) in all.iter().flat_map(|node| (1..).zip(&wanted).map(move |of| (node, of))) {
+            let shown = count(node, &format!("kvasir_encryption_key{{key=\"{key}\"}}")).await;
+            assert!((shown - f64::from(place)).abs() < 0.5, "{key} is in place {shown} of {}", node.name);
+        }
         replicates(&all[0], &all[2]).await;
     }
     // Longer than a link with the old key may last.

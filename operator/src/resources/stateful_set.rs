@@ -262,6 +262,22 @@ mod tests {
     }
 
     #[test]
+    fn secrets_reach_the_members_as_mounted_files_and_in_no_other_way() {
+        let secrets = ["of-peers", "of-nodes", "of-tokens", "of-clients"];
+        let spec = "{encryption: {secretRef: {name: of-peers}}, tls: {secretRef: {name: of-nodes}}, \
+                    access: {tokensSecret: {name: of-tokens, key: k}, clientCaSecret: {name: of-clients, key: k}}}";
+        let mut pod = pod_of(spec);
+        let volumes = serde_json::to_string(&pod.volumes.take()).unwrap();
+        let rest = serde_json::to_string(&pod).unwrap();
+        let config = serde_json::to_string(&config_map::build(&valid(spec))).unwrap();
+        for secret in secrets {
+            assert_eq!(volumes.matches(secret).count(), 1, "{secret}: {volumes}");
+            assert!(!rest.contains(secret) && !config.contains(secret), "{secret}: {rest} {config}");
+        }
+        assert!(!rest.contains("secretKeyRef") && !rest.contains("secretRef"), "{rest}");
+    }
+
+    #[test]
     fn scaling_leaves_the_pods_alone_and_a_setting_does_not() {
         let template = |spec| build(&valid(spec)).spec.unwrap().template;
         assert_eq!(template("{replicas: 3}"), template("{replicas: 5}"));
