@@ -23,7 +23,7 @@ impl std::error::Error for InvalidDuration {}
 /// When the text is not a chain of whole numbers with the units `ms`, `s`, `m` and `h`, or is longer than time itself.
 pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
     let invalid = || InvalidDuration(text.to_owned());
-    let mut total = Duration::ZERO;
+    let mut total_ms: u64 = 0;
     let mut rest = text;
     if rest.is_empty() {
         return Err(invalid());
@@ -41,10 +41,10 @@ pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
             _ => return Err(invalid()),
         };
         rest = &rest[unit..];
-        let part = Duration::from_millis(number.checked_mul(millis).ok_or_else(invalid)?);
-        total = total.checked_add(part).ok_or_else(invalid)?;
+        let part = number.checked_mul(millis).ok_or_else(invalid)?;
+        total_ms = total_ms.checked_add(part).ok_or_else(invalid)?;
     }
-    Ok(total)
+    Ok(Duration::from_millis(total_ms))
 }
 
 /// Writes a duration the one way that [`parse`] reads back: whole seconds as `2s`, all else as milliseconds.
@@ -71,9 +71,20 @@ mod tests {
 
     #[test]
     fn refuses_everything_else() {
-        for text in
-            ["", "1", "s", "1d", "-1s", "1.5s", "1 s", "1s ", "1ns", "99999999999999999999s", "9999999999999999h"]
-        {
+        for text in [
+            "",
+            "1",
+            "s",
+            "1d",
+            "-1s",
+            "1.5s",
+            "1 s",
+            "1s ",
+            "1ns",
+            "99999999999999999999s",
+            "9999999999999999h",
+            "18446744073709551615ms1ms",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

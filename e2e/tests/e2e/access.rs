@@ -1,4 +1,4 @@
-//! Who clients of members are and what they may do: tokens, certificates and ServiceAccounts, and the rules.
+//! Who clients of members are and what they may do: tokens, certificates and `ServiceAccounts`, and the rules.
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Pod, Secret, ServiceAccount};

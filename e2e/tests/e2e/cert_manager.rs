@@ -16,7 +16,7 @@ use crate::access::{client, trusting};
 use crate::security::{KUBELET, degraded, example, processes};
 
 /// An authority that cert-manager makes and signs with, named as the example of a cluster has it.
-const AUTHORITY: &str = r#"
+const AUTHORITY: &str = r"
 apiVersion: cert-manager.io/v1
 kind: Issuer
 metadata: {name: self-signed}
@@ -36,7 +36,7 @@ apiVersion: cert-manager.io/v1
 kind: Issuer
 metadata: {name: authority}
 spec: {ca: {secretName: authority}}
-"#;
+";
 /// The Certificate that the operator asks for, and its Secret.
 const CERTIFICATE: &str = "demo-issued-tls";
 
@@ -69,7 +69,7 @@ fn cert_manager_issues_certificates_and_members_take_renewed_ones() {
         ensure!(app.kvctl_ok(&["get", "k"]).await?.trim_end() == "before", "the sidecar has another value");
         ensure!(t.speak_to(&members[0])?.get("k").await.is_err(), "a member answers without TLS");
         let first = certificate(t).await?;
-        let nodes: Vec<_> = members.iter().map(|pod| pod.name_any()).chain(["app".to_owned()]).collect();
+        let nodes: Vec<_> = members.iter().map(kube::ResourceExt::name_any).chain(["app".to_owned()]).collect();
         in_force(t, &nodes, ends_at(&first)?).await?;
 
         // A renewal, asked for as `cmctl renew` does it.

@@ -135,7 +135,7 @@ fn the_operator_s_authority_is_exchanged_while_nodes_speak_to_each_other() {
         t.settled("demo", 3).await?;
         let app = t.app("app", Some("demo"), &t.lab.nodes[0]).await?;
         let members = t.member_pods("demo").await?;
-        let nodes: Vec<_> = members.iter().map(|pod| pod.name_any()).chain([app.name.clone()]).collect();
+        let nodes: Vec<_> = members.iter().map(kube::ResourceExt::name_any).chain([app.name.clone()]).collect();
         let of_secret = async |part: &str| text(&t.api::<Secret>().get("demo-tls").await?, part);
         let (authority, certificate) = (of_secret("ca.crt").await?, of_secret("tls.crt").await?);
         let (before, taken) = (processes(t).await?, reloads(t, &nodes).await?);

@@ -165,7 +165,12 @@ pub fn inspect(stored: &Stored) -> Findings {
     let ders: Vec<_> = CertificateDer::pem_slice_iter(stored.authorities.as_bytes()).filter_map(Result::ok).collect();
     let authorities: Vec<X509Certificate<'_>> = ders.iter().filter_map(parse).collect();
     let serving_der = CertificateDer::from_pem_slice(stored.certificate.as_bytes()).ok();
-    let serving = serving_der.as_ref().and_then(parse).filter(|certificate| owns(certificate, &stored.key));
+    let serving = serving_der
+        .as_ref()
+        .and_then(parse)
+        .filter(|certificate| owns(certificate, &stored.key))
+        // Readers of keys differ in what they overlook: it is the one of TLS that counts.
+        .filter(|_| certified_key(stored).is_ok());
     Findings {
         // What it signs can be verified with it as it is stored, which its own signature shows.
         can_sign: authorities.first().is_some_and(|newest| {
