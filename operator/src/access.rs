@@ -16,7 +16,7 @@ use kube::{Api, Client, api::PostParams};
 use kvasir_crds::{Access, AccessRule, KvClusterSpec, SecretKey, ServiceAccounts, duration};
 use serde_json::{Map, Value, json};
 
-use crate::{certs, status::Obstacle, validate::ValidatedCluster};
+use crate::{certs, secret_folder, status::Obstacle, validate::ValidatedCluster};
 
 /// Name of the volume, in members' pods.
 pub const VOLUME: &str = "kvasir-access";
@@ -112,12 +112,7 @@ pub fn volume(access: &Access) -> Option<Volume> {
 
 /// Where that volume is, if there is one.
 pub fn mount(access: &Access) -> Option<VolumeMount> {
-    volume(access).map(|volume| VolumeMount {
-        name: volume.name,
-        mount_path: FOLDER.to_owned(),
-        read_only: Some(true),
-        ..VolumeMount::default()
-    })
+    secrets(access).next().map(|_| secret_folder::mount(VOLUME, FOLDER))
 }
 
 /// Why clients cannot be told apart.

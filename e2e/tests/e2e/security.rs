@@ -285,14 +285,20 @@ async fn encryption(t: &Trial, what: &str, fits: impl Fn(&EncryptionStatus) -> b
     .await
 }
 
-/// How often each node took other files for its links.
-async fn reloads(t: &Trial, nodes: &[String]) -> Result<Vec<u64>> {
+/// A number of each node's status.
+async fn figures(t: &Trial, nodes: &[String], pointer: &str) -> Result<Vec<u64>> {
     let mut all = Vec::new();
     for node in nodes {
         let status = t.node_status(node).await?;
-        all.push(status["reloads"]["peerTls"]["times"].as_u64().with_context(|| format!("{node}: {status}"))?);
+        let figure = status.pointer(pointer).and_then(serde_json::Value::as_u64);
+        all.push(figure.with_context(|| format!("{node}: {status}"))?);
     }
     Ok(all)
+}
+
+/// How often each node took other files for its links.
+async fn reloads(t: &Trial, nodes: &[String]) -> Result<Vec<u64>> {
+    figures(t, nodes, "/reloads/peerTls/times").await
 }
 
 /// Waits until each node has taken other files than it had then.
@@ -307,12 +313,7 @@ async fn taken_again(t: &Trial, nodes: &[String], then: &[u64]) -> Result<Vec<u6
 
 /// Until when the certificates are valid that nodes show each other, in milliseconds since 1970.
 async fn ends(t: &Trial, nodes: &[String]) -> Result<Vec<u64>> {
-    let mut all = Vec::new();
-    for node in nodes {
-        let status = t.node_status(node).await?;
-        all.push(status["certificates"]["peer"]["notAfterMs"].as_u64().with_context(|| format!("{node}: {status}"))?);
-    }
-    Ok(all)
+    figures(t, nodes, "/certificates/peer/notAfterMs").await
 }
 
 /// Waits until the sidecar of the application has these keys, in this order.

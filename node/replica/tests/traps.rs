@@ -114,15 +114,10 @@ impl Net {
 
     /// Until nobody has anything to say.
     fn pass(&mut self, tamper: Tamper<'_>) {
-        let mut pairs: Vec<_> = self.links.keys().copied().collect();
         for _ in 0..10_000 {
-            pairs.retain(|&(from, to)| self.step(from, to, tamper));
-            if pairs.is_empty() {
-                pairs = self.links.keys().copied().collect();
-                pairs.retain(|&(from, to)| self.step(from, to, tamper));
-                if pairs.is_empty() {
-                    return;
-                }
+            let pairs: Vec<_> = self.links.keys().copied().collect();
+            if pairs.into_iter().filter(|&(from, to)| self.step(from, to, tamper)).count() == 0 {
+                return;
             }
         }
         panic!("they never stop talking");

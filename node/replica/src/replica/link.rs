@@ -32,7 +32,7 @@ pub(super) struct Scan {
 }
 
 /// What a peer holds, by its Sync.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Claim {
     /// Up to which stamp, of each origin.
     pub(super) seen: BTreeMap<u64, u64>,
