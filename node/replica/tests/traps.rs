@@ -2,12 +2,14 @@
 //! with by hand. Each is something that the simulation found once, and may need
 //! a long run to find again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use kvasir_proto::peer::v1::{Entry, Message, Roster, Seat, SeatState, message::Kind};
 use kvasir_replica::clock::Dot;
 use kvasir_replica::replica::{Bounds, Change, Coverage, LinkId, Replica, Settings, View};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 
 const START_MS: u64 = 10_000_000;
 const BEAT_MS: u64 = 1_000;
@@ -347,5 +349,47 @@ fn an_answer_during_which_something_was_forgotten_claims_nothing() {
     }
     for node in [0, 1, 2, joins] {
         assert!(net.nodes[node].is_ready() && !net.holds(node, "z"), "node {node} has what was deleted");
+    }
+}
+
+#[test]
+fn what_is_written_just_after_a_start_needs_no_heartbeat_to_arrive() {
+    for seed in 0..1_000 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut net = Net { now_ms: START_MS, nodes: Vec::new(), links: BTreeMap::new() };
+        for name in ["n0", "n1"] {
+            net.start(name, 2);
+        }
+        net.link(0, 1);
+        // Messages to each of the two, in order, with anything between their being sent and taken.
+        let mut ways = [VecDeque::new(), VecDeque::new()];
+        let send = |net: &mut Net, ways: &mut [VecDeque<Message>; 2], from: usize| {
+            let message = net.nodes[from].poll_send(net.links[&(from, 1 - from)], net.now_ms);
+            let sent = message.is_some();
+            ways[1 - from].extend(message);
+            sent
+        };
+        let take = |net: &mut Net, ways: &mut [VecDeque<Message>; 2], to: usize| {
+            let Some(message) = ways[to].pop_front() else { return false };
+            net.give(1 - to, to, message);
+            true
+        };
+        while !net.nodes.iter().all(Replica::is_ready) {
+            let at = rng.random_range(0..2);
+            match rng.random_range(0..8) {
+                0 => {
+                    net.now_ms += rng.random_range(0..10);
+                    net.nodes[at].tick(ALONE, net.now_ms);
+                }
+                1..=4 => _ = send(&mut net, &mut ways, at),
+                _ => _ = take(&mut net, &mut ways, at),
+            }
+        }
+        let dot = net.put(0, "k");
+        // No time passes.
+        while (0..2).fold(false, |any, at| send(&mut net, &mut ways, at) | take(&mut net, &mut ways, at) | any) {}
+        assert!(net.holds(1, "k"), "seed {seed}");
+        let holders = net.nodes[0].holders(dot.hlc);
+        assert_eq!((holders.peers, holders.lacking), (1, 0), "seed {seed}");
     }
 }

@@ -49,9 +49,14 @@ impl Replica {
         }
         let claim =
             Claim { seen: sync.seen.iter().map(|s| (s.origin, s.hlc)).collect(), collected: standing.collected };
+        let refused = !link.compatible;
         let stranger = self.judge(link, sync.ready, &standing, &claim);
         link.peer_ready = sync.ready;
-        if sync.echo {
+        if refused && link.compatible {
+            // What came until now was not taken, and will not be sent again by itself.
+            link.again = link.awaiting.is_some();
+            link.ask(Want::Missing);
+        } else if sync.echo {
             link.ask(if self.ready { Want::Missing } else { Want::Hello });
         }
         let answer = |what, seen, this: &Self, exhausted, claim| Scan {
@@ -183,6 +188,8 @@ impl Replica {
         } else if snapshot && !refused {
             if delta.ready && !delta.seen.is_empty() {
                 self.finish_snapshot(&delta.seen, &standing, now_ms);
+                // It was taken out of the links, which greeted their peers.
+                link.greet();
             }
         } else if !refused {
             for Seen { origin, hlc, last, beyond } in delta.seen {
@@ -199,6 +206,9 @@ impl Replica {
         }
         if !self.ready && delta.ready && want == Want::Hello {
             self.clock.observe(standing.collected);
+        }
+        if std::mem::take(&mut link.again) {
+            link.ask(Want::Missing);
         }
         Ok(())
     }

@@ -253,10 +253,7 @@ impl Replica {
         let seen = self.clock.tick(now_ms);
         self.vector.insert(self.settings.origin, Cover { seen, last: 0, beyond: 0 });
         for link in self.links.values_mut() {
-            link.cursor.get_or_insert(0);
-            // Those who wait for a ready peer must hear of it, and the others judge.
-            link.awaiting = None;
-            link.request = Some(Want::Missing);
+            link.greet();
         }
         self.roster.admit(self.settings.origin);
         if self.bags.is_empty() {

@@ -86,6 +86,8 @@ pub(super) struct Link {
     pub(super) report_due: bool,
     pub(super) roster_due: bool,
     pub(super) request: Option<Want>,
+    /// A Sync is to follow the one whose answer is under way.
+    pub(super) again: bool,
     pub(super) awaiting: Option<Awaiting>,
     pub(super) requests: u32,
     pub(super) scan: Option<Scan>,
@@ -113,6 +115,7 @@ impl Link {
             report_due: false,
             roster_due: true,
             request: None,
+            again: false,
             awaiting: None,
             requests: 0,
             scan: None,
@@ -134,6 +137,14 @@ impl Link {
             || self.report_due
             || self.digest_due
             || own.is_some_and(|own| self.cursor.is_some_and(|cursor| cursor < own))
+    }
+
+    /// This node has become ready: who waits for a ready peer must hear of it, and the others judge.
+    pub(super) fn greet(&mut self) {
+        self.cursor.get_or_insert(0);
+        self.awaiting = None;
+        self.request = Some(Want::Missing);
+        self.roster_due = true;
     }
 
     /// Asks for something, unless an answer is under way.
