@@ -394,7 +394,7 @@ fn anything(input: &mut Input<'_>, side: &Side, now_ms: u64) -> Message {
             last: any_stamp(input, known),
             beyond: if input.flag() { any_stamp(input, known) } else { 0 },
         });
-        // As much as the replica has itself: what it takes to be merged with.
+        // As much as the replica has itself.
         if input.flag() {
             let cover = |(&origin, cover): (&u64, &kvasir_replica::replica::Cover)| Seen {
                 origin,
@@ -409,6 +409,19 @@ fn anything(input: &mut Input<'_>, side: &Side, now_ms: u64) -> Message {
     let entries = |input: &mut Input<'_>| many(input, |input| entry(input, known));
     let asked = |want: fn(&Kind) -> Option<u64>| {
         side.asked.iter().rev().filter_map(|message| message.kind.as_ref()).find_map(want).unwrap_or(0)
+    };
+    let roster = |input: &mut Input<'_>| Roster {
+        seats: many(input, |input| Seat {
+            origin: any_origin(input),
+            name: input.of(&["a", "b", "c"]).to_owned(),
+            voter: input.flag(),
+            started_ms: if input.flag() { input.number() } else { START_MS },
+            state: i32::from(input.byte() % 5),
+            since_hlc: any_stamp(input, known),
+            returning: input.flag(),
+            sponsor: any_origin(input),
+            began_hlc: any_stamp(input, known),
+        }),
     };
     let id = u32::try_from(asked(|kind| if let Kind::Sync(sync) = kind { Some(sync.id.into()) } else { None }));
     let kind = match input.below(8) {
@@ -431,6 +444,9 @@ fn anything(input: &mut Input<'_>, side: &Side, now_ms: u64) -> Message {
             standing: Some(standing(input)),
             buckets: Bytes::from(vec![0; input.below(2) * 16 * kvasir_replica::store::BUCKETS]),
             echo: input.flag(),
+            // Whom the replica let in itself may be merged with.
+            sponsor: if input.flag() { any_origin(input) } else { replica.origin() },
+            began_hlc: any_stamp(input, known),
         }),
         4 => Kind::Delta(Delta {
             id: id.unwrap_or(0),
@@ -441,6 +457,7 @@ fn anything(input: &mut Input<'_>, side: &Side, now_ms: u64) -> Message {
             ready: !input.flag(),
             standing: Some(standing(input)),
             stranger: if input.byte() == 1 { i32::from(input.byte()) } else { 0 },
+            roster: input.flag().then(|| roster(input)),
         }),
         5 => Kind::Ack(Ack { hlc: any_stamp(input, known) }),
         6 => Kind::Report(Report {
@@ -450,17 +467,7 @@ fn anything(input: &mut Input<'_>, side: &Side, now_ms: u64) -> Message {
             silent: many(input, any_origin),
             voters: u32::from(input.byte()),
         }),
-        _ => Kind::Roster(Roster {
-            seats: many(input, |input| Seat {
-                origin: any_origin(input),
-                name: input.of(&["a", "b", "c"]).to_owned(),
-                voter: input.flag(),
-                started_ms: if input.flag() { input.number() } else { START_MS },
-                state: i32::from(input.byte() % 5),
-                since_hlc: any_stamp(input, known),
-                returning: input.flag(),
-            }),
-        }),
+        _ => Kind::Roster(roster(input)),
     };
     Message { kind: Some(kind) }
 }

@@ -54,8 +54,8 @@ fn standing() -> impl Strategy<Value = Option<Standing>> {
 }
 
 fn seat() -> impl Strategy<Value = Seat> {
-    (any::<(u64, bool, u64, i32, u64, bool)>(), ".{0,20}").prop_map(
-        |((origin, voter, started_ms, state, since_hlc, returning), name)| Seat {
+    (any::<(u64, bool, u64, i32, u64, bool, u64, u64)>(), ".{0,20}").prop_map(
+        |((origin, voter, started_ms, state, since_hlc, returning, sponsor, began_hlc), name)| Seat {
             origin,
             name,
             voter,
@@ -63,6 +63,8 @@ fn seat() -> impl Strategy<Value = Seat> {
             state,
             since_hlc,
             returning,
+            sponsor,
+            began_hlc,
         },
     )
 }
@@ -73,14 +75,16 @@ fn message() -> impl Strategy<Value = Message> {
     let digest = any::<(u64, u64, u64, u64)>().prop_map(|(seen_hash, fingerprint_hi, fingerprint_lo, collected)| {
         Kind::Digest(Digest { seen_hash, fingerprint_hi, fingerprint_lo, collected })
     });
-    let sync = (any::<(u32, i32, bool, bool)>(), vec(seen(), 0..4), standing(), bytes()).prop_map(
-        |((id, want, ready, echo), seen, standing, buckets)| {
-            Kind::Sync(Sync { id, want, seen, ready, standing, buckets, echo })
+    let sync = (any::<(u32, i32, bool, bool, u64, u64)>(), vec(seen(), 0..4), standing(), bytes()).prop_map(
+        |((id, want, ready, echo, sponsor, began_hlc), seen, standing, buckets)| {
+            Kind::Sync(Sync { id, want, seen, ready, standing, buckets, echo, sponsor, began_hlc })
         },
     );
-    let delta = (any::<(u32, u32, bool, bool, i32)>(), vec(entry(), 0..4), vec(seen(), 0..4), standing()).prop_map(
-        |((id, seq, last, ready, stranger), entries, seen, standing)| {
-            Kind::Delta(Delta { id, seq, entries, last, seen, ready, standing, stranger })
+    let roster = || vec(seat(), 0..4).prop_map(|seats| Roster { seats });
+    let parts = (vec(entry(), 0..4), vec(seen(), 0..4), standing(), prop::option::of(roster()));
+    let delta = (any::<(u32, u32, bool, bool, i32)>(), parts).prop_map(
+        |((id, seq, last, ready, stranger), (entries, seen, standing, roster))| {
+            Kind::Delta(Delta { id, seq, entries, last, seen, ready, standing, stranger, roster })
         },
     );
     let ack = any::<u64>().prop_map(|hlc| Kind::Ack(Ack { hlc }));
@@ -89,7 +93,7 @@ fn message() -> impl Strategy<Value = Message> {
             Kind::Report(Report { roster_hash, stable, standing, silent, voters })
         },
     );
-    let roster = vec(seat(), 0..4).prop_map(|seats| Kind::Roster(Roster { seats }));
+    let roster = roster().prop_map(Kind::Roster);
     prop_oneof![push, digest, sync, delta, ack, report, roster].prop_map(|kind| Message { kind: Some(kind) })
 }
 

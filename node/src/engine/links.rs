@@ -150,6 +150,6 @@ const fn reason(why: Stranger) -> &'static str {
         Stranger::No => "its seat was ended before it held anything",
         Stranger::Ended => "its seat was ended by the others",
         Stranger::Foreign => "the others' map goes back to another founding",
-        Stranger::Behind => "it lacks deletes that the others no longer have",
+        Stranger::Behind => "nobody who takes part let it in, so it may lack deletes that the others no longer have",
     }
 }

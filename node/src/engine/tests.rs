@@ -281,7 +281,7 @@ fn one_whose_seat_was_ended_drops_its_links_and_takes_another_origin() {
         started_ms: 1,
         state: SeatState::Ended.into(),
         since_hlc: 1,
-        returning: false,
+        ..Seat::default()
     };
     let roster = Message { kind: Some(Kind::Roster(Roster { seats: vec![ended] })) };
     b.receive(link.id, roster).unwrap();

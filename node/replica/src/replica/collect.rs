@@ -21,12 +21,15 @@ impl Replica {
     }
 
     /// How many voters the cluster is meant to have. A sidecar goes by the most
-    /// that a member says: an old figure among them only makes it wait.
+    /// that a member says: an old figure among them only makes it wait. Until one
+    /// has said it, no number is enough.
     fn voters(&self) -> usize {
         if self.settings.voter {
             return self.settings.voters;
         }
-        self.reports.values().map(|report| report.voters as usize).max().unwrap_or(0)
+        let is_voter = |origin: &u64| self.roster.get(*origin).is_some_and(|seat| seat.voter);
+        let told = self.reports.iter().filter(|(origin, _)| is_voter(origin));
+        told.map(|(_, report)| report.voters as usize).max().unwrap_or(usize::MAX)
     }
 
     /// Equal on two nodes that agree on who takes part, on the founding, and on
@@ -66,13 +69,18 @@ impl Replica {
         self.roster.live().map(|origin| self.vector_seen(origin)).chain(adopted).min().unwrap_or(0)
     }
 
-    pub(super) fn cut_report(&mut self, now_ms: u64) -> Report {
+    pub(super) fn cut_report(&mut self, link: &Link, now_ms: u64) -> Report {
         let stable = self.stable();
         self.promised |= stable > 0;
         self.vouched = self.vouched.max(stable);
         let silent = if self.ready { self.silent(now_ms).collect() } else { Vec::new() };
         let voters = if self.settings.voter { self.settings.voters as u32 } else { 0 };
-        Report { roster_hash: self.roster_hash(), stable, standing: Some(self.standing()), silent, voters }
+        // One that was not part of the agreement must not take it for its own.
+        let mut standing = self.standing();
+        if !self.accepts(link) {
+            standing.collected = 0;
+        }
+        Report { roster_hash: self.roster_hash(), stable, standing: Some(standing), silent, voters }
     }
 
     pub(super) fn take_report(&mut self, link: &mut Link, report: Report) {
@@ -91,7 +99,9 @@ impl Replica {
             self.forgotten = self.forgotten.max(standing.forgotten);
             // Whoever dropped them had everybody's word, this node's included: what
             // it vouched for once stays true, even if it would not vouch now.
-            self.collected = self.collected.max(standing.collected.min(self.stable().max(self.vouched)));
+            if report.roster_hash == self.roster_hash() {
+                self.collected = self.collected.max(standing.collected.min(self.stable().max(self.vouched)));
+            }
             self.reports.insert(link.origin, report);
         }
     }

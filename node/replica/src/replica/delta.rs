@@ -1,8 +1,10 @@
 //! Sync and delta: what a peer lacks, by a scan of the store in key order.
 
-use kvasir_proto::peer::v1::{Delta, Entry, Seen, Standing, Stranger, Sync, Want};
+use std::collections::BTreeMap;
 
-use super::link::{Awaiting, Claim, Link, LinkId, Scan, Select, to_wire};
+use kvasir_proto::peer::v1::{Delta, Entry, SeatState, Seen, Stranger, Sync, Want};
+
+use super::link::{Awaiting, Link, LinkId, Scan, Select, to_wire};
 use super::push::Taken;
 use super::{Bounds, MESSAGE_MAX_BYTES, RELAY_AFTER_MS, Replica, Violation, founding_of};
 use crate::clock::{Dot, ms_of, stamp_at};
@@ -20,6 +22,8 @@ impl Replica {
             adopting: self.adopting.is_some(),
         });
         self.counters.syncs += 1;
+        let seat = self.roster.get(self.settings.origin);
+        let (sponsor, began_hlc) = seat.map_or((0, 0), |seat| (seat.sponsor, seat.began));
         Sync {
             id: link.requests,
             want: want.into(),
@@ -32,6 +36,8 @@ impl Replica {
                 _ => bytes::Bytes::new(),
             },
             echo: !link.compatible,
+            sponsor,
+            began_hlc,
         }
     }
 
@@ -42,39 +48,36 @@ impl Replica {
             return Ok(());
         }
         let want = Want::try_from(sync.want).map_err(|_| Violation::Unknown)?;
-        let standing = sync.standing.unwrap_or_default();
         link.answered = sync.id;
-        if sync.ready && self.roster.admit(link.origin) {
+        if sync.ready && self.roster.admit(link.origin, sync.sponsor, sync.began_hlc) {
             self.roster_changed();
         }
-        let claim =
-            Claim { seen: sync.seen.iter().map(|s| (s.origin, s.hlc)).collect(), collected: standing.collected };
+        let held: BTreeMap<u64, u64> = sync.seen.iter().map(|s| (s.origin, s.hlc)).collect();
         let refused = !link.compatible;
-        let stranger = self.judge(link, sync.ready, &standing, &claim);
+        let stranger = self.judge(link, sync);
         link.peer_ready = sync.ready;
         if refused && link.compatible {
             // What came until now was not taken, and will not be sent again by itself.
             link.again = link.awaiting.is_some();
             link.ask(Want::Missing);
+            link.report_due = true;
         } else if sync.echo {
             link.ask(if self.ready { Want::Missing } else { Want::Hello });
         }
-        let answer = |what, seen, this: &Self, exhausted, claim| Scan {
+        let answer = |what, seen, exhausted, held| Scan {
             id: sync.id,
             seq: 0,
             what,
             after: None,
             exhausted,
             seen,
-            ready: this.ready,
-            standing: this.standing(),
             stranger,
-            claim,
+            held,
         };
         link.scan = Some(match want {
-            Want::Snapshot if self.ready => answer(Select::Everything, to_wire(&self.vector), self, false, claim),
-            Want::Missing | Want::Repair if link.compatible => self.answer_missing(link, sync, want, claim, now_ms),
-            _ => answer(Select::Everything, Vec::new(), self, true, claim),
+            Want::Snapshot if self.ready => answer(Select::Everything, to_wire(&self.vector), false, held),
+            Want::Missing | Want::Repair if link.compatible => self.answer_missing(link, sync, want, held, now_ms),
+            _ => answer(Select::Everything, Vec::new(), true, held),
         });
         if link.scan.as_ref().is_some_and(|scan| !scan.exhausted) {
             self.counters.scans += 1;
@@ -82,12 +85,19 @@ impl Replica {
         Ok(())
     }
 
-    fn answer_missing(&mut self, link: &mut Link, sync: &Sync, want: Want, claim: Claim, now_ms: u64) -> Scan {
+    fn answer_missing(
+        &mut self,
+        link: &mut Link,
+        sync: &Sync,
+        want: Want,
+        theirs: BTreeMap<u64, u64>,
+        now_ms: u64,
+    ) -> Scan {
         let me = self.settings.origin;
-        let theirs = &claim.seen;
+        let collected = sync.standing.unwrap_or_default().collected;
         let last = |origin: u64| sync.seen.iter().find(|s| s.origin == origin).map_or(0, |s| s.last);
         let held = |origin: u64| {
-            theirs.get(&origin).copied().unwrap_or(0).max(last(origin)).max(self.floor(origin).min(claim.collected))
+            theirs.get(&origin).copied().unwrap_or(0).max(last(origin)).max(self.floor(origin).min(collected))
         };
         let mine = theirs.get(&me).copied().unwrap_or(0);
         link.acked = link.acked.max(mine);
@@ -125,18 +135,7 @@ impl Replica {
         } else {
             Select::Missing
         };
-        Scan {
-            id: sync.id,
-            seq: 0,
-            what,
-            after: None,
-            exhausted: !scan,
-            seen,
-            ready: true,
-            standing: self.standing(),
-            stranger: Stranger::No,
-            claim,
-        }
+        Scan { id: sync.id, seq: 0, what, after: None, exhausted: !scan, seen, stranger: Stranger::No, held: theirs }
     }
 
     pub(super) fn take_delta(
@@ -150,6 +149,7 @@ impl Replica {
         if delta.id != awaiting.id || delta.seq < awaiting.next_seq {
             return Ok(()); // an answer to an older request, or a part that came twice
         }
+        let me = self.settings.origin;
         let want = awaiting.want;
         let snapshot = want == Want::Snapshot;
         if delta.seq > awaiting.next_seq {
@@ -162,7 +162,7 @@ impl Replica {
         let (mut refused, adopting) = (awaiting.refused, awaiting.adopting);
         // Nothing is taken into a map that is not there yet but a snapshot, and
         // into one that is there, only from who may be merged with.
-        let takes = if snapshot { !self.ready && self.sponsor == id } else { self.ready && link.compatible };
+        let takes = if snapshot { !self.ready && self.sponsor == id } else { self.accepts(link) };
         // One part that was not taken voids the vector that comes with the last.
         refused |= !takes;
         if takes {
@@ -187,6 +187,10 @@ impl Replica {
             self.begin_anew(stranger, now_ms);
         } else if snapshot && !refused {
             if delta.ready && !delta.seen.is_empty() {
+                self.take_roster(delta.roster.unwrap_or_default(), now_ms)?;
+                if me != self.settings.origin {
+                    return Ok(());
+                }
                 self.finish_snapshot(&delta.seen, &standing, now_ms);
                 // It was taken out of the links, which greeted their peers.
                 link.greet();
@@ -220,7 +224,7 @@ impl Replica {
         (entry.deleted || entry.expires_ms > 0) && ended <= self.collected && self.store.get(&entry.key).is_none()
     }
 
-    pub(super) fn cut_delta(&mut self, peer: u64, scan: &mut Scan) -> Delta {
+    pub(super) fn cut_delta(&mut self, link: &Link, scan: &mut Scan) -> Delta {
         let mut entries = Vec::new();
         if !scan.exhausted {
             let mut bytes = 0;
@@ -235,7 +239,7 @@ impl Replica {
                 last_key = Some(key);
                 let Dot { hlc, origin } = record.dot;
                 let wanted = match &scan.what {
-                    Select::Missing => scan.claim.seen.get(&origin).is_none_or(|&held| held < hlc),
+                    Select::Missing => scan.held.get(&origin).is_none_or(|&held| held < hlc),
                     Select::Everything => true,
                     Select::Buckets(differ) => differ[bucket_of(key)],
                 };
@@ -260,33 +264,38 @@ impl Replica {
         let seq = scan.seq;
         scan.seq += 1;
         let last = scan.exhausted;
-        // Of what was forgotten meanwhile, what the peer lacked is missing in this answer.
-        if last && !matches!(scan.what, Select::Everything) && !self.holds_forgotten(peer, &scan.claim) {
+        let snapshot = matches!(scan.what, Select::Everything);
+        // Once a peer takes part no longer, what it lacks may be forgotten, and then is missing in this answer.
+        if last && !snapshot && !self.accepts(link) {
             scan.seen.clear();
         }
+        let whole = last && snapshot && !scan.seen.is_empty();
         Delta {
             id: scan.id,
             seq,
             entries,
             last,
             seen: if last { std::mem::take(&mut scan.seen) } else { Vec::new() },
-            ready: scan.ready,
-            standing: Some(scan.standing),
+            ready: self.ready,
+            // As it is now: what was forgotten meanwhile is missing in a snapshot.
+            standing: Some(self.standing()),
             stranger: scan.stranger.into(),
+            roster: whole.then(|| self.roster.to_wire()),
         }
     }
 
     /// Whether the peer must begin anew before anything is taken from it; sets
     /// whether it may be merged with.
-    fn judge(&mut self, link: &mut Link, ready: bool, theirs: &Standing, claim: &Claim) -> Stranger {
+    fn judge(&mut self, link: &mut Link, sync: &Sync) -> Stranger {
         link.compatible = false;
-        if !self.ready || !ready {
+        if !self.ready || !sync.ready {
             return Stranger::No;
         }
         if !self.roster.is_live(link.origin) {
             return Stranger::Ended;
         }
-        let founding = founding_of(theirs);
+        let theirs = sync.standing.unwrap_or_default();
+        let founding = founding_of(&theirs);
         if founding != self.founding {
             if self.promised || theirs.promised {
                 // The later founding stands, if a majority was part of it.
@@ -297,20 +306,32 @@ impl Replica {
             self.founding = self.founding.max(founding);
             self.reports.clear();
         }
-        // Who holds as much as was forgotten here holds every delete there was.
-        link.compatible = self.holds_forgotten(link.origin, claim);
+        link.compatible = self.is_one_of_us(link.origin);
         if link.compatible { Stranger::No } else { Stranger::Behind }
     }
 
-    /// Whether a peer holds all that was forgotten here: by its Sync, or because it vouched for it.
-    /// (Not asked for: seats that it has not heard of, whose writes are all later.)
-    fn holds_forgotten(&self, peer: u64, claim: &Claim) -> bool {
-        let seen = |origin: u64| claim.seen.get(&origin).copied();
-        let enough = |origin: u64, held: u64| held >= self.collected.min(self.vector_seen(origin));
-        let me = self.settings.origin;
-        claim.collected >= self.collected
-            || self.reports.get(&peer).is_some_and(|report| report.stable >= self.collected)
-            || (enough(me, seen(me).unwrap_or(0))
-                && self.roster.members().all(|o| seen(o).is_none_or(|held| enough(o, held))))
+    /// Whether a peer was let in by one who took part then, so that its word was waited for ever since before
+    /// anything was forgotten, and all that it wrote is above what was forgotten before.
+    ///
+    /// If something of it was taken in already, somebody who takes part has found so. Else who let it in must be one
+    /// of us, and so on, back to one of whom something was taken in.
+    fn is_one_of_us(&self, peer: u64) -> bool {
+        if !self.promised {
+            return true; // nothing was forgotten
+        }
+        let mut next = (peer, u64::MAX);
+        loop {
+            let (origin, before) = next;
+            let Some(seat) = self.roster.get(origin).filter(|seat| seat.state == SeatState::Member) else {
+                return false;
+            };
+            if origin == self.settings.origin || self.vector_seen(origin) >= seat.began {
+                return true;
+            }
+            if seat.began <= self.collected || seat.began >= before {
+                return false;
+            }
+            next = (seat.sponsor, seat.began);
+        }
     }
 }

@@ -201,6 +201,8 @@ impl Replica {
                 state: SeatState::Joining,
                 since: 0,
                 returning: !self.bags.is_empty(),
+                sponsor: 0,
+                began: 0,
             },
         );
         (self.ready, self.founding, self.promised) = (false, (0, 0), false);
@@ -230,6 +232,7 @@ impl Replica {
             return;
         }
         self.founding = (self.clock.tick(now_ms), self.settings.origin);
+        self.sponsor_origin = None;
         // What came of a snapshot until its sponsor died is kept: who else has it?
         if let Some(bag) = self.bags.pop() {
             // Nobody is there to return to: the old map is as good as any.
@@ -255,7 +258,7 @@ impl Replica {
         for link in self.links.values_mut() {
             link.greet();
         }
-        self.roster.admit(self.settings.origin);
+        self.roster.admit(self.settings.origin, self.sponsor_origin.unwrap_or(0), seen);
         if self.bags.is_empty() {
             self.roster.returned(self.settings.origin, seen);
         }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use kvasir_proto::peer::v1::{Seen, Standing, Stranger, Want};
+use kvasir_proto::peer::v1::{Seen, Stranger, Want};
 
 use super::vector::Vector;
 use crate::store::BUCKETS;
@@ -24,20 +24,9 @@ pub(super) struct Scan {
     pub(super) exhausted: bool,
     /// What the peer may join once it has everything.
     pub(super) seen: Vec<Seen>,
-    pub(super) ready: bool,
-    pub(super) standing: Standing,
     pub(super) stranger: Stranger,
-    /// What the peer held when it asked.
-    pub(super) claim: Claim,
-}
-
-/// What a peer holds, by its Sync.
-#[derive(Debug)]
-pub(super) struct Claim {
-    /// Up to which stamp, of each origin.
-    pub(super) seen: BTreeMap<u64, u64>,
-    /// Up to which stamp, of all.
-    pub(super) collected: u64,
+    /// Up to which stamp of each origin the peer held everything when it asked.
+    pub(super) held: BTreeMap<u64, u64>,
 }
 
 /// Which entries an answer brings.
@@ -72,7 +61,7 @@ pub(super) struct Link {
     /// The peer's process.
     pub(super) origin: u64,
     /// Whether what the peer sends may be taken: its map and ours go back to
-    /// one founding, and it holds what was forgotten here.
+    /// one founding, and it was let in by one who takes part.
     pub(super) compatible: bool,
     /// The stamp up to which our own writes were pushed; `None` until the
     /// peer's first Sync says where to begin.

@@ -153,6 +153,8 @@ impl Replica {
                 state: SeatState::Joining,
                 since: 0,
                 returning: false,
+                sponsor: 0,
+                began: 0,
             },
         );
         Self {
@@ -296,7 +298,8 @@ impl Replica {
         self.links.insert(id, link);
         if self.roster.get(origin).is_none() {
             let state = SeatState::Joining;
-            self.roster.take(origin, Seat { name, voter, started_ms, state, since: 0, returning });
+            let seat = Seat { name, voter, started_ms, state, since: 0, returning, sponsor: 0, began: 0 };
+            self.roster.take(origin, seat);
             self.roster_changed();
         }
         self.silent_since.remove(&origin);
@@ -392,14 +395,14 @@ impl Replica {
         }
         link.push_next = true;
         if let Some(mut scan) = link.scan.take() {
-            let delta = self.cut_delta(link.origin, &mut scan);
+            let delta = self.cut_delta(link, &mut scan);
             if !delta.last {
                 link.scan = Some(scan);
             }
             return Some(Kind::Delta(delta));
         }
         if std::mem::take(&mut link.report_due) {
-            return Some(Kind::Report(self.cut_report(now_ms)));
+            return Some(Kind::Report(self.cut_report(link, now_ms)));
         }
         // After pushes, so that our own stamp is the same on both sides.
         if std::mem::take(&mut link.digest_due) && self.store.is_collected(self.collected) {

@@ -123,8 +123,10 @@ impl Replica {
             // Taken in by all, if it was of this founding. (What an evicted node
             // knew alone is neither covered nor lost until it has come back.)
             match self.roster.get(dot.origin) {
-                Some(seat) if !seat.is_live() && self.roster.awaits_return() => Coverage::Behind,
-                Some(seat) if !seat.is_live() => Coverage::Lost,
+                Some(seat) if seat.is_live() => Coverage::Behind,
+                Some(_) if self.roster.awaits_return() => Coverage::Behind,
+                Some(_) => Coverage::Lost,
+                None if dot.hlc > self.known_of_all() => Coverage::Behind,
                 _ if founding == self.founding => Coverage::Covered,
                 _ => Coverage::Lost,
             }
@@ -136,6 +138,12 @@ impl Replica {
         } else {
             Coverage::Behind
         }
+    }
+
+    /// A seat that this node has not heard of wrote nothing up to here: who let it in was still there then.
+    fn known_of_all(&self) -> u64 {
+        let ended = self.roster.iter().filter(|(_, seat)| !seat.is_live()).map(|(origin, _)| self.vector_seen(origin));
+        if self.roster.awaits_return() { ended.filter(|&seen| seen > 0).min().unwrap_or(u64::MAX) } else { u64::MAX }
     }
 
     /// The age of the oldest moment that some linked peer has not yet vouched

@@ -17,7 +17,7 @@ pub(super) enum Taken {
 
 impl Replica {
     /// Whether writes of the link's peer may be taken.
-    fn accepts(&self, link: &Link) -> bool {
+    pub(super) fn accepts(&self, link: &Link) -> bool {
         self.ready && link.compatible && self.roster.is_live(link.origin)
     }
 

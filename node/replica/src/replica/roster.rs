@@ -27,6 +27,10 @@ pub struct Seat {
     pub since: u64,
     /// Whether it brings writes of an ended seat that it has yet to issue again.
     pub returning: bool,
+    /// Of a member: the process that gave it its map; 0: none, it founded the cluster.
+    pub sponsor: u64,
+    /// Of a member: all that it writes is above this stamp.
+    pub began: u64,
 }
 
 impl Seat {
@@ -123,10 +127,10 @@ impl Roster {
         }
     }
 
-    /// A joining seat holds what the cluster holds.
-    pub(super) fn admit(&mut self, origin: u64) -> bool {
+    /// A joining seat holds what the cluster holds, and it was the sponsor that let it in.
+    pub(super) fn admit(&mut self, origin: u64, sponsor: u64, began: u64) -> bool {
         let seat = self.seats.get_mut(&origin).filter(|s| s.state == SeatState::Joining);
-        seat.map(|seat| seat.state = SeatState::Member).is_some()
+        seat.map(|seat| (seat.state, seat.sponsor, seat.began) = (SeatState::Member, sponsor, began)).is_some()
     }
 
     /// Everything was issued again that the process had brought along.
@@ -185,6 +189,8 @@ impl Roster {
             state: seat.state.into(),
             since_hlc: seat.since,
             returning: seat.returning,
+            sponsor: seat.sponsor,
+            began_hlc: seat.began,
         });
         wire::Roster { seats: seats.collect() }
     }
@@ -202,6 +208,8 @@ pub(super) fn from_wire(seat: wire::Seat) -> Option<(u64, Seat)> {
             state,
             since: seat.since_hlc,
             returning: seat.returning,
+            sponsor: seat.sponsor,
+            began: seat.began_hlc,
         },
     ))
 }

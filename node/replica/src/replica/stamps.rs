@@ -1,7 +1,7 @@
 //! Stamps that no clock gives. One of them would be passed on and raise every
 //! clock of the cluster, until there is no larger one to give to a write.
 
-use kvasir_proto::peer::v1::{Entry, Seen, Standing, message::Kind};
+use kvasir_proto::peer::v1::{Entry, Seat, Seen, Standing, message::Kind};
 
 /// Below it are the stamps of the next four thousand years; above it there is
 /// room for as many again, so that a clock which was raised can still rise.
@@ -12,14 +12,21 @@ pub(super) fn are_possible(kind: &Kind) -> bool {
     match kind {
         Kind::Push(push) => push.prev.max(push.last) < STAMP_END && of_entries(&push.entries),
         Kind::Digest(digest) => digest.collected < STAMP_END,
-        Kind::Sync(sync) => of_vector(&sync.seen) && of_standing(sync.standing.as_ref()),
+        Kind::Sync(sync) => sync.began_hlc < STAMP_END && of_vector(&sync.seen) && of_standing(sync.standing.as_ref()),
         Kind::Delta(delta) => {
-            of_entries(&delta.entries) && of_vector(&delta.seen) && of_standing(delta.standing.as_ref())
+            of_entries(&delta.entries)
+                && of_vector(&delta.seen)
+                && of_standing(delta.standing.as_ref())
+                && delta.roster.as_ref().is_none_or(|roster| of_seats(&roster.seats))
         }
         Kind::Ack(ack) => ack.hlc < STAMP_END,
         Kind::Report(report) => report.stable < STAMP_END && of_standing(report.standing.as_ref()),
-        Kind::Roster(roster) => roster.seats.iter().all(|seat| seat.since_hlc < STAMP_END),
+        Kind::Roster(roster) => of_seats(&roster.seats),
     }
+}
+
+fn of_seats(seats: &[Seat]) -> bool {
+    seats.iter().all(|seat| seat.since_hlc.max(seat.began_hlc) < STAMP_END)
 }
 
 fn of_entries(entries: &[Entry]) -> bool {
@@ -36,7 +43,7 @@ fn of_standing(standing: Option<&Standing>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use kvasir_proto::peer::v1::{Ack, Delta, Digest, Push, Report, Roster, Seat, Sync};
+    use kvasir_proto::peer::v1::{Ack, Delta, Digest, Push, Report, Roster, Sync};
 
     use super::*;
 
@@ -63,8 +70,13 @@ mod tests {
             Kind::Digest(Digest { collected: hlc, ..Digest::default() }),
             Kind::Ack(Ack { hlc }),
             Kind::Report(Report { stable: hlc, ..Report::default() }),
-            Kind::Roster(Roster { seats: vec![Seat { since_hlc: hlc, ..Seat::default() }] }),
+            Kind::Sync(Sync { began_hlc: hlc, ..Sync::default() }),
         ];
+        let seats = [Seat { since_hlc: hlc, ..Seat::default() }, Seat { began_hlc: hlc, ..Seat::default() }];
+        for roster in seats.map(|seat| Roster { seats: vec![seat] }) {
+            all.push(Kind::Delta(Delta { roster: Some(roster.clone()), ..Delta::default() }));
+            all.push(Kind::Roster(roster));
+        }
         for standing in standings.map(Some) {
             all.push(Kind::Sync(Sync { standing, ..Sync::default() }));
             all.push(Kind::Delta(Delta { standing, ..Delta::default() }));

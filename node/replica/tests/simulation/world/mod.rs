@@ -210,8 +210,8 @@ impl<'a> World<'a> {
             let before = std::mem::replace(&mut node.origin, origin);
             node.held.clear();
             self.history.interrupted(before);
-            let name = node.name.clone();
-            self.say(|| format!("{name} begins anew as origin {origin}"));
+            let (name, why) = (node.name.clone(), node.replica.ended_because());
+            self.say(|| format!("{name} begins anew as origin {origin}: {why:?}"));
             for other in 0..self.nodes.len() {
                 self.disconnect(place, other);
             }
