@@ -385,6 +385,7 @@ fn anything(input: &mut Input<'_>, side: &Side, now_ms: u64) -> Message {
             promised: input.flag(),
             collected: if input.flag() { replica.collected() } else { any_stamp(input, known) },
             forgotten: if input.flag() { any_stamp(input, known) } else { 0 },
+            vouched: if input.flag() { any_stamp(input, known) } else { 0 },
         }
     };
     let seen = |input: &mut Input<'_>| {

@@ -42,13 +42,14 @@ fn seen() -> impl Strategy<Value = Seen> {
 }
 
 fn standing() -> impl Strategy<Value = Option<Standing>> {
-    prop::option::of(any::<(u64, u64, bool, u64, u64)>().prop_map(
-        |(founded_hlc, founded_by, promised, collected, forgotten)| Standing {
+    prop::option::of(any::<(u64, u64, bool, u64, u64, u64)>().prop_map(
+        |(founded_hlc, founded_by, promised, collected, forgotten, vouched)| Standing {
             founded_hlc,
             founded_by,
             promised,
             collected,
             forgotten,
+            vouched,
         },
     ))
 }

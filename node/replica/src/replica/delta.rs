@@ -316,8 +316,8 @@ impl Replica {
     /// If something of it was taken in already, somebody who takes part has found so. Else who let it in must be one
     /// of us, and so on, back to one of whom something was taken in.
     fn is_one_of_us(&self, peer: u64) -> bool {
-        if !self.promised {
-            return true; // nothing was forgotten
+        if self.collected.max(self.vouched) == 0 {
+            return true; // nothing was forgotten, here or on this node's word
         }
         let mut next = (peer, u64::MAX);
         loop {

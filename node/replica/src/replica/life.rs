@@ -20,6 +20,7 @@ pub(super) struct Bag {
     founding: (u64, u64),
     promised: bool,
     collected: u64,
+    vouched: u64,
     /// Of an origin that the snapshot knew nothing of, writes up to this stamp
     /// were taken in before.
     floor: u64,
@@ -70,7 +71,7 @@ impl Replica {
         }
         self.clock.observe(standing.collected);
         (self.founding, self.promised, self.collected) = (founding_of(standing), standing.promised, standing.collected);
-        self.forgotten = standing.forgotten;
+        (self.forgotten, self.vouched) = (standing.forgotten, standing.vouched);
         for bag in &mut self.bags {
             bag.floor = if bag.founding != self.founding {
                 0
@@ -181,6 +182,7 @@ impl Replica {
                 founding: self.founding,
                 promised: self.promised,
                 collected: self.collected,
+                vouched: self.vouched,
                 floor: 0,
                 after: None,
             });
@@ -238,7 +240,8 @@ impl Replica {
             // Nobody is there to return to: the old map is as good as any.
             let part = std::mem::replace(&mut self.store, bag.store);
             let held = std::mem::replace(&mut self.vector, bag.vector);
-            (self.founding, self.promised, self.collected) = (bag.founding, bag.promised, bag.collected);
+            (self.founding, self.promised) = (bag.founding, bag.promised);
+            (self.collected, self.vouched) = (bag.collected, bag.vouched);
             for (key, record) in part.scan(None) {
                 self.store.merge(key.clone(), record.clone());
             }

@@ -116,7 +116,7 @@ pub struct Replica {
     heard: bool,
     /// What each seat last vouched for.
     reports: BTreeMap<u64, Report>,
-    /// The largest stamp that this node vouched for.
+    /// The largest stamp that this node vouched for, or who gave it its map: it holds as much.
     vouched: u64,
     /// Since when there was no link to a seat.
     silent_since: BTreeMap<u64, u64>,
@@ -528,6 +528,7 @@ impl Replica {
             promised: self.promised,
             collected: self.collected,
             forgotten: self.forgotten,
+            vouched: self.vouched,
         }
     }
 }

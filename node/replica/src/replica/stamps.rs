@@ -38,7 +38,7 @@ fn of_vector(vector: &[Seen]) -> bool {
 }
 
 fn of_standing(standing: Option<&Standing>) -> bool {
-    standing.is_none_or(|it| it.founded_hlc.max(it.collected).max(it.forgotten) < STAMP_END)
+    standing.is_none_or(|it| it.founded_hlc.max(it.collected).max(it.forgotten).max(it.vouched) < STAMP_END)
 }
 
 #[cfg(test)]
@@ -55,6 +55,7 @@ mod tests {
             Standing { founded_hlc: hlc, ..Standing::default() },
             Standing { collected: hlc, ..Standing::default() },
             Standing { forgotten: hlc, ..Standing::default() },
+            Standing { vouched: hlc, ..Standing::default() },
         ];
         let vectors = [
             Seen { hlc, ..Seen::default() },
