@@ -182,10 +182,14 @@ impl<'a> World<'a> {
             node.replica.tick(view, now);
             self.absorb(place);
             let Some(node) = &mut self.nodes[place] else { continue };
+            let due: Vec<_> = node.replica.due().collect();
             let links: Vec<_> = node.links.iter().map(|(&to, &(link, heard))| (to, link, heard)).collect();
             for (to, link, heard) in links {
                 if self.now_ms - heard > SILENCE_MS {
                     self.disconnect(place, to);
+                    continue;
+                }
+                if !due.contains(&link) {
                     continue;
                 }
                 // At most a few a step, as on a socket that drains.
