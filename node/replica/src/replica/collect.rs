@@ -55,7 +55,9 @@ impl Replica {
 
     /// Everything of all seats up to here was taken in; 0 while no majority is there.
     fn stable(&self) -> u64 {
-        let hindered = self.leaving || self.half_sent().next().is_some();
+        // What a returner is yet to issue again may be beaten by a tombstone alone: that its writes were seen may
+        // have been known only to a node that died.
+        let hindered = self.leaving || self.half_sent().next().is_some() || self.roster.is_returning();
         if !self.ready || hindered || self.roster.voters() < self.majority() {
             return 0;
         }
