@@ -7,7 +7,7 @@ use kvasir_proto::peer::v1::Entry;
 
 /// At most this many writes are kept.
 pub const LOG_MAX_ENTRIES: usize = 65_536;
-/// At most this many bytes of keys and values are kept.
+/// At most this many bytes of keys and values are kept, and always the last write.
 pub const LOG_MAX_BYTES: usize = 32 << 20;
 
 /// Own writes in the order of their stamps.
@@ -27,12 +27,13 @@ impl Log {
 
     pub(super) fn append(&mut self, entry: Entry) {
         self.bytes += size(&entry);
-        self.entries.push_back(entry);
-        while self.entries.len() > self.max_entries || self.bytes > LOG_MAX_BYTES {
+        // First: the queue would double once for the one that is too many.
+        while self.entries.len() >= self.max_entries || self.bytes > LOG_MAX_BYTES {
             let Some(dropped) = self.entries.pop_front() else { break };
             self.bytes -= size(&dropped);
             self.floor = dropped.hlc;
         }
+        self.entries.push_back(entry);
     }
 
     /// Whether every write above `hlc` is still here.
