@@ -361,6 +361,8 @@ fn entry(input: &mut Input<'_>, known: &[u64]) -> Entry {
         expires_ms: if input.flag() { START_MS + u64::from(input.byte()) } else { 0 },
         first_hlc: if input.flag() { any_stamp(input, known) } else { 0 },
         first_origin: any_origin(input),
+        replaced_hlc: if input.flag() { any_stamp(input, known) } else { 0 },
+        replaced_origin: if input.flag() { any_origin(input) } else { 0 },
     }
 }
 

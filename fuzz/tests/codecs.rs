@@ -23,16 +23,20 @@ fn bytes() -> impl Strategy<Value = Bytes> {
 }
 
 fn entry() -> impl Strategy<Value = Entry> {
-    (bytes(), any::<(u64, u64, bool, u64, u64, u64)>(), bytes()).prop_map(
-        |(key, (hlc, origin, deleted, expires_ms, first_hlc, first_origin), value)| Entry {
-            key,
-            hlc,
-            origin,
-            deleted,
-            value,
-            expires_ms,
-            first_hlc,
-            first_origin,
+    (bytes(), any::<(u64, u64, bool, u64, u64, u64, u64, u64)>(), bytes()).prop_map(
+        |(key, (hlc, origin, deleted, expires_ms, first_hlc, first_origin, replaced_hlc, replaced_origin), value)| {
+            Entry {
+                key,
+                hlc,
+                origin,
+                deleted,
+                value,
+                expires_ms,
+                first_hlc,
+                first_origin,
+                replaced_hlc,
+                replaced_origin,
+            }
         },
     )
 }

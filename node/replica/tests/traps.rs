@@ -386,6 +386,40 @@ fn one_whom_nobody_let_in_who_takes_part_begins_anew() {
 }
 
 #[test]
+fn a_delete_is_final_though_who_knew_what_it_deleted_is_gone() {
+    let mut net = Net::new(5);
+    let (deletes, returns) = (0, 4);
+    for node in 1..4 {
+        net.cut(returns, node);
+    }
+    net.put(returns, "k");
+    net.pass(&mut |_, _, _| true);
+    net.cut_off(returns);
+    // The delete gets to the others, and nothing of what its node has taken in.
+    net.delete(deletes, "k");
+    net.pass(&mut |from, _, kind| from != deletes || matches!(kind, Kind::Push(_)));
+    net.cut_off(deletes);
+    net.nodes[1].watch(true);
+    net.settle(15);
+    let evicted = net.nodes[1].take_changes().into_iter().filter(|change| matches!(change, Change::Evicted(_)));
+    assert_eq!(evicted.count(), 2);
+    for node in 1..4 {
+        net.link(returns, node);
+    }
+    for _ in 0..4 {
+        net.settle(5);
+        for node in 1..4 {
+            if !net.links.contains_key(&(returns, node)) {
+                net.link(returns, node);
+            }
+        }
+    }
+    for node in 1..5 {
+        assert!(net.nodes[node].is_ready() && !net.holds(node, "k"), "node {node} has what was deleted");
+    }
+}
+
+#[test]
 fn what_is_written_just_after_a_start_needs_no_heartbeat_to_arrive() {
     for seed in 0..1_000 {
         let mut rng = StdRng::seed_from_u64(seed);

@@ -255,6 +255,7 @@ impl Replica {
                         expires_ms: record.expires_ms.unwrap_or(0),
                         first_hlc: record.first.as_ref().map_or(0, |f| f.hlc),
                         first_origin: record.first.as_ref().map_or(0, |f| f.origin),
+                        ..Entry::default()
                     });
                 }
             }

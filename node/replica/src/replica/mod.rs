@@ -242,6 +242,8 @@ impl Replica {
         now_ms: u64,
     ) -> Dot {
         let dot = Dot { hlc: self.clock.tick(now_ms), origin: self.settings.origin };
+        let others = |held: &Dot| held.origin != dot.origin && held.hlc > self.collected;
+        let replaced = self.store.get(&key).map(|held| held.dot).filter(others).unwrap_or_default();
         self.log.append(Entry {
             key: key.clone(),
             hlc: dot.hlc,
@@ -251,6 +253,8 @@ impl Replica {
             expires_ms: expires_ms.unwrap_or(0),
             first_hlc: first.map_or(0, |f| f.hlc),
             first_origin: first.map_or(0, |f| f.origin),
+            replaced_hlc: replaced.hlc,
+            replaced_origin: replaced.origin,
         });
         let took = self.merge(key, Record { dot, value, expires_ms, first: first.map(Box::new) });
         debug_assert!(took, "a stamp of our own is above everything we hold");

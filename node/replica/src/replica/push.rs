@@ -39,6 +39,7 @@ impl Replica {
             entry.origin = link.origin;
             if entry.hlc > covered {
                 room &= self.take_entry(&entry, now_ms)? == Taken::Yes;
+                self.note_replaced(&entry)?;
             }
         }
         if push.prev > covered {
@@ -102,6 +103,18 @@ impl Replica {
         let first = (first.hlc > 0).then(|| Box::new(first));
         self.merge(Bytes::copy_from_slice(&entry.key), Record { dot, value, expires_ms, first });
         Ok(Taken::Yes)
+    }
+
+    /// What a write replaced was held by its node. Did that node alone know of it, its writer could bring it back,
+    /// deleted or not, once that node is gone.
+    fn note_replaced(&mut self, entry: &Entry) -> Result<(), Violation> {
+        if entry.replaced_hlc >= entry.hlc || (entry.replaced_hlc == 0) != (entry.replaced_origin == 0) {
+            return Err(Violation::Malformed);
+        }
+        if entry.replaced_hlc > 0 && entry.replaced_origin != self.settings.origin {
+            self.note_write(Dot { hlc: entry.replaced_hlc, origin: entry.replaced_origin });
+        }
+        Ok(())
     }
 
     fn note_write(&mut self, dot: Dot) {

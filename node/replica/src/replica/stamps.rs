@@ -30,7 +30,7 @@ fn of_seats(seats: &[Seat]) -> bool {
 }
 
 fn of_entries(entries: &[Entry]) -> bool {
-    entries.iter().all(|entry| entry.hlc.max(entry.first_hlc) < STAMP_END)
+    entries.iter().all(|entry| entry.hlc.max(entry.first_hlc).max(entry.replaced_hlc) < STAMP_END)
 }
 
 fn of_vector(vector: &[Seen]) -> bool {
@@ -51,6 +51,7 @@ mod tests {
     fn with(hlc: u64) -> Vec<Kind> {
         let entry = Entry { hlc, ..Entry::default() };
         let again = Entry { first_hlc: hlc, ..Entry::default() };
+        let replaced = Entry { replaced_hlc: hlc, ..Entry::default() };
         let standings = [
             Standing { founded_hlc: hlc, ..Standing::default() },
             Standing { collected: hlc, ..Standing::default() },
@@ -68,6 +69,7 @@ mod tests {
             Kind::Push(Push { entries: vec![Entry::default(), entry.clone()], ..Push::default() }),
             Kind::Delta(Delta { entries: vec![entry], ..Delta::default() }),
             Kind::Delta(Delta { entries: vec![again], ..Delta::default() }),
+            Kind::Push(Push { entries: vec![replaced], ..Push::default() }),
             Kind::Digest(Digest { collected: hlc, ..Digest::default() }),
             Kind::Ack(Ack { hlc }),
             Kind::Report(Report { stable: hlc, ..Report::default() }),

@@ -91,8 +91,10 @@ pub enum Violation {
     /// The peer sent what the protocol does not have.
     #[error("the peer sent a message without a kind: it speaks another version of the protocol")]
     Unknown,
-    /// What no node makes: an entry without a key or a stamp, or a stamp that no clock gives.
-    #[error("the peer sent an entry without a key or a stamp, or a stamp of a time that is thousands of years ahead")]
+    /// What no node makes: an entry without a key or a stamp, or that replaced a later one, or a stamp that no clock gives.
+    #[error(
+        "the peer sent an entry without a key or a stamp, or one that replaced a later one, or a stamp of a time that is thousands of years ahead"
+    )]
     Malformed,
 }
 
