@@ -233,6 +233,31 @@ fn repair_brings_back_nothing_that_was_forgotten() {
 }
 
 #[test]
+fn what_is_forgotten_is_not_taken_again_though_nobody_knows_its_writer_any_more() {
+    let mut net = Net::new(2);
+    net.put(0, "k");
+    net.settle(2);
+    let dot = net.delete(0, "k");
+    net.settle(10);
+    assert!(net.nodes[0].collected() > dot.hlc);
+    let mut answers = 0;
+    net.beats(3, &mut |from, _, kind| {
+        match kind {
+            Kind::Digest(digest) if from == 1 => digest.seen_hash ^= 1,
+            // As one would send that has yet to forget the writer.
+            Kind::Delta(delta) if from == 1 => {
+                answers += 1;
+                let (key, value) = (Bytes::from_static(b"k"), Bytes::from_static(b"v"));
+                delta.entries = vec![Entry { key, value, hlc: dot.hlc - 1, origin: 77, ..Entry::default() }];
+            }
+            _ => {}
+        }
+        true
+    });
+    assert!(answers > 0 && !net.holds(0, "k") && !net.nodes[0].vector().contains_key(&77));
+}
+
+#[test]
 fn a_session_is_told_when_a_write_was_lost_with_its_node() {
     let mut net = Net::new(3);
     net.cut_off(2);
