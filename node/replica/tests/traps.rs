@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use kvasir_proto::peer::v1::{Entry, Message, Roster, Seat, SeatState, message::Kind};
 use kvasir_replica::clock::Dot;
-use kvasir_replica::replica::{Bounds, Change, Coverage, LinkId, Replica, Settings, View};
+use kvasir_replica::replica::{
+    Bounds, Change, Coverage, LinkId, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS, Replica, Settings, View,
+};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -407,6 +409,35 @@ fn one_whom_nobody_let_in_who_takes_part_begins_anew() {
         for (at, node) in net.nodes.iter().enumerate() {
             assert!(node.is_ready() && net.holds(at, "k"), "node {at} has not what it brought, after {generations}");
         }
+    }
+}
+
+#[test]
+fn one_whose_seat_was_forgotten_meanwhile_begins_anew() {
+    let mut net = Net::new(4);
+    // Whom a node let in that is there all the time.
+    let late = net.start("n4", 4);
+    net.link_all();
+    net.settle(3);
+    net.put(late, "k");
+    net.settle(2);
+    net.cut_off(late);
+    net.delete(0, "k");
+    net.settle(10);
+    // Longer than anybody remembers it.
+    net.now_ms += REMEMBER_EVICTED_MS + REMEMBER_ENDED_MS;
+    net.settle(10);
+    assert!((0..4).all(|node| net.nodes[node].seats().all(|(origin, _)| origin != net.nodes[late].origin())));
+    assert!(net.nodes[late].is_ready() && net.holds(late, "k"));
+    net.link(late, 0);
+    net.pass(&mut |_, _, _| true);
+    assert!(!net.nodes[late].is_ready());
+    for _ in 0..4 {
+        net.link_all();
+        net.settle(5);
+    }
+    for node in 0..5 {
+        assert!(net.nodes[node].is_ready() && !net.holds(node, "k"), "node {node} has what was deleted");
     }
 }
 

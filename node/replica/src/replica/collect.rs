@@ -101,9 +101,7 @@ impl Replica {
             self.forgotten = self.forgotten.max(standing.forgotten);
             // Whoever dropped them had everybody's word, this node's included: what
             // it vouched for once stays true, even if it would not vouch now.
-            if report.roster_hash == self.roster_hash() {
-                self.collected = self.collected.max(standing.collected.min(self.stable().max(self.vouched)));
-            }
+            self.collected = self.collected.max(standing.collected.min(self.stable().max(self.vouched)));
             self.reports.insert(link.origin, report);
         }
     }

@@ -324,7 +324,7 @@ impl Replica {
 
     /// Whether an ended seat needs to be remembered no longer.
     pub(super) fn may_forget(&self, origin: u64, ended: u64) -> bool {
-        let kept = ms_of(ended) + super::REMEMBER_ENDED_MS;
+        let kept = ms_of(ended) + self.settings.bounds.remember_ended_ms;
         let cover = self.vector.get(&origin).copied().unwrap_or_default();
         !self.roster.awaits_return()
             && cover.seen <= self.collected

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{LOG_MAX_ENTRIES, MESSAGE_MAX_ENTRIES, SCAN_STEP, Seat};
+use super::{LOG_MAX_ENTRIES, MESSAGE_MAX_ENTRIES, REMEMBER_ENDED_MS, SCAN_STEP, Seat};
 use crate::clock::Dot;
 use crate::store::Record;
 
@@ -53,11 +53,18 @@ pub struct Bounds {
     pub message_entries: usize,
     /// See [`SCAN_STEP`].
     pub scan_step: usize,
+    /// See [`REMEMBER_ENDED_MS`].
+    pub remember_ended_ms: u64,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { log_entries: LOG_MAX_ENTRIES, message_entries: MESSAGE_MAX_ENTRIES, scan_step: SCAN_STEP }
+        Self {
+            log_entries: LOG_MAX_ENTRIES,
+            message_entries: MESSAGE_MAX_ENTRIES,
+            scan_step: SCAN_STEP,
+            remember_ended_ms: REMEMBER_ENDED_MS,
+        }
     }
 }
 

@@ -69,6 +69,8 @@ pub struct Plan {
     pub evict_after_ms: u64,
     /// Node 0 has room for so many entries, and whether values that end make room.
     pub room: Option<(u64, bool)>,
+    /// How long ended seats are remembered at least.
+    pub remember_ended_ms: u64,
     /// What happens, and when, milliseconds.
     pub ops: Vec<(u64, Op)>,
 }
@@ -97,6 +99,7 @@ impl Plan {
             slow: (rng.random_range(0..size), rng.random_range(0..size)),
             evict_after_ms: if rng.random_bool(0.6) { rng.random_range(2_000..6_000) } else { 600_000 },
             room: rng.random_bool(0.15).then(|| (rng.random_range(2..8), rng.random_bool(0.5))),
+            remember_ended_ms: if seed % 2 == 0 { 1_000 + seed % 7 * 2_000 } else { 600_000 },
             ops: Vec::new(),
         };
         let writes = rng.random_range(10..120);

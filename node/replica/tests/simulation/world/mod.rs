@@ -144,6 +144,7 @@ impl<'a> World<'a> {
                 log_entries: self.rng.random_range(2..40),
                 message_entries: self.rng.random_range(1..6),
                 scan_step: self.rng.random_range(1..8),
+                remember_ended_ms: self.plan.remember_ended_ms,
             },
         };
         let mut replica = Replica::new(settings, wall);
