@@ -442,6 +442,24 @@ fn one_whose_seat_was_forgotten_meanwhile_begins_anew() {
 }
 
 #[test]
+fn one_that_was_let_in_knows_who_was_given_up_on() {
+    let mut net = Net::new(4);
+    let late = 3;
+    net.cut_off(late);
+    net.settle(10);
+    let joins = net.start("n4", 4);
+    net.link(joins, 0);
+    // All that is told it of who takes part is in the snapshot.
+    let mut told = |_, to, kind: &mut Kind| to != joins || !matches!(kind, Kind::Roster(_));
+    net.pass(&mut told);
+    assert!(net.nodes[joins].is_ready());
+    // The other's writes are in the vector that came with it, as those of one who takes part.
+    net.link(joins, late);
+    net.pass(&mut told);
+    assert!(!net.nodes[late].is_ready());
+}
+
+#[test]
 fn a_delete_is_final_though_who_knew_what_it_deleted_is_gone() {
     let mut net = Net::new(5);
     let (deletes, returns) = (0, 4);

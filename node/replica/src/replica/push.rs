@@ -111,7 +111,7 @@ impl Replica {
         if entry.replaced_hlc >= entry.hlc || (entry.replaced_hlc == 0) != (entry.replaced_origin == 0) {
             return Err(Violation::Malformed);
         }
-        if entry.replaced_hlc > 0 && entry.replaced_origin != self.settings.origin {
+        if entry.replaced_hlc > self.collected && entry.replaced_origin != self.settings.origin {
             self.note_write(Dot { hlc: entry.replaced_hlc, origin: entry.replaced_origin });
         }
         Ok(())
