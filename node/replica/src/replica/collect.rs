@@ -134,6 +134,8 @@ impl Replica {
         let all = self.roster.live().filter(|&o| o != me).map(vouched).min().unwrap_or(own).min(own);
         let step = stamp_at(COLLECT_STEP_MS);
         self.collected = self.collected.max(all - all % step);
+        // One that needs nobody's word may have forgotten something without having told anybody.
+        self.promised |= self.collected > 0;
         self.drop_collected();
         self.retire();
     }
@@ -170,7 +172,11 @@ impl Replica {
         for origin in gone {
             self.roster.remove(origin);
         }
-        self.forgotten = self.forgotten.max(self.roster.bound());
+        for (ended, origin) in self.roster.bound() {
+            self.forgotten = self.forgotten.max(ended);
+            // Should it still be there, it must not be taken for one of us.
+            self.vector.remove(&origin);
+        }
         if !self.roster.awaits_return() {
             let (roster, collected) = (&self.roster, self.collected);
             self.vector.retain(|&o, c| roster.get(o).is_some() || c.seen.max(c.wrote()) > collected);

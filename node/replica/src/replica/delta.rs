@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kvasir_proto::peer::v1::{Delta, Entry, SeatState, Seen, Stranger, Sync, Want};
+use kvasir_proto::peer::v1::{Delta, Entry, SeatState, Seen, Standing, Stranger, Sync, Want};
 
 use super::link::{Awaiting, Link, LinkId, Scan, Select, to_wire};
 use super::push::Taken;
@@ -51,6 +51,9 @@ impl Replica {
         link.answered = sync.id;
         if sync.ready && self.roster.admit(link.origin, sync.sponsor, sync.began_hlc) {
             self.roster_changed();
+            if self.ready {
+                self.welcome();
+            }
         }
         let held: BTreeMap<u64, u64> = sync.seen.iter().map(|s| (s.origin, s.hlc)).collect();
         let refused = !link.compatible;
@@ -183,12 +186,16 @@ impl Replica {
         link.peer_ready = delta.ready;
         let standing = delta.standing.unwrap_or_default();
         let stranger = Stranger::try_from(delta.stranger).map_err(|_| Violation::Unknown)?;
-        if stranger != Stranger::No {
+        if stranger != Stranger::No && self.heeds(link.origin, stranger, &standing) {
             self.begin_anew(stranger, now_ms);
         } else if snapshot && !refused {
             if delta.ready && !delta.seen.is_empty() {
                 self.take_roster(delta.roster.unwrap_or_default(), now_ms)?;
                 if me != self.settings.origin {
+                    return Ok(());
+                }
+                if !self.roster.is_live(link.origin) && self.links.values().any(|l| self.may_sponsor(l)) {
+                    // It left meanwhile: others would not know the one that it let in.
                     return Ok(());
                 }
                 self.finish_snapshot(&delta.seen, &standing, now_ms);
@@ -197,6 +204,10 @@ impl Replica {
             }
         } else if !refused {
             for Seen { origin, hlc, last, beyond } in delta.seen {
+                // The peer has yet to forget it.
+                if self.roster.get(origin).is_none() && hlc.max(last).max(beyond) <= self.collected {
+                    continue;
+                }
                 self.clock.observe(hlc);
                 self.cover(origin, hlc, last);
                 // Held there, or beaten: so it is here, now.
@@ -311,16 +322,38 @@ impl Replica {
         if link.compatible { Stranger::No } else { Stranger::Behind }
     }
 
-    /// Whether a peer was let in by one who took part then, so that its word was waited for ever since before
+    /// Whether to begin anew because a peer says so. Not because of one that is a stranger here, too, if less was
+    /// agreed on where it comes from: of two that refuse each other, one stays.
+    fn heeds(&self, peer: u64, why: Stranger, theirs: &Standing) -> bool {
+        let theirs = (theirs.vouched.max(theirs.collected), peer);
+        let mine = (self.vouched.max(self.collected), self.settings.origin);
+        why != Stranger::Behind || mine < theirs || self.is_one_of_us(peer)
+    }
+
+    /// Notes of each member that was let in that nothing of it is missing up to where it began: it is known from
+    /// then on, whoever let it in may leave.
+    pub(super) fn welcome(&mut self) {
+        let members = self.roster.iter().filter(|(_, seat)| seat.state == SeatState::Member);
+        let began: Vec<_> = members.map(|(origin, seat)| (origin, seat.began)).collect();
+        for (origin, began) in began {
+            if self.vector_seen(origin) < began && self.was_let_in(origin) {
+                self.cover(origin, began, 0);
+            }
+        }
+    }
+
+    /// Whether a peer may be merged with: nothing was forgotten, here or on this node's word, or it was let in.
+    fn is_one_of_us(&self, peer: u64) -> bool {
+        self.collected.max(self.vouched) == 0 || self.was_let_in(peer)
+    }
+
+    /// Whether a member was let in by one who took part then, so that its word was waited for ever since before
     /// anything was forgotten, and all that it wrote is above what was forgotten before.
     ///
-    /// If something of it was taken in already, somebody who takes part has found so. Else who let it in must be one
-    /// of us, and so on, back to one of whom something was taken in.
-    fn is_one_of_us(&self, peer: u64) -> bool {
-        if self.collected.max(self.vouched) == 0 {
-            return true; // nothing was forgotten, here or on this node's word
-        }
-        let mut next = (peer, u64::MAX);
+    /// If something of it was taken in already, somebody who takes part has found so. Else who let it in must have
+    /// been let in, and so on, back to one of whom something was taken in.
+    fn was_let_in(&self, member: u64) -> bool {
+        let mut next = (member, u64::MAX);
         loop {
             let (origin, before) = next;
             let Some(seat) = self.roster.get(origin).filter(|seat| seat.state == SeatState::Member) else {

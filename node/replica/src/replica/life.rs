@@ -6,7 +6,7 @@ use bytes::Bytes;
 use kvasir_proto::peer::v1::{Roster as WireRoster, SeatState, Seen, Standing, Stranger, Want};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::link::Link;
+use super::link::{Link, LinkId};
 use super::roster::{MAX_SEATS, from_wire};
 use super::{Change, Cover, Replica, SCAN_STEP, Seat, Vector, View, Violation, founding_of};
 use crate::clock::{Dot, ms_of, stamp_at};
@@ -21,6 +21,7 @@ pub(super) struct Bag {
     promised: bool,
     collected: u64,
     vouched: u64,
+    forgotten: u64,
     /// Of an origin that the snapshot knew nothing of, writes up to this stamp
     /// were taken in before.
     floor: u64,
@@ -46,16 +47,23 @@ impl Replica {
         }
         let long = now_ms.saturating_sub(self.started_ms) >= self.settings.sync_interval_ms;
         let misled_by = self.misled_by.filter(|_| !long);
+        let (roster, sponsor) = (&self.roster, self.sponsor);
         let able =
             |(_, l): &(&u64, &mut Box<Link>)| l.peer_ready && l.awaiting.is_none() && misled_by != Some(l.origin);
-        let sponsor = self.sponsor;
-        let next = self.links.iter_mut().filter(able).min_by_key(|(id, _)| (**id <= sponsor, **id));
+        // One that is about to leave, if there is no other.
+        let rank = |id: LinkId, l: &Link| (!roster.is_live(l.origin), id <= sponsor, id);
+        let next = self.links.iter_mut().filter(able).min_by_key(|(id, l)| rank(**id, l));
         if let Some((&id, link)) = next {
             link.request = Some(Want::Snapshot);
             (self.sponsor, self.sponsor_origin) = (id, Some(link.origin));
             // Of a snapshot that broke off, nothing is kept.
             self.clear();
         }
+    }
+
+    /// Whether a peer holds what the cluster holds, and takes part.
+    pub(super) fn may_sponsor(&self, link: &Link) -> bool {
+        link.peer_ready && self.roster.is_live(link.origin)
     }
 
     /// The snapshot is whole.
@@ -80,7 +88,8 @@ impl Replica {
                 // been deleted since must not come back.
                 self.collected
             } else {
-                bag.collected
+                // Of a map that is further behind, it says nothing.
+                bag.collected.min(self.collected)
             };
         }
         self.become_ready(now_ms);
@@ -183,6 +192,7 @@ impl Replica {
                 promised: self.promised,
                 collected: self.collected,
                 vouched: self.vouched,
+                forgotten: self.forgotten,
                 floor: 0,
                 after: None,
             });
@@ -241,7 +251,7 @@ impl Replica {
             let part = std::mem::replace(&mut self.store, bag.store);
             let held = std::mem::replace(&mut self.vector, bag.vector);
             (self.founding, self.promised) = (bag.founding, bag.promised);
-            (self.collected, self.vouched) = (bag.collected, bag.vouched);
+            (self.collected, self.vouched, self.forgotten) = (bag.collected, bag.vouched, bag.forgotten);
             for (key, record) in part.scan(None) {
                 self.store.merge(key.clone(), record.clone());
             }
@@ -265,6 +275,7 @@ impl Replica {
         if self.bags.is_empty() {
             self.roster.returned(self.settings.origin, seen);
         }
+        self.welcome();
         self.roster_changed();
     }
 
@@ -282,6 +293,7 @@ impl Replica {
         }
         let me = self.settings.origin;
         let mut changed = false;
+        let mut ended = Vec::new();
         for seat in roster.seats {
             let (origin, seat) = from_wire(seat).ok_or(Violation::Malformed)?;
             if origin == me {
@@ -289,7 +301,18 @@ impl Replica {
                     self.begin_anew(Stranger::Ended, now_ms);
                     return Ok(());
                 }
-            } else if !self.is_retired(origin, &seat) {
+            } else if seat.is_live() {
+                changed |= self.roster.take(origin, seat);
+            } else {
+                ended.push((origin, seat));
+            }
+        }
+        // Whom one let in that has left since was let in by one who took part.
+        if changed && self.ready {
+            self.welcome();
+        }
+        for (origin, seat) in ended {
+            if !self.is_retired(origin, &seat) {
                 changed |= self.roster.take(origin, seat);
             }
         }

@@ -126,9 +126,9 @@ impl Replica {
                 Some(seat) if seat.is_live() => Coverage::Behind,
                 Some(_) if self.roster.awaits_return() => Coverage::Behind,
                 Some(_) => Coverage::Lost,
+                None if founding != self.founding => Coverage::Lost,
                 None if dot.hlc > self.known_of_all() => Coverage::Behind,
-                _ if founding == self.founding => Coverage::Covered,
-                _ => Coverage::Lost,
+                None => Coverage::Covered,
             }
         } else if self.roster.get(dot.origin).is_some_and(|seat| !seat.is_live())
             && !self.roster.awaits_return()

@@ -38,8 +38,11 @@ impl Replica {
         for mut entry in push.entries {
             entry.origin = link.origin;
             if entry.hlc > covered {
-                room &= self.take_entry(&entry, now_ms)? == Taken::Yes;
-                self.note_replaced(&entry)?;
+                if self.take_entry(&entry, now_ms)? == Taken::Yes {
+                    self.note_replaced(&entry)?;
+                } else {
+                    room = false;
+                }
             }
         }
         if push.prev > covered {
@@ -111,7 +114,7 @@ impl Replica {
         if entry.replaced_hlc >= entry.hlc || (entry.replaced_hlc == 0) != (entry.replaced_origin == 0) {
             return Err(Violation::Malformed);
         }
-        if entry.replaced_hlc > self.collected && entry.replaced_origin != self.settings.origin {
+        if entry.replaced_hlc > self.covered(entry.replaced_origin) && entry.replaced_origin != self.settings.origin {
             self.note_write(Dot { hlc: entry.replaced_hlc, origin: entry.replaced_origin });
         }
         Ok(())

@@ -156,16 +156,15 @@ impl Roster {
         self.seats.remove(&origin);
     }
 
-    /// Drops the longest ended when there are too many. Returns when the last
-    /// of them had ended; 0: none was dropped.
-    pub(super) fn bound(&mut self) -> u64 {
+    /// Drops the longest ended when there are too many. Returns when each had ended, and its origin.
+    pub(super) fn bound(&mut self) -> Vec<(u64, u64)> {
         let mut ended: Vec<_> = self.iter().filter(|(_, s)| !s.is_live()).map(|(o, s)| (s.since, o)).collect();
-        let many = ended.len().saturating_sub(MAX_ENDED);
         ended.sort_unstable();
-        for (_, origin) in &ended[..many] {
+        ended.truncate(ended.len().saturating_sub(MAX_ENDED));
+        for (_, origin) in &ended {
             self.seats.remove(origin);
         }
-        ended[..many].last().map_or(0, |(since, _)| *since)
+        ended
     }
 
     /// Distinct names of live voters.
