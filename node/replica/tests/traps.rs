@@ -277,6 +277,30 @@ fn a_session_is_told_when_a_write_was_lost_with_its_node() {
 }
 
 #[test]
+fn a_session_waits_for_a_write_of_one_who_was_never_heard_of() {
+    let mut net = Net::new(4);
+    let sponsor = 3;
+    net.cut_off(sponsor);
+    let joins = net.start("n4", 4);
+    net.link(joins, sponsor);
+    net.settle(2);
+    let (dot, founding) = (net.put(joins, "k"), net.nodes[joins].founding());
+    net.cut_off(joins);
+    net.settle(12);
+    // Where its sponsor was given up on, all that anybody knows of was taken in up to later than that.
+    assert!(net.nodes[0].collected() > dot.hlc);
+    assert_eq!(net.nodes[0].coverage(dot, founding), Coverage::Behind);
+    let forgotten = Dot { hlc: founding.0, origin: 77 };
+    assert_eq!(net.nodes[0].coverage(forgotten, founding), Coverage::Covered);
+    for _ in 0..4 {
+        net.link_all();
+        net.settle(5);
+    }
+    assert!(net.holds(0, "k"));
+    assert_eq!(net.nodes[0].coverage(dot, founding), Coverage::Covered);
+}
+
+#[test]
 fn one_that_returns_waits_for_the_members_to_agree() {
     let mut net = Net::new(3);
     let (knows, other, returns) = (0, 1, 2);
@@ -457,6 +481,121 @@ fn one_that_was_let_in_knows_who_was_given_up_on() {
     net.link(joins, late);
     net.pass(&mut told);
     assert!(!net.nodes[late].is_ready());
+}
+
+#[test]
+fn two_that_founded_alone_bring_together_what_each_had() {
+    let mut net = Net { now_ms: START_MS, nodes: Vec::new(), links: BTreeMap::new() };
+    for (name, key) in [("n0", "a"), ("n1", "b")] {
+        let node = net.start(name, 0);
+        net.nodes[node].tick(ALONE, net.now_ms);
+        net.put(node, key);
+    }
+    for _ in 0..10 {
+        net.now_ms += BEAT_MS;
+        net.nodes.iter_mut().for_each(|node| node.tick(ALONE, net.now_ms));
+    }
+    // Each by itself is a majority of those it knows.
+    assert!(net.nodes.iter().all(|node| node.collected() > 0));
+    for _ in 0..4 {
+        if net.links.is_empty() {
+            net.link(0, 1);
+        }
+        net.settle(5);
+    }
+    for node in 0..2 {
+        assert!(net.holds(node, "a") && net.holds(node, "b"), "node {node}");
+    }
+}
+
+#[test]
+fn of_two_that_refuse_each_other_one_stays() {
+    let mut net = Net::new(5);
+    let (sponsor, dies) = (3, 4);
+    for node in 0..3 {
+        net.cut(node, sponsor);
+        net.cut(node, dies);
+    }
+    net.settle(10);
+    // On the smaller side one is replaced, on the larger side all three are.
+    net.cut_off(dies);
+    let late = net.start("n4", 5);
+    net.link(late, sponsor);
+    net.settle(2);
+    net.cut_off(late);
+    let mut members = vec![0, 1, 2];
+    for name in ["n0", "n1", "n2"] {
+        let new = net.start(name, 5);
+        net.cut_off(members.remove(0));
+        for &member in &members {
+            net.link(new, member);
+        }
+        net.settle(3);
+        members.push(new);
+    }
+    // Each was let in by someone whom the other knows to be gone.
+    let member = members[2];
+    net.link(late, member);
+    let (voter, state, since_hlc) = (true, SeatState::Ended.into(), 1);
+    let ended =
+        (1..=3).map(|origin| Seat { origin, name: origin.to_string(), voter, state, since_hlc, ..Seat::default() });
+    net.give(member, late, Message { kind: Some(Kind::Roster(Roster { seats: ended.collect() })) });
+    net.pass(&mut |_, _, _| true);
+    assert_eq!([member, late].map(|node| net.nodes[node].is_ready()), [true, false]);
+}
+
+#[test]
+fn one_that_leaves_lets_nobody_in_if_there_is_another() {
+    for leaves_first in [true, false] {
+        let mut net = Net::new(3);
+        for key in ["a", "b", "c"] {
+            net.put(0, key);
+        }
+        net.settle(2);
+        let joins = net.start("n3", 3);
+        if leaves_first {
+            net.nodes[0].leave(net.now_ms);
+        }
+        net.link(joins, 0);
+        let mut parts = 0;
+        for _ in 0..20 {
+            net.step(joins, 0, &mut |_, _, _| true);
+            if parts == 0 {
+                net.step(0, joins, &mut |_, _, kind| {
+                    parts += usize::from(matches!(kind, Kind::Delta(delta) if !delta.entries.is_empty()));
+                    true
+                });
+            }
+        }
+        assert_eq!(parts, 1, "it is all that there is to ask");
+        net.link(joins, 1);
+        net.link(joins, 2);
+        net.pass_between(|from, to| from != 0 && to != 0, &mut |_, _, _| true);
+        if !leaves_first {
+            net.nodes[0].leave(net.now_ms);
+        }
+        net.pass(&mut |_, _, _| true);
+        net.cut_off(0);
+        net.settle(3);
+        let node = &net.nodes[joins];
+        assert_eq!((node.is_ready(), node.counters().returns), (true, 0), "{leaves_first}");
+    }
+}
+
+#[test]
+fn who_let_one_in_may_leave_before_all_have_met_it() {
+    let mut net = Net::new(3);
+    let (sponsor, meets) = (0, 1);
+    let joins = net.start("n3", 3);
+    net.link(joins, sponsor);
+    net.settle(3);
+    net.nodes[sponsor].leave(net.now_ms);
+    net.pass(&mut |_, _, _| true);
+    net.cut_off(sponsor);
+    net.link(joins, meets);
+    net.settle(3);
+    let node = &net.nodes[joins];
+    assert_eq!((node.is_ready(), node.counters().returns), (true, 0));
 }
 
 #[test]
