@@ -92,7 +92,7 @@ fn settings(origin: u64, name: &str) -> Settings {
         may_found: true,
         serve_alone: true,
         join_timeout_ms: 500,
-        bounds: Bounds { log_entries: 8, message_entries: 3, scan_step: 4 },
+        bounds: Bounds { log_entries: 8, message_entries: 3, scan_step: 4, remember_ended_ms: 1_000 },
     }
 }
 

@@ -361,7 +361,7 @@ fn an_answer_to_one_who_was_given_up_on_meanwhile_claims_nothing() {
         net.put(deletes, key);
     }
     net.settle(2);
-    let deleted = net.delete(deletes, "z");
+    let dot = net.delete(deletes, "z");
     net.beats(3, &mut |_, to, _| to != asks);
     // It reaches only one, whose answer takes several parts. The other three give up on it meanwhile.
     net.cut_off(asks);
@@ -388,7 +388,7 @@ fn an_answer_to_one_who_was_given_up_on_meanwhile_claims_nothing() {
     assert!(net.holds(asks, "z"));
     // That it was given up on is lost on the way.
     net.pass_between(|from, _| from == answers, &mut |_, to, kind| to != asks || !matches!(kind, Kind::Roster(_)));
-    assert_eq!(net.nodes[asks].coverage(deleted, net.nodes[asks].founding()), Coverage::Behind);
+    assert_eq!(net.nodes[asks].coverage(dot, net.nodes[asks].founding()), Coverage::Behind);
     assert!(net.holds(asks, "z"));
     for _ in 0..4 {
         net.link_all();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use kvasir_replica::clock::Dot;
-use kvasir_replica::replica::Coverage;
+use kvasir_replica::replica::{Coverage, REMEMBER_ENDED_MS};
 
 use super::{DRAIN_MS, World};
 use crate::check::Acked;
@@ -54,7 +54,8 @@ impl World<'_> {
                     *last = dot.max(*last);
                 }
             }
-            Op::Read { .. } if self.plan.remember_ended_ms < 600_000 => {}
+            // That its node's writes were lost may be forgotten.
+            Op::Read { .. } if self.plan.remember_ended_ms < REMEMBER_ENDED_MS => {}
             Op::Read { session, node, key } => self.read(session, node, key),
             Op::Reset(a, b) => self.disconnect(a, b),
             Op::Block(a, b) if a != b => {
