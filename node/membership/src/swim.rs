@@ -29,7 +29,8 @@ const LOST_TRIED: usize = 8;
 /// The least time between two rounds of announcements.
 const MIN_ROUND: Duration = Duration::from_millis(100);
 
-/// What happened to the cluster.
+/// What happened to the cluster. Each process that is listed has come once, and is told gone once when it is listed no
+/// more: of those listed at each moment and those that came and did not go, the origins are the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A node came.
@@ -297,20 +298,21 @@ impl Swim {
             .map(|member| (member.id().addr(), MemberInfo { id: member.id().clone(), state: state(member) }))
             .collect();
         let before = std::mem::replace(&mut self.members, now);
-        for (address, MemberInfo { id, .. }) in &before {
-            if self.members.get(address).is_some_and(|now| now.id.origin == id.origin) {
+        // Who hears the events tells one process from another by its origin, and by no address: one that is listed at
+        // two (of a datagram that got spoilt on its way, or was forged) has come when it is at the first, and is gone
+        // when it is at neither.
+        let (were, are) = (by_origin(&before), by_origin(&self.members));
+        for (origin, id) in &were {
+            if are.contains_key(origin) {
                 continue;
             }
-            let said_goodbye = self
-                .foca
-                .iter_membership_state()
-                .any(|it| it.id().leaving && it.id().origin == id.origin && it.id().addr() == *address);
-            let event = if said_goodbye { Event::Left(id.clone()) } else { Event::Failed(id.clone()) };
+            let said_goodbye = self.foca.iter_membership_state().any(|it| it.id().leaving && it.id().origin == *origin);
+            let event = if said_goodbye { Event::Left((*id).clone()) } else { Event::Failed((*id).clone()) };
             self.outputs.push_back(Output::Event(event));
         }
-        for (address, MemberInfo { id, .. }) in &self.members {
-            if before.get(address).is_none_or(|before| before.id.origin != id.origin) {
-                self.outputs.push_back(Output::Event(Event::Joined(id.clone())));
+        for (origin, id) in &are {
+            if !were.contains_key(origin) {
+                self.outputs.push_back(Output::Event(Event::Joined((*id).clone())));
             }
         }
         self.outputs.push_back(Output::Members(Arc::new(self.members())));
@@ -331,6 +333,10 @@ impl Swim {
             self.attempt(now, |foca, outbox| foca.apply_many(dead.into_iter(), true, outbox));
         }
     }
+}
+
+fn by_origin(members: &BTreeMap<SocketAddr, MemberInfo>) -> BTreeMap<u64, &NodeId> {
+    members.values().map(|member| (member.id.origin, &member.id)).collect()
 }
 
 fn state(member: &foca::Member<NodeId>) -> MemberState {
@@ -408,3 +414,91 @@ impl PartialEq for Due {
 }
 
 impl Eq for Due {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Role;
+
+    fn swim(name: &str, origin: u64, address: SocketAddr) -> Swim {
+        Swim::new(NodeId::new(name, origin, Role::Member, address, origin), "test", Timing::LAN, origin)
+    }
+
+    /// Hands datagrams to and fro until all is said, and returns what happened as the first of them sees it.
+    fn talk(nodes: &mut [Swim], now: Duration) -> Vec<Event> {
+        let mut events = Vec::new();
+        loop {
+            let mut sent = Vec::new();
+            for (at, node) in nodes.iter_mut().enumerate() {
+                while let Some(output) = node.output() {
+                    match output {
+                        Output::Send(to, datagram) => sent.push((to, datagram)),
+                        Output::Event(event) if at == 0 => events.push(event),
+                        Output::Event(_) | Output::Members(_) => {}
+                        Output::Fault(error) => panic!("{error}"),
+                    }
+                }
+            }
+            if sent.is_empty() {
+                return events;
+            }
+            for (to, datagram) in sent {
+                if let Some(node) = nodes.iter_mut().find(|node| node.me().peer_address == to) {
+                    node.datagram(now, &datagram).unwrap();
+                }
+            }
+        }
+    }
+
+    /// Lets time pass for all of them.
+    fn pass(nodes: &mut [Swim], now: &mut Duration, time: Duration) -> Vec<Event> {
+        let end = *now + time;
+        let mut events = Vec::new();
+        while *now < end {
+            *now += Duration::from_millis(10);
+            for node in &mut *nodes {
+                node.tick(*now);
+            }
+            events.extend(talk(nodes, *now));
+        }
+        events
+    }
+
+    /// A node that lists one other process, at two addresses: one of them comes of a bit that fell over.
+    fn with_one_at_two_addresses() -> ([Swim; 3], Duration) {
+        let [a, b, spoilt] = [[10, 0, 0, 1], [10, 0, 0, 2], [10, 0, 0, 3]].map(|ip| SocketAddr::from((ip, 7071)));
+        let mut nodes = [swim("a", 1, a), swim("b", 2, b), swim("b", 2, spoilt)];
+        let mut now = Duration::ZERO;
+        nodes[1].look_at(now, [a]);
+        nodes[2].look_at(now, [a]);
+        let events = pass(&mut nodes, &mut now, Duration::from_secs(1));
+        assert!(matches!(&events[..], [Event::Joined(id)] if id.origin == 2), "{events:?}");
+        assert_eq!(nodes[0].members().len(), 2);
+        (nodes, now)
+    }
+
+    #[test]
+    fn a_process_that_is_listed_still_is_not_told_gone() {
+        let ([a, b, _], mut now) = with_one_at_two_addresses();
+        let mut nodes = [a, b];
+        let events = pass(&mut nodes, &mut now, Duration::from_secs(10));
+        assert_eq!(events, [], "there never was anybody else");
+        let members = nodes[0].members();
+        assert!(matches!(&members[..], [member] if member.id == *nodes[1].me()), "{members:?}");
+        nodes[1].leave(now);
+        let events = talk(&mut nodes, now);
+        assert!(matches!(&events[..], [Event::Left(id)] if id.origin == 2), "{events:?}");
+    }
+
+    #[test]
+    fn a_process_at_two_addresses_goes_once_and_by_its_goodbye() {
+        let (mut nodes, mut now) = with_one_at_two_addresses();
+        nodes[1].leave(now);
+        assert_eq!(talk(&mut nodes, now), [], "the other address is listed still");
+        let [a, ..] = nodes;
+        let mut nodes = [a];
+        let events = pass(&mut nodes, &mut now, Duration::from_secs(10));
+        assert!(matches!(&events[..], [Event::Left(id)] if id.origin == 2), "{events:?}");
+        assert_eq!(nodes[0].members(), []);
+    }
+}
