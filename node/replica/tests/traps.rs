@@ -437,6 +437,32 @@ fn one_whom_nobody_let_in_who_takes_part_begins_anew() {
 }
 
 #[test]
+fn one_that_is_refused_does_not_take_over_what_the_others_agreed_on() {
+    let mut net = Net::new(4);
+    let sponsor = 3;
+    net.cut_off(sponsor);
+    let joins = net.start("n4", 4);
+    net.link(joins, sponsor);
+    net.settle(2);
+    let dot = net.put(joins, "k");
+    net.cut_off(joins);
+    net.settle(12);
+    // All of the others' that it is not told is that they refuse it.
+    for node in 0..3 {
+        net.link(joins, node);
+    }
+    net.beats(10, &mut |_, to, kind| to != joins || !matches!(kind, Kind::Delta(_)));
+    assert!(net.nodes[joins].is_ready() && net.nodes[0].collected() > dot.hlc);
+    for _ in 0..4 {
+        net.settle(8);
+        net.link_all();
+    }
+    for node in 0..5 {
+        assert!(net.holds(node, "k"), "node {node} has not what it brought");
+    }
+}
+
+#[test]
 fn one_whose_seat_was_forgotten_meanwhile_begins_anew() {
     let mut net = Net::new(4);
     // Whom a node let in that is there all the time.

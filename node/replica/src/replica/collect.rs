@@ -55,9 +55,7 @@ impl Replica {
 
     /// Everything of all seats up to here was taken in; 0 while no majority is there.
     fn stable(&self) -> u64 {
-        // What a returner is yet to issue again may be beaten by a tombstone alone: that its writes were seen may
-        // have been known only to a node that died.
-        let hindered = self.leaving || self.half_sent().next().is_some() || self.roster.is_returning();
+        let hindered = self.leaving || self.half_sent().next().is_some();
         if !self.ready || hindered || self.roster.voters() < self.majority() {
             return 0;
         }
@@ -71,18 +69,13 @@ impl Replica {
         self.roster.live().map(|origin| self.vector_seen(origin)).chain(adopted).min().unwrap_or(0)
     }
 
-    pub(super) fn cut_report(&mut self, link: &Link, now_ms: u64) -> Report {
+    pub(super) fn cut_report(&mut self, now_ms: u64) -> Report {
         let stable = self.stable();
         self.promised |= stable > 0;
         self.vouched = self.vouched.max(stable);
         let silent = if self.ready { self.silent(now_ms).collect() } else { Vec::new() };
         let voters = if self.settings.voter { self.settings.voters as u32 } else { 0 };
-        // One that was not part of the agreement must not take it for its own.
-        let mut standing = self.standing();
-        if !self.accepts(link) {
-            standing.collected = 0;
-        }
-        Report { roster_hash: self.roster_hash(), stable, standing: Some(standing), silent, voters }
+        Report { roster_hash: self.roster_hash(), stable, standing: Some(self.standing()), silent, voters }
     }
 
     pub(super) fn take_report(&mut self, link: &mut Link, report: Report) {

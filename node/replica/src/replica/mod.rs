@@ -406,7 +406,7 @@ impl Replica {
             return Some(Kind::Delta(delta));
         }
         if std::mem::take(&mut link.report_due) {
-            return Some(Kind::Report(self.cut_report(link, now_ms)));
+            return Some(Kind::Report(self.cut_report(now_ms)));
         }
         // After pushes, so that our own stamp is the same on both sides.
         if std::mem::take(&mut link.digest_due) && self.store.is_collected(self.collected) {

@@ -78,12 +78,7 @@ impl Roster {
     /// Whether an evicted process may still come back with writes of its own,
     /// or has come back and not issued them yet.
     pub(super) fn awaits_return(&self) -> bool {
-        self.is_returning() || self.seats.values().any(|seat| seat.state == SeatState::Evicted)
-    }
-
-    /// Whether a seat that takes part has yet to issue writes again.
-    pub(super) fn is_returning(&self) -> bool {
-        self.seats.values().any(|seat| seat.is_live() && seat.returning)
+        self.seats.values().any(|seat| seat.state == SeatState::Evicted || (seat.is_live() && seat.returning))
     }
 
     /// Takes an account of a seat. Returns whether it told something new.
