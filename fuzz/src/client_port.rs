@@ -230,7 +230,7 @@ impl World {
     }
 
     async fn batch_get(&mut self, request: v1::BatchGetRequest) {
-        let keys = request.keys.clone();
+        let (keys, keys_only) = (request.keys.clone(), request.keys_only);
         let answers = match self.port.kv().batch_get(fuzzing::request(request)).await {
             Ok(answers) => answers.into_inner(),
             Err(status) => return explained(&status),
@@ -241,8 +241,13 @@ impl World {
         let answers: Vec<_> = answers.collect();
         assert_eq!(answers.len(), keys.len());
         for (key, answer) in keys.iter().zip(answers) {
-            let found = (!answer.missing).then_some(answer.value);
-            self.compare(key, found.as_ref());
+            if keys_only {
+                assert!(answer.value.is_empty(), "{answer:?}");
+                self.there(key, !answer.missing);
+            } else {
+                let found = (!answer.missing).then_some(answer.value);
+                self.compare(key, found.as_ref());
+            }
         }
     }
 
@@ -326,12 +331,15 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let batch = v1::BatchPutRequest { puts: vec![put("a", b"1"), put("b", b"2")], ack: None, session: None };
     let keys =
         v1::BatchDeleteRequest { keys: vec!["a".to_owned(), "c".to_owned()], ..v1::BatchDeleteRequest::default() };
+    let there = v1::BatchGetRequest { keys: vec!["a".to_owned()], keys_only: true, ..v1::BatchGetRequest::default() };
+    let kept = v1::PutRequest { ttl: None, ack: None, session: None, ..put("a", b"v") };
     let list = v1::ListRequest { prefix: "a".to_owned(), limit: 1, ..v1::ListRequest::default() };
     let long = v1::PutRequest { ttl: None, ack: None, session: None, ..put("long", &[7; 250]) };
     vec![
         [pipe(Operation::Put(put("a", b"v"))), pipe(Operation::Get(get)), vec![5, 0, 1, 0]].concat(),
         [vec![1], chunk(&batch.encode_to_vec()), vec![2], chunk(&keys.encode_to_vec())].concat(),
         [vec![1], chunk(&batch.encode_to_vec()), vec![3], chunk(&keys.encode_to_vec())].concat(),
+        [pipe(Operation::Put(kept)), vec![3], chunk(&there.encode_to_vec())].concat(),
         [vec![4], chunk(&list.encode_to_vec()), pipe(Operation::Put(long))].concat(),
         (0..=255).collect(),
     ]
