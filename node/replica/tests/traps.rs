@@ -148,6 +148,39 @@ impl Net {
         self.beats(beats, &mut |_, _, _| true);
     }
 
+    /// All reach each other again, also those that begin anew meanwhile.
+    fn heal(&mut self) {
+        for _ in 0..4 {
+            self.link_all();
+            self.settle(5);
+        }
+    }
+
+    /// Starts one that reaches nobody but its sponsor, and once it is ready not even that.
+    fn let_in(&mut self, sponsor: usize, name: &str, voters: usize) -> usize {
+        let joins = self.start(name, voters);
+        self.link(joins, sponsor);
+        self.settle(2);
+        assert!(self.nodes[joins].is_ready());
+        self.cut_off(joins);
+        joins
+    }
+
+    /// Messages until the first of several parts of an answer has got there.
+    fn first_part(&mut self, asks: usize, answers: usize) {
+        let mut parts = 0;
+        for _ in 0..20 {
+            self.step(asks, answers, &mut |_, _, _| true);
+            if parts == 0 {
+                self.step(answers, asks, &mut |_, _, kind| {
+                    parts += usize::from(matches!(kind, Kind::Delta(delta) if !delta.last));
+                    true
+                });
+            }
+        }
+        assert_eq!(parts, 1, "the answer takes more than one part");
+    }
+
     fn put(&mut self, node: usize, key: &'static str) -> Dot {
         let value = Bytes::from_static(b"v");
         self.nodes[node].put(key.into(), value, None, self.now_ms).expect("there is room")
@@ -281,21 +314,15 @@ fn a_session_waits_for_a_write_of_one_who_was_never_heard_of() {
     let mut net = Net::new(4);
     let sponsor = 3;
     net.cut_off(sponsor);
-    let joins = net.start("n4", 4);
-    net.link(joins, sponsor);
-    net.settle(2);
+    let joins = net.let_in(sponsor, "n4", 4);
     let (dot, founding) = (net.put(joins, "k"), net.nodes[joins].founding());
-    net.cut_off(joins);
     net.settle(12);
     // Where its sponsor was given up on, all that anybody knows of was taken in up to later than that.
     assert!(net.nodes[0].collected() > dot.hlc);
     assert_eq!(net.nodes[0].coverage(dot, founding), Coverage::Behind);
     let forgotten = Dot { hlc: founding.0, origin: 77 };
     assert_eq!(net.nodes[0].coverage(forgotten, founding), Coverage::Covered);
-    for _ in 0..4 {
-        net.link_all();
-        net.settle(5);
-    }
+    net.heal();
     assert!(net.holds(0, "k"));
     assert_eq!(net.nodes[0].coverage(dot, founding), Coverage::Covered);
 }
@@ -366,17 +393,7 @@ fn an_answer_to_one_who_was_given_up_on_meanwhile_claims_nothing() {
     // It reaches only one, whose answer takes several parts. The other three give up on it meanwhile.
     net.cut_off(asks);
     net.link(answers, asks);
-    let mut parts = 0;
-    for _ in 0..20 {
-        net.step(asks, answers, &mut |_, _, _| true);
-        if parts == 0 {
-            net.step(answers, asks, &mut |_, _, kind| {
-                parts += usize::from(matches!(kind, Kind::Delta(delta) if !delta.last));
-                true
-            });
-        }
-    }
-    assert_eq!(parts, 1, "the answer takes more than one part");
+    net.first_part(asks, answers);
     for _ in 0..15 {
         net.now_ms += BEAT_MS;
         for node in (0..5).filter(|&node| node != asks) {
@@ -390,10 +407,7 @@ fn an_answer_to_one_who_was_given_up_on_meanwhile_claims_nothing() {
     net.pass_between(|from, _| from == answers, &mut |_, to, kind| to != asks || !matches!(kind, Kind::Roster(_)));
     assert_eq!(net.nodes[asks].coverage(dot, net.nodes[asks].founding()), Coverage::Behind);
     assert!(net.holds(asks, "z"));
-    for _ in 0..4 {
-        net.link_all();
-        net.settle(5);
-    }
+    net.heal();
     for node in 0..5 {
         assert!(net.nodes[node].is_ready() && !net.holds(node, "z"), "node {node} has what was deleted");
     }
@@ -408,12 +422,7 @@ fn one_whom_nobody_let_in_who_takes_part_begins_anew() {
         net.cut_off(joins);
         net.settle(10);
         for name in &["n4", "n5"][..generations] {
-            let sponsor = joins;
-            joins = net.start(name, 4);
-            net.link(joins, sponsor);
-            net.settle(2);
-            assert!(net.nodes[joins].is_ready());
-            net.cut_off(joins);
+            joins = net.let_in(joins, name, 4);
         }
         let dot = net.put(joins, "k");
         // Nothing was forgotten that it lacks, and what it wrote is above all of that: it could not be told by what it holds.
@@ -426,10 +435,7 @@ fn one_whom_nobody_let_in_who_takes_part_begins_anew() {
             true
         });
         assert_eq!((taken, net.nodes[joins].is_ready()), (0, false), "after {generations}");
-        for _ in 0..4 {
-            net.link_all();
-            net.settle(5);
-        }
+        net.heal();
         for (at, node) in net.nodes.iter().enumerate() {
             assert!(node.is_ready() && net.holds(at, "k"), "node {at} has not what it brought, after {generations}");
         }
@@ -441,11 +447,8 @@ fn one_that_is_refused_does_not_take_over_what_the_others_agreed_on() {
     let mut net = Net::new(4);
     let sponsor = 3;
     net.cut_off(sponsor);
-    let joins = net.start("n4", 4);
-    net.link(joins, sponsor);
-    net.settle(2);
+    let joins = net.let_in(sponsor, "n4", 4);
     let dot = net.put(joins, "k");
-    net.cut_off(joins);
     net.settle(12);
     // All of the others' that it is not told is that they refuse it.
     for node in 0..3 {
@@ -482,10 +485,7 @@ fn one_whose_seat_was_forgotten_meanwhile_begins_anew() {
     net.link(late, 0);
     net.pass(&mut |_, _, _| true);
     assert!(!net.nodes[late].is_ready());
-    for _ in 0..4 {
-        net.link_all();
-        net.settle(5);
-    }
+    net.heal();
     for node in 0..5 {
         assert!(net.nodes[node].is_ready() && !net.holds(node, "k"), "node {node} has what was deleted");
     }
@@ -545,10 +545,7 @@ fn of_two_that_refuse_each_other_one_stays() {
     net.settle(10);
     // On the smaller side one is replaced, on the larger side all three are.
     net.cut_off(dies);
-    let late = net.start("n4", 5);
-    net.link(late, sponsor);
-    net.settle(2);
-    net.cut_off(late);
+    let late = net.let_in(sponsor, "n4", 5);
     let mut members = vec![0, 1, 2];
     for name in ["n0", "n1", "n2"] {
         let new = net.start(name, 5);
@@ -583,17 +580,7 @@ fn one_that_leaves_lets_nobody_in_if_there_is_another() {
             net.nodes[0].leave(net.now_ms);
         }
         net.link(joins, 0);
-        let mut parts = 0;
-        for _ in 0..20 {
-            net.step(joins, 0, &mut |_, _, _| true);
-            if parts == 0 {
-                net.step(0, joins, &mut |_, _, kind| {
-                    parts += usize::from(matches!(kind, Kind::Delta(delta) if !delta.entries.is_empty()));
-                    true
-                });
-            }
-        }
-        assert_eq!(parts, 1, "it is all that there is to ask");
+        net.first_part(joins, 0);
         net.link(joins, 1);
         net.link(joins, 2);
         net.pass_between(|from, to| from != 0 && to != 0, &mut |_, _, _| true);
