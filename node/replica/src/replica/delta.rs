@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use kvasir_proto::peer::v1::{Delta, Entry, SeatState, Seen, Standing, Stranger, Sync, Want};
+use kvasir_proto::peer::v1::{Delta, Entry, Seen, Stranger, Sync, Want};
 
 use super::link::{Awaiting, Link, LinkId, Scan, Select, to_wire};
 use super::push::Taken;
-use super::{Bounds, MESSAGE_MAX_BYTES, RELAY_AFTER_MS, Replica, Violation, founding_of};
+use super::{Bounds, MESSAGE_MAX_BYTES, RELAY_AFTER_MS, Replica, Violation};
 use crate::clock::{Dot, ms_of, stamp_at};
 use crate::store::{BUCKETS, bucket_of};
 
@@ -293,79 +293,6 @@ impl Replica {
             standing: Some(self.standing()),
             stranger: scan.stranger.into(),
             roster: whole.then(|| self.roster.to_wire()),
-        }
-    }
-
-    /// Whether the peer must begin anew before anything is taken from it; sets
-    /// whether it may be merged with.
-    fn judge(&mut self, link: &mut Link, sync: &Sync) -> Stranger {
-        link.compatible = false;
-        if !self.ready || !sync.ready {
-            return Stranger::No;
-        }
-        if !self.roster.is_live(link.origin) {
-            return Stranger::Ended;
-        }
-        let theirs = sync.standing.unwrap_or_default();
-        let founding = founding_of(&theirs);
-        if founding != self.founding {
-            if self.promised || theirs.promised {
-                // The later founding stands, if a majority was part of it.
-                let stands = (self.promised, self.founding) > (theirs.promised, founding);
-                return if stands { Stranger::Foreign } else { Stranger::No };
-            }
-            // Nobody has forgotten anything yet: the maps merge as they are.
-            self.founding = self.founding.max(founding);
-            self.reports.clear();
-        }
-        link.compatible = self.is_one_of_us(link.origin);
-        if link.compatible { Stranger::No } else { Stranger::Behind }
-    }
-
-    /// Whether to begin anew because a peer says so. Not because of one that is a stranger here, too, if less was
-    /// agreed on where it comes from: of two that refuse each other, one stays.
-    fn heeds(&self, peer: u64, why: Stranger, theirs: &Standing) -> bool {
-        let theirs = (theirs.vouched.max(theirs.collected), peer);
-        let mine = (self.vouched.max(self.collected), self.settings.origin);
-        why != Stranger::Behind || mine < theirs || self.is_one_of_us(peer)
-    }
-
-    /// Notes of each member that was let in that nothing of it is missing up to where it began: it is known from
-    /// then on, whoever let it in may leave.
-    pub(super) fn welcome(&mut self) {
-        let members = self.roster.iter().filter(|(_, seat)| seat.state == SeatState::Member);
-        let began: Vec<_> = members.map(|(origin, seat)| (origin, seat.began)).collect();
-        for (origin, began) in began {
-            if self.vector_seen(origin) < began && self.was_let_in(origin) {
-                self.cover(origin, began, 0);
-            }
-        }
-    }
-
-    /// Whether a peer may be merged with: nothing was forgotten, here or on this node's word, or it was let in.
-    fn is_one_of_us(&self, peer: u64) -> bool {
-        self.collected.max(self.vouched) == 0 || self.was_let_in(peer)
-    }
-
-    /// Whether a member was let in by one who took part then, so that its word was waited for ever since before
-    /// anything was forgotten, and all that it wrote is above what was forgotten before.
-    ///
-    /// If something of it was taken in already, somebody who takes part has found so. Else who let it in must have
-    /// been let in, and so on, back to one of whom something was taken in.
-    fn was_let_in(&self, member: u64) -> bool {
-        let mut next = (member, u64::MAX);
-        loop {
-            let (origin, before) = next;
-            let Some(seat) = self.roster.get(origin).filter(|seat| seat.state == SeatState::Member) else {
-                return false;
-            };
-            if origin == self.settings.origin || self.vector_seen(origin) >= seat.began {
-                return true;
-            }
-            if seat.began <= self.collected || seat.began >= before {
-                return false;
-            }
-            next = (seat.sponsor, seat.began);
         }
     }
 }

@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::link::{Link, LinkId};
 use super::roster::{MAX_SEATS, from_wire};
-use super::{Change, Cover, Replica, SCAN_STEP, Seat, Vector, View, Violation, founding_of};
+use super::{Change, Cover, Replica, SCAN_STEP, Seat, Settings, Vector, View, Violation, founding_of};
 use crate::clock::{Dot, ms_of, stamp_at};
 use crate::store::{Record, Store};
 
@@ -204,19 +204,8 @@ impl Replica {
         self.settings.origin = next_origin(origin, ended);
         let started_ms = seat.map_or(now_ms, |s| now_ms.max(s.started_ms.saturating_add(1)));
         self.settings.started_ms = started_ms;
-        self.roster.take(
-            self.settings.origin,
-            Seat {
-                name: self.settings.name.clone(),
-                voter: self.settings.voter,
-                started_ms,
-                state: SeatState::Joining,
-                since: 0,
-                returning: !self.bags.is_empty(),
-                sponsor: 0,
-                began: 0,
-            },
-        );
+        let Settings { origin, ref name, voter, .. } = self.settings;
+        self.roster.take(origin, Seat::joining(name.clone(), voter, started_ms, !self.bags.is_empty()));
         (self.ready, self.founding, self.promised) = (false, (0, 0), false);
         (self.collected, self.forgotten, self.vouched) = (0, 0, 0);
         self.clear();

@@ -12,6 +12,7 @@
 
 mod collect;
 mod delta;
+mod judge;
 mod life;
 mod link;
 mod log;
@@ -25,7 +26,7 @@ mod vector;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use kvasir_proto::peer::v1::{Ack, Digest, Entry, Message, Report, SeatState, Standing, Stranger, Want, message::Kind};
+use kvasir_proto::peer::v1::{Ack, Digest, Entry, Message, Report, Standing, Stranger, Want, message::Kind};
 
 use self::life::Bag;
 use self::link::Link;
@@ -144,19 +145,8 @@ impl Replica {
     /// An empty replica that starts at `now_ms`.
     pub fn new(settings: Settings, now_ms: u64) -> Self {
         let mut roster = Roster::default();
-        roster.take(
-            settings.origin,
-            Seat {
-                name: settings.name.clone(),
-                voter: settings.voter,
-                started_ms: settings.started_ms,
-                state: SeatState::Joining,
-                since: 0,
-                returning: false,
-                sponsor: 0,
-                began: 0,
-            },
-        );
+        let Settings { origin, ref name, voter, started_ms, .. } = settings;
+        roster.take(origin, Seat::joining(name.clone(), voter, started_ms, false));
         Self {
             clock: Clock::default(),
             store: Store::default(),
@@ -301,9 +291,7 @@ impl Replica {
         link.request = Some(if self.ready { Want::Missing } else { Want::Hello });
         self.links.insert(id, link);
         if self.roster.get(origin).is_none() {
-            let state = SeatState::Joining;
-            let seat = Seat { name, voter, started_ms, state, since: 0, returning, sponsor: 0, began: 0 };
-            self.roster.take(origin, seat);
+            self.roster.take(origin, Seat::joining(name, voter, started_ms, returning));
             self.roster_changed();
         }
         self.silent_since.remove(&origin);

@@ -34,6 +34,11 @@ pub struct Seat {
 }
 
 impl Seat {
+    /// Of one that has no map yet.
+    pub(super) const fn joining(name: String, voter: bool, started_ms: u64, returning: bool) -> Self {
+        Self { name, voter, started_ms, state: SeatState::Joining, since: 0, returning, sponsor: 0, began: 0 }
+    }
+
     /// Takes part: its writes are counted on, and its word is waited for.
     pub const fn is_live(&self) -> bool {
         matches!(self.state, SeatState::Joining | SeatState::Member)
