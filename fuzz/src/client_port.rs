@@ -328,13 +328,16 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         session: Some(Bytes::new()),
     };
     let get = v1::GetRequest { key: "a".to_owned(), session: None };
-    let batch = v1::BatchPutRequest { puts: vec![put("a", b"1"), put("b", b"2")], ack: None, session: None };
+    // In a batch, what is asked for all of it stands beside the puts.
+    let one = |key: &str, value: &'static [u8]| v1::PutRequest { ack: None, session: None, ..put(key, value) };
+    let v1::PutRequest { ack, session, .. } = put("", b"");
+    let batch = v1::BatchPutRequest { puts: vec![one("a", b"1"), one("b", b"2")], ack, session };
     let keys =
         v1::BatchDeleteRequest { keys: vec!["a".to_owned(), "c".to_owned()], ..v1::BatchDeleteRequest::default() };
     let there = v1::BatchGetRequest { keys: vec!["a".to_owned()], keys_only: true, ..v1::BatchGetRequest::default() };
-    let kept = v1::PutRequest { ttl: None, ack: None, session: None, ..put("a", b"v") };
+    let kept = v1::PutRequest { ttl: None, ..one("a", b"v") };
     let list = v1::ListRequest { prefix: "a".to_owned(), limit: 1, ..v1::ListRequest::default() };
-    let long = v1::PutRequest { ttl: None, ack: None, session: None, ..put("long", &[7; 250]) };
+    let long = v1::PutRequest { ttl: None, ..one("long", &[7; 250]) };
     vec![
         [pipe(Operation::Put(put("a", b"v"))), pipe(Operation::Get(get)), vec![5, 0, 1, 0]].concat(),
         [vec![1], chunk(&batch.encode_to_vec()), vec![2], chunk(&keys.encode_to_vec())].concat(),
