@@ -70,7 +70,8 @@ pub(crate) fn frame_seeds() -> Vec<Vec<u8>> {
     while let Some(message) = replica.poll_send(link, START_MS) {
         stream.extend(frame(message.kind.expect("of a kind")));
     }
-    let push = Push { prev: 0, last: stamp(4), entries: vec![entry(&mut Input::new(b"\x01\x05\x03\x01"), &[])] };
+    let push =
+        Push { prev: 0, last: stamp(4), entries: vec![entry(&mut Input::new(b"\x01\x05\x03\x01"), &[])], now_ms: 0 };
     let digest = Digest { seen_hash: 1, fingerprint_hi: 2, fingerprint_lo: 3, collected: 0 };
     vec![stream, [frame(Kind::Push(push)), frame(Kind::Ack(Ack { hlc: 1 })), frame(Kind::Digest(digest))].concat()]
 }
@@ -430,7 +431,8 @@ fn anything(input: &mut Input<'_>, side: &Side, now_ms: u64) -> Message {
     let kind = match input.below(8) {
         0 => {
             let prev = any_stamp(input, known);
-            Kind::Push(Push { prev, last: any_stamp(input, known), entries: entries(input) })
+            let now_ms = START_MS + u64::from(input.byte()) * 100;
+            Kind::Push(Push { prev, last: any_stamp(input, known), entries: entries(input), now_ms })
         }
         1 => {
             let fingerprint = replica.store().fingerprint() ^ u128::from(input.below(3) as u64);

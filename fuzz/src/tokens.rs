@@ -2,7 +2,7 @@
 
 use kvasir_node::api::fuzzing::{read_page_token, read_timeout, write_page_token};
 use kvasir_node::clock::Dot;
-use kvasir_node::engine::{MAX_ORIGINS, Session};
+use kvasir_node::session::{MAX_ORIGINS, Session};
 
 use crate::input::Input;
 

@@ -76,7 +76,7 @@ fn seat() -> impl Strategy<Value = Seat> {
 
 fn message() -> impl Strategy<Value = Message> {
     let push = (any::<(u64, u64)>(), vec(entry(), 0..4))
-        .prop_map(|((prev, last), entries)| Kind::Push(Push { prev, last, entries }));
+        .prop_map(|((prev, last), entries)| Kind::Push(Push { prev, last, entries, now_ms: last }));
     let digest = any::<(u64, u64, u64, u64)>().prop_map(|(seen_hash, fingerprint_hi, fingerprint_lo, collected)| {
         Kind::Digest(Digest { seen_hash, fingerprint_hi, fingerprint_lo, collected })
     });

@@ -22,4 +22,4 @@ pub mod reload;
 pub mod tls;
 pub mod transport;
 
-pub use kvasir_replica::{clock, replica, store};
+pub use kvasir_replica::{clock, replica, session, store};

@@ -4,4 +4,5 @@
 
 pub mod clock;
 pub mod replica;
+pub mod session;
 pub mod store;

@@ -195,10 +195,10 @@ impl Store {
     /// Returns whether none of them is left: only then is the fingerprint a
     /// function of what was taken in and of `stamp`.
     ///
-    /// Whoever calls it knows that every member holds each of them.
+    /// Whoever calls it knows that every member holds each of them, and has
+    /// [expired](Self::expire) what ends by the stamp, whatever the wall clock
+    /// says: of what has not, nothing is dropped.
     pub fn collect(&mut self, stamp: u64, limit: usize) -> bool {
-        // Ended by the stamp, whatever the wall clock here says.
-        self.expire(ms_of(stamp), limit, |_, _| ());
         for _ in 0..limit {
             let Some((_, key)) = self.dead.first().filter(|(since, _)| *since <= stamp).cloned() else { break };
             if let Some(old) = self.map.remove(&key.as_ref() as &dyn Sought) {
@@ -381,8 +381,10 @@ mod tests {
         store.merge("later".into(), delete(stamp_at(9)));
         store.merge("ended".into(), put(stamp_at(3), "v", Some(6)));
         store.merge("ends".into(), put(stamp_at(3), "v", Some(9)));
-        assert!(!store.collect(stamp_at(7), 1), "one step does not do it all");
-        while !store.collect(stamp_at(7), 1) {}
+        assert!(!store.collect(stamp_at(7), 9), "what has ended is still there");
+        store.expire(7, 9, |key, _| assert_eq!(key, "ended"));
+        assert!(!store.collect(stamp_at(7), 0), "no step does nothing");
+        assert!(store.collect(stamp_at(7), 1));
         let left: Vec<_> = store.scan(None).map(|(key, _)| key.clone()).collect();
         assert_eq!(left, ["ends", "later"]);
         let mut other = Store::default();

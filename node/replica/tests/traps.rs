@@ -5,11 +5,12 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use kvasir_proto::peer::v1::{Entry, Message, Roster, Seat, SeatState, message::Kind};
+use kvasir_proto::peer::v1::{Entry, Message, Roster, Seat, SeatState, Want, message::Kind};
 use kvasir_replica::clock::Dot;
 use kvasir_replica::replica::{
-    Bounds, Change, Coverage, LinkId, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS, Replica, Settings, View,
+    Bounds, Change, Coverage, EXPIRE_STEP, LinkId, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS, Replica, Settings, View,
 };
+use kvasir_replica::session::Session;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -42,6 +43,10 @@ impl Net {
     }
 
     fn start(&mut self, name: &str, voters: usize) -> usize {
+        self.start_with_room(name, voters, None)
+    }
+
+    fn start_with_room(&mut self, name: &str, voters: usize, max_memory: Option<u64>) -> usize {
         let settings = Settings {
             origin: self.nodes.len() as u64 + 1,
             name: name.to_owned(),
@@ -51,7 +56,7 @@ impl Net {
             evict_after_ms: 3 * BEAT_MS,
             sync_interval_ms: BEAT_MS,
             max_clock_skew_ms: 10_000,
-            max_memory: None,
+            max_memory,
             evict_ending: false,
             may_found: true,
             serve_alone: false,
@@ -684,5 +689,161 @@ fn what_is_written_just_after_a_start_needs_no_heartbeat_to_arrive() {
         assert!(net.holds(1, "k"), "seed {seed}");
         let holders = net.nodes[0].holders(dot.hlc);
         assert_eq!((holders.peers, holders.lacking), (1, 0), "seed {seed}");
+    }
+}
+
+#[test]
+fn one_that_leaves_hands_on_what_one_that_left_had_told_it_alone() {
+    let mut net = Net::new(3);
+    let (stays, last, first) = (0, 1, 2);
+    net.cut(first, stays);
+    net.put(first, "k");
+    net.pass(&mut |_, _, _| true);
+    net.nodes[first].drain();
+    assert_eq!(net.nodes[first].uncovered(), (0, 0), "all that it is linked to hold it");
+    net.nodes[first].leave(net.now_ms);
+    net.pass(&mut |_, _, _| true);
+    net.cut_off(first);
+    net.nodes[last].drain();
+    assert!(net.nodes[last].uncovered() == (1, 1) && !net.holds(stays, "k"));
+    net.settle(2);
+    assert!(net.nodes[last].uncovered() == (0, 0) && net.holds(stays, "k"));
+}
+
+#[test]
+fn a_clock_that_was_ahead_once_is_held_against_nobody() {
+    let mut net = Net::new(2);
+    net.put(0, "k");
+    net.settle(1);
+    net.nodes[0].tick(ALONE, net.now_ms + 3_600_000);
+    // One whose stamps are not raised yet, too.
+    let joins = net.start("n2", 2);
+    net.link(joins, 0);
+    for node in 0..3 {
+        net.settle(1);
+        net.put(node, ["a", "b", "c"][node]);
+    }
+    net.settle(2);
+    // What one has of another is passed on as ever.
+    net.settle(3);
+    let end_ms = Some(net.now_ms + 60_000);
+    net.nodes[0].put("ends".into(), "v".into(), end_ms, net.now_ms).unwrap();
+    net.settle(5);
+    let all = ["k", "a", "b", "c", "ends"];
+    for node in 0..3 {
+        assert_eq!(all.map(|key| net.holds(node, key)), [true; 5], "{node}");
+    }
+}
+
+#[test]
+fn who_is_gone_is_no_holder_though_its_link_is_still_there() {
+    let mut net = Net::new(3);
+    let dot = net.put(0, "k");
+    net.pass(&mut |_, _, _| true);
+    assert_eq!(net.nodes[0].holders(dot.hlc).peers, 2);
+    let (gone, again) = (1, net.start("n1", 3));
+    net.link(again, 0);
+    net.pass(&mut |from, to, kind| to != gone && (from != again || matches!(kind, Kind::Roster(_))));
+    assert_eq!(net.nodes[0].holders(dot.hlc).peers, 1);
+}
+
+#[test]
+fn a_write_does_not_wait_for_the_end_of_an_answer() {
+    let mut net = Net::new(3);
+    let keys: Vec<&str> = "a b c d e f g h i j k l m n o p q r s t".split(' ').collect();
+    let (leaves, answers, asks) = (0, 1, 2);
+    net.cut_off(asks);
+    for key in &keys {
+        net.put(leaves, key);
+    }
+    net.pass(&mut |_, _, _| true);
+    net.nodes[leaves].leave(net.now_ms);
+    net.pass(&mut |_, _, _| true);
+    net.cut_off(leaves);
+    net.link(asks, answers);
+    net.first_part(asks, answers);
+    net.put(answers, "x");
+    for _ in 0..4 {
+        net.step(answers, asks, &mut |_, _, _| true);
+    }
+    assert!(net.holds(asks, "x") && !net.holds(asks, "t"));
+    net.settle(1);
+    assert!(net.holds(asks, "t"));
+}
+
+#[test]
+fn one_without_room_for_the_map_asks_for_it_now_and_then() {
+    let mut net = Net::new(2);
+    for key in ["a", "b", "c", "d"] {
+        net.put(0, key);
+    }
+    net.settle(1);
+    let joins = net.start_with_room("n2", 2, Some(100));
+    net.link(joins, 0);
+    net.link(joins, 1);
+    let (mut asked, mut parts) = (0, 0);
+    net.beats(5, &mut |_, _, kind| {
+        asked += usize::from(matches!(kind, Kind::Sync(sync) if sync.want == Want::Snapshot as i32));
+        parts += usize::from(matches!(kind, Kind::Delta(delta) if !delta.entries.is_empty()));
+        true
+    });
+    assert!(!net.nodes[joins].is_ready() && net.nodes[joins].is_overfull());
+    assert!((3..=6).contains(&asked) && parts <= 2 * asked, "{asked} and {parts}");
+}
+
+#[test]
+fn all_that_ends_is_told_however_much_ends_at_once() {
+    let mut net = Net::new(2);
+    net.nodes[1].leave(net.now_ms);
+    net.pass(&mut |_, _, _| true);
+    net.cut_off(1);
+    net.nodes[0].set_voters(1);
+    net.nodes[0].watch(true);
+    let count = 5 * EXPIRE_STEP / 2;
+    for n in 0..count {
+        let end_ms = Some(net.now_ms + 1);
+        net.nodes[0].put(n.to_string().into(), "v".into(), end_ms, net.now_ms).unwrap();
+    }
+    net.now_ms += 60 * BEAT_MS;
+    net.settle(10);
+    let told = net.nodes[0].take_changes().iter().filter(|change| matches!(change, Change::Expired(..))).count();
+    assert_eq!((told, net.nodes[0].store().len()), (count, 0));
+}
+
+#[test]
+fn a_session_is_behind_on_one_that_was_given_up_on_and_does_not_know_it() {
+    let mut net = Net::new(3);
+    net.cut_off(2);
+    net.settle(8);
+    let mut session = Session::default();
+    session.saw(net.put(0, "k"));
+    net.settle(8);
+    session.shorten(&net.nodes[0]).unwrap();
+    let lone = Session::default().encode().len();
+    assert_eq!(session.encode().len(), lone, "everybody has it, as far as they know");
+    let coverage = |net: &Net| [0, 1, 2].map(|node| session.coverage(&net.nodes[node]));
+    assert!(net.nodes[2].is_ready());
+    assert_eq!(coverage(&net), [Coverage::Covered, Coverage::Covered, Coverage::Behind]);
+    net.heal();
+    assert_eq!(coverage(&net), [Coverage::Covered; 3]);
+}
+
+#[test]
+fn what_was_taken_as_it_is_is_not_lost_for_a_session() {
+    let mut net = Net::new(3);
+    net.cut(2, 0);
+    net.pass(&mut |_, _, _| true);
+    // The first is lost on its way, the second is the last that is heard.
+    net.put(2, "a");
+    net.step(2, 1, &mut |_, _, _| false);
+    let dot = net.put(2, "b");
+    net.step(2, 1, &mut |_, _, _| true);
+    net.cut_off(2);
+    assert!(net.holds(1, "b") && !net.holds(1, "a"));
+    net.settle(12);
+    let founding = net.nodes[0].founding();
+    for node in &net.nodes[..2] {
+        assert!(node.counters().adoptions > 0 && node.store().get(b"b").is_some());
+        assert_eq!(node.coverage(dot, founding), Coverage::Covered);
     }
 }

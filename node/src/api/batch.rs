@@ -13,7 +13,8 @@ use super::status::{failure, not_served, refused};
 use super::{LIST_MESSAGE_BYTES, check};
 use crate::clock::Dot;
 use crate::config::Verb;
-use crate::engine::{Read, Session};
+use crate::engine::Read;
+use crate::session::Session;
 
 /// A batch has at most this many keys.
 pub const MAX_BATCH: usize = 1000;

@@ -18,7 +18,8 @@ use super::status::{not_served, of_session, refused};
 use crate::auth::Caller;
 use crate::clock::Dot;
 use crate::config::{Limits, Verb};
-use crate::engine::{Engine, Place, Read, Session, Value};
+use crate::engine::{Engine, Place, Read, Value};
+use crate::session::Session;
 
 /// The engine, what a request may hold, and who makes it.
 #[derive(Clone)]

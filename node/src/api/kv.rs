@@ -20,7 +20,8 @@ use super::identify::{self, denied};
 use super::status::not_served;
 use super::{LIST_MESSAGE_BYTES, LIST_MESSAGE_ENTRIES, check, page_token, pipe, text, watch};
 use crate::config::{Limits, Verb};
-use crate::engine::{Engine, Session, Value};
+use crate::engine::{Engine, Value};
+use crate::session::Session;
 
 /// `kvasir.v1.Kv` over an engine.
 pub(super) struct Kv {

@@ -7,7 +7,6 @@
 
 mod heard;
 mod links;
-mod session;
 mod wait;
 mod watching;
 
@@ -24,12 +23,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use self::links::Linked;
-pub use self::session::{BadToken, MAX_ORIGINS, Session};
 pub use self::wait::{Acked, Crowded, MAX_WAITING, Need, Place, SessionError};
 pub use self::watching::{Happened, Lost, MAX_WATCHES, QUEUE_BYTES, QUEUE_EVENTS, Told, Watch, WatchError};
 use self::{heard::Heard, links::LinkTask, watching::Watcher};
 use crate::clock::{Dot, ms_of};
 use crate::replica::{Bounds, Counters, Full, LinkId, PeerId, Replica, Settings, View};
+use crate::session::Session;
 use crate::store::Record;
 
 /// How often expiry, heartbeats and time-outs are looked at.
@@ -495,6 +494,7 @@ impl Engine {
     pub fn drain(&self) {
         let mut inner = self.inner.lock();
         inner.draining = true;
+        inner.replica.drain();
         self.after(&mut inner);
     }
 
@@ -548,7 +548,7 @@ impl Engine {
         Stats {
             keys: store.keys(),
             tombstones: store.tombstones(),
-            memory_bytes: store.memory(),
+            memory_bytes: store.memory() + inner.replica.brought_memory(),
             max_memory: self.max_memory,
             // A peer's delete or an expiry may have made room, and no write of ours may come to find it.
             full: inner.full.is_some_and(|held| store.memory() >= held),

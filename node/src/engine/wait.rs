@@ -5,10 +5,10 @@
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
-use super::session::{MAX_ORIGINS, Session};
 use super::{Engine, ReadError};
 use crate::clock::Dot;
 use crate::replica::{Coverage, Holders};
+use crate::session::{MAX_ORIGINS, Session, TooWide};
 
 /// Calls that may wait at a time.
 pub const MAX_WAITING: usize = 4096;
@@ -109,15 +109,11 @@ impl Engine {
             if let Err(error) = self.readable(&inner) {
                 return Some(Err(error.into()));
             }
-            let mut behind = false;
-            for dot in session.dots() {
-                match inner.replica.coverage(dot, session.founding) {
-                    Coverage::Covered => {}
-                    Coverage::Behind => behind = true,
-                    Coverage::Lost => return Some(Err(SessionError::Lost)),
-                }
+            match session.coverage(&inner.replica) {
+                Coverage::Covered => Some(Ok(())),
+                Coverage::Behind => None,
+                Coverage::Lost => Some(Err(SessionError::Lost)),
             }
-            (!behind).then_some(Ok(()))
         };
         let caught_up = timeout_at(end, self.heard.until(look)).await;
         caught_up.unwrap_or_else(|_| look().unwrap_or(Err(SessionError::Behind)))
@@ -125,19 +121,13 @@ impl Engine {
 
     /// Whether the node holds what the session saw, so that nothing is to be waited for.
     pub fn covers(&self, session: &Session) -> bool {
-        let inner = self.inner.lock();
-        session.dots().all(|dot| inner.replica.coverage(dot, session.founding) == Coverage::Covered)
+        session.coverage(&self.inner.lock().replica) == Coverage::Covered
     }
 
     /// The session's token, as short as it may be: what all nodes hold need not
     /// be asked of any.
     pub fn token(&self, session: &mut Session) -> Result<bytes::Bytes, SessionError> {
-        let (founding, collected) = {
-            let inner = self.inner.lock();
-            (inner.replica.founding(), inner.replica.collected())
-        };
-        session.founding = founding;
-        session.seen.retain(|_, hlc| *hlc > collected);
-        if session.seen.len() > MAX_ORIGINS { Err(SessionError::TooWide) } else { Ok(session.encode()) }
+        session.shorten(&self.inner.lock().replica).map_err(|TooWide| SessionError::TooWide)?;
+        Ok(session.encode())
     }
 }

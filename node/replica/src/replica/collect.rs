@@ -54,7 +54,8 @@ impl Replica {
     }
 
     /// Everything of all seats up to here was taken in; 0 while no majority is there.
-    fn stable(&self) -> u64 {
+    /// Not above this node's wall clock, if stamps are: what has an end would come to it early.
+    fn stable(&self, now_ms: u64) -> u64 {
         let hindered = self.leaving || self.half_sent().next().is_some();
         if !self.ready || hindered || self.roster.voters() < self.majority() {
             return 0;
@@ -66,11 +67,12 @@ impl Replica {
             .iter()
             .filter(|(o, c)| c.last > c.seen && !self.roster.is_live(**o) && self.roster.awaits_return())
             .map(|(_, c)| c.seen);
-        self.roster.live().map(|origin| self.vector_seen(origin)).chain(adopted).min().unwrap_or(0)
+        let taken_in = self.roster.live().map(|origin| self.vector_seen(origin)).chain(adopted).min().unwrap_or(0);
+        taken_in.min(stamp_at(now_ms))
     }
 
     pub(super) fn cut_report(&mut self, now_ms: u64) -> Report {
-        let stable = self.stable();
+        let stable = self.stable(now_ms);
         self.promised |= stable > 0;
         self.vouched = self.vouched.max(stable);
         let silent = if self.ready { self.silent(now_ms).collect() } else { Vec::new() };
@@ -78,7 +80,7 @@ impl Replica {
         Report { roster_hash: self.roster_hash(), stable, standing: Some(self.standing()), silent, voters }
     }
 
-    pub(super) fn take_report(&mut self, link: &mut Link, report: Report) {
+    pub(super) fn take_report(&mut self, link: &mut Link, report: Report, now_ms: u64) {
         let standing: Standing = report.standing.unwrap_or_default();
         // Only who is ready goes back to a founding.
         link.peer_ready = founding_of(&standing) != (0, 0);
@@ -94,7 +96,7 @@ impl Replica {
             self.forgotten = self.forgotten.max(standing.forgotten);
             // Whoever dropped them had everybody's word, this node's included: what
             // it vouched for once stays true, even if it would not vouch now.
-            self.collected = self.collected.max(standing.collected.min(self.stable().max(self.vouched)));
+            self.collected = self.collected.max(standing.collected.min(self.stable(now_ms).max(self.vouched)));
             self.reports.insert(link.origin, report);
         }
     }
@@ -113,12 +115,12 @@ impl Replica {
                 .all(|o| self.reports.get(&o).is_some_and(|r| r.roster_hash == hash))
     }
 
-    pub(super) fn collect(&mut self) {
+    pub(super) fn collect(&mut self, now_ms: u64) {
         if !self.ready {
             return;
         }
         let me = self.settings.origin;
-        let own = self.stable();
+        let own = self.stable(now_ms);
         let hash = self.roster_hash();
         let vouched = |origin: u64| match self.reports.get(&origin) {
             Some(report) if report.roster_hash == hash => report.stable,

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use kvasir_proto::peer::v1::{Delta, Entry, Seen, Stranger, Sync, Want};
+use kvasir_proto::peer::v1::{Delta, Entry, Seen, Standing, Stranger, Sync, Want};
 
 use super::link::{Awaiting, Link, LinkId, Scan, Select, to_wire};
 use super::push::Taken;
-use super::{Bounds, MESSAGE_MAX_BYTES, RELAY_AFTER_MS, Replica, Violation};
+use super::{Bounds, Cover, MESSAGE_MAX_BYTES, RELAY_AFTER_MS, Replica, Violation};
 use crate::clock::{Dot, ms_of, stamp_at};
 use crate::store::{BUCKETS, bucket_of};
 
@@ -35,7 +35,8 @@ impl Replica {
                 Want::Repair => self.store.buckets().iter().flat_map(|b| b.to_le_bytes()).collect::<Vec<_>>().into(),
                 _ => bytes::Bytes::new(),
             },
-            echo: !link.compatible,
+            // To hear what it holds once it has what this node will take with it.
+            echo: !link.compatible || self.draining,
             sponsor,
             began_hlc,
         }
@@ -49,6 +50,7 @@ impl Replica {
         }
         let want = Want::try_from(sync.want).map_err(|_| Violation::Unknown)?;
         link.answered = sync.id;
+        self.note_held(link, &sync.seen, sync.standing.as_ref());
         if sync.ready && self.roster.admit(link.origin, sync.sponsor, sync.began_hlc) {
             self.roster_changed();
             if self.ready {
@@ -88,6 +90,14 @@ impl Replica {
         Ok(())
     }
 
+    fn note_held(&self, link: &mut Link, seen: &[Seen], standing: Option<&Standing>) {
+        if !seen.is_empty() {
+            link.their_collected = standing.map_or(0, |s| s.collected);
+            let known = seen.iter().filter(|s| self.vector.contains_key(&s.origin));
+            link.theirs = known.map(|s| (s.origin, Cover { seen: s.hlc, last: s.last, beyond: s.beyond })).collect();
+        }
+    }
+
     fn answer_missing(
         &mut self,
         link: &mut Link,
@@ -107,7 +117,9 @@ impl Replica {
 
         // What a scan must bring: own writes that the log has lost, and other
         // nodes' writes that will not come from those nodes themselves.
-        let stale = stamp_at(now_ms.saturating_sub(RELAY_AFTER_MS));
+        // Stamps far ahead of the clock, from one that was wrong once, stand still: they do not tell what is stale.
+        let ahead = ms_of(self.clock.last()).saturating_sub(now_ms) > self.settings.max_clock_skew_ms;
+        let stale = if ahead { u64::MAX } else { stamp_at(now_ms.saturating_sub(RELAY_AFTER_MS)) };
         let lacks = |origin: u64, last: u64| held(origin) < last;
         let scan = want == Want::Repair
             || self.vector.iter().any(|(&origin, cover)| {
@@ -115,7 +127,7 @@ impl Replica {
                     && if origin == me {
                         !self.log.covers(mine)
                     } else {
-                        held(origin) < stale || !self.roster.is_live(origin)
+                        held(origin) < stale || !self.roster.is_live(origin) || self.draining && !self.is_linked(origin)
                     }
             });
         let mut seen = to_wire(&self.vector);
@@ -177,6 +189,12 @@ impl Replica {
                 }
             }
         }
+        if snapshot && takes && refused {
+            // The rest would come for nothing.
+            link.awaiting = None;
+            link.request = Some(Want::Hello);
+            return Ok(());
+        }
         if !delta.last {
             link.awaiting = link.awaiting.take().map(|a| Awaiting { refused, ..a });
             return Ok(());
@@ -184,6 +202,7 @@ impl Replica {
         link.awaiting = None;
         link.synced = true;
         link.peer_ready = delta.ready;
+        self.note_held(link, &delta.seen, delta.standing.as_ref());
         let standing = delta.standing.unwrap_or_default();
         let stranger = Stranger::try_from(delta.stranger).map_err(|_| Violation::Unknown)?;
         if stranger != Stranger::No && self.heeds(link.origin, stranger, &standing) {

@@ -33,6 +33,10 @@ impl Bag {
     pub(super) fn len(&self) -> usize {
         self.store.len()
     }
+
+    pub(super) const fn memory(&self) -> u64 {
+        self.store.memory()
+    }
 }
 
 impl Replica {
@@ -42,7 +46,8 @@ impl Replica {
         let asked = |l: &Link| {
             l.request == Some(Want::Snapshot) || l.awaiting.as_ref().is_some_and(|a| a.want == Want::Snapshot)
         };
-        if self.ready || self.links.values().any(|l| asked(l)) {
+        // One that has no room for what is there tries again now and then.
+        if self.ready || self.full_since_ms.is_some() || self.links.values().any(|l| asked(l)) {
             return;
         }
         let long = now_ms.saturating_sub(self.started_ms) >= self.settings.sync_interval_ms;
@@ -266,6 +271,22 @@ impl Replica {
         }
         self.welcome();
         self.roster_changed();
+    }
+
+    /// This node is about to leave. Peers are asked, at once and at each beat, whether they hold what it holds of
+    /// those whom it cannot hear, see [`Self::uncovered`]: it may be the last that does.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        self.ask_what_is_held();
+    }
+
+    pub(super) fn ask_what_is_held(&mut self) {
+        let behind: Vec<LinkId> = self.links.iter().filter(|(_, l)| self.unshared(l) > 0).map(|(&id, _)| id).collect();
+        for id in behind {
+            if let Some(link) = self.links.get_mut(&id) {
+                link.ask(Want::Missing);
+            }
+        }
     }
 
     /// This node goes: nobody needs to wait for its word.

@@ -68,6 +68,10 @@ pub(super) struct Link {
     pub(super) cursor: Option<u64>,
     /// The stamp up to which the peer said it holds our writes.
     pub(super) acked: u64,
+    /// What the peer last said it holds of everyone that is known here.
+    pub(super) theirs: Vector,
+    /// And up to which stamp it had forgotten what was deleted.
+    pub(super) their_collected: u64,
     /// Pushed writes of the peer that we hold above a gap: (prev, last).
     pub(super) ahead: Option<(u64, u64)>,
     pub(super) ack_due: bool,
@@ -98,6 +102,8 @@ impl Link {
             compatible: false,
             cursor: None,
             acked: 0,
+            theirs: Vector::new(),
+            their_collected: 0,
             ahead: None,
             ack_due: false,
             digest_due: false,

@@ -94,6 +94,8 @@ pub struct Replica {
     links: BTreeMap<LinkId, Box<Link>>,
     next_link: LinkId,
     ready: bool,
+    /// It is about to leave.
+    draining: bool,
     leaving: bool,
     started_ms: u64,
     next_beat_ms: u64,
@@ -155,6 +157,7 @@ impl Replica {
             links: BTreeMap::new(),
             next_link: 1,
             ready: false,
+            draining: false,
             leaving: false,
             started_ms: now_ms,
             next_beat_ms: now_ms,
@@ -330,7 +333,7 @@ impl Replica {
                 Ok(())
             }
             Some(Kind::Report(report)) => {
-                self.take_report(&mut state, report);
+                self.take_report(&mut state, report, now_ms);
                 Ok(())
             }
             Some(Kind::Roster(roster)) => self.take_roster(roster, now_ms),
@@ -383,7 +386,7 @@ impl Replica {
             && (link.push_next || link.scan.is_none())
         {
             link.push_next = false;
-            return Some(Kind::Push(self.cut_push(link, prev)));
+            return Some(Kind::Push(self.cut_push(link, prev, now_ms)));
         }
         link.push_next = true;
         if let Some(mut scan) = link.scan.take() {
@@ -430,7 +433,7 @@ impl Replica {
         }
         // What is agreed changes with what peers report, not with the time.
         if std::mem::take(&mut self.heard) || !self.bags.is_empty() {
-            self.collect();
+            self.collect(now_ms);
             self.adopt_orphans();
             self.issue_bags(now_ms);
         } else if self.ready {
@@ -457,6 +460,9 @@ impl Replica {
                 link.ask(Want::Missing);
             }
         }
+        if self.draining {
+            self.ask_what_is_held();
+        }
         for _ in 0..DIGEST_FANOUT.min(self.links.len()) {
             let next = self.links.range(self.digested + 1..).next().or_else(|| self.links.first_key_value());
             let Some(id) = next.map(|(&id, _)| id) else { break };
@@ -469,7 +475,7 @@ impl Replica {
             && now_ms.abs_diff(since) >= RETRY_MS
         {
             self.full_since_ms = None;
-            for link in self.links.values_mut() {
+            for link in self.links.values_mut().filter(|_| self.ready) {
                 link.ask(Want::Missing);
             }
         }

@@ -3,7 +3,8 @@
 use kvasir_proto::peer::v1::Stranger;
 
 use super::life::Bag;
-use super::{Counters, Coverage, Holders, PeerId, Replica, Seat, Vector};
+use super::link::Link;
+use super::{Counters, Cover, Coverage, Holders, PeerId, Replica, Seat, Vector};
 use crate::clock::{Dot, ms_of};
 use crate::store::Store;
 
@@ -70,13 +71,36 @@ impl Replica {
         self.settings.voters = voters;
     }
 
-    /// Own writes that are still in the log and that no linked peer, or not
-    /// every one, said it holds: `(none, not all)`. What is yet to be issued
-    /// again nobody holds.
+    /// What no linked peer, or not every one, said it holds, `(none, not all)`:
+    /// own writes that are still in the log, and what is yet to be issued again,
+    /// each; and of those who left or cannot be heard, who may have told this
+    /// node alone, one for each of them.
     pub fn uncovered(&self) -> (usize, usize) {
         let any = self.links.values().map(|l| l.acked).max().unwrap_or(0);
         let all = self.links.values().map(|l| l.acked).min().unwrap_or(0);
-        (self.log.above(any).count() + self.brought(), self.log.above(all).count() + self.brought())
+        let lacked = || self.links.values().map(|l| self.unshared(l));
+        let (by_all, by_any) = (lacked().min().unwrap_or(0), lacked().max().unwrap_or(0));
+        let brought = self.brought();
+        (self.log.above(any).count() + brought + by_all, self.log.above(all).count() + brought + by_any)
+    }
+
+    /// Of how many that are not linked something is held here that the peer has not said it holds.
+    pub(super) fn unshared(&self, link: &Link) -> usize {
+        let lacked = |origin: &u64, cover: &Cover| {
+            // Of whom it remembers nothing, it has forgotten all.
+            let forgotten = Cover { seen: link.their_collected, ..Cover::default() };
+            let theirs = link.theirs.get(origin).copied().unwrap_or(forgotten);
+            let held = theirs.seen.max(theirs.last);
+            cover.wrote() > self.floor(*origin)
+                && (held < cover.last || held.max(theirs.beyond) < cover.beyond)
+                && *origin != self.settings.origin
+                && !self.is_linked(*origin)
+        };
+        self.vector.iter().filter(|(origin, cover)| lacked(origin, cover)).count()
+    }
+
+    pub(super) fn is_linked(&self, origin: u64) -> bool {
+        self.linked().any(|linked| linked == origin)
     }
 
     /// Keys of own writes that are still in the log and that no linked peer said
@@ -97,6 +121,12 @@ impl Replica {
         self.bags.iter().map(Bag::len).sum()
     }
 
+    /// What [`Self::brought`] takes, bytes as they are accounted, beside what
+    /// [`Store::memory`] says.
+    pub fn brought_memory(&self) -> u64 {
+        self.bags.iter().map(Bag::memory).sum()
+    }
+
     /// Who holds this node's own write with the stamp `hlc`. Counted by name:
     /// a node that restarted is not two.
     pub fn holders(&self, hlc: u64) -> Holders {
@@ -114,10 +144,28 @@ impl Replica {
         Holders { peers: names.len(), voters, lacking: others.saturating_sub(names.len()), majority: self.majority() }
     }
 
+    /// Whether everything up to the stamp `collected`, which was held by all that
+    /// took part where a node's map goes back to `founding`, is held here. One
+    /// that was given up on meanwhile has not vouched for that much.
+    pub fn coverage_of_all(&self, collected: u64, founding: (u64, u64)) -> Coverage {
+        if collected == 0 {
+            Coverage::Covered
+        } else if founding != self.founding {
+            // Where something was forgotten the later founding stands.
+            if self.founding > founding { Coverage::Lost } else { Coverage::Behind }
+        } else if collected <= self.collected.max(self.vouched) {
+            Coverage::Covered
+        } else {
+            Coverage::Behind
+        }
+    }
+
     /// Whether the write `dot`, which was seen on a node whose map goes back to
     /// `founding`, is held here.
     pub fn coverage(&self, dot: Dot, founding: (u64, u64)) -> Coverage {
-        if dot.hlc <= self.vector_seen(dot.origin) {
+        let cover = self.vector.get(&dot.origin).copied().unwrap_or_default();
+        // The last of what was taken as it is: of others before it nobody knows whether they were lost.
+        if dot.hlc <= cover.seen || dot.hlc == cover.last {
             Coverage::Covered
         } else if dot.hlc <= self.collected {
             // Taken in by all, if it was of this founding. (What an evicted node

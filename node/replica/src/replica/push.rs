@@ -5,7 +5,7 @@ use kvasir_proto::peer::v1::{Digest, Entry, Push, Want};
 
 use super::link::Link;
 use super::{HEADROOM, MESSAGE_MAX_BYTES, Replica, STRIKES, Violation, log};
-use crate::clock::{Dot, ms_of};
+use crate::clock::Dot;
 use crate::store::{Record, Store};
 
 /// Whether an entry was taken, or there was no room for it.
@@ -22,9 +22,9 @@ impl Replica {
     }
 
     pub(super) fn take_push(&mut self, link: &mut Link, push: Push, now_ms: u64) -> Result<(), Violation> {
-        // Judged of the link's peer only: one bad stamp that is relayed must
-        // not block everything that is relayed with it.
-        let (ahead_ms, limit_ms) = (ms_of(push.last).saturating_sub(now_ms), self.settings.max_clock_skew_ms);
+        // Judged of the link's peer only, and by its clock: its stamps may come
+        // from another's that is ahead, or was, and nobody is to be refused for that.
+        let (ahead_ms, limit_ms) = (push.now_ms.saturating_sub(now_ms), self.settings.max_clock_skew_ms);
         if ahead_ms > limit_ms {
             return Err(Violation::ClockAhead { ahead_ms, limit_ms });
         }
@@ -124,7 +124,7 @@ impl Replica {
         self.vector.entry(dot.origin).or_default().note(dot.hlc);
     }
 
-    pub(super) fn cut_push(&mut self, link: &mut Link, mut prev: u64) -> Push {
+    pub(super) fn cut_push(&mut self, link: &mut Link, mut prev: u64, now_ms: u64) -> Push {
         let mut last = self.vector_seen(self.settings.origin);
         if !self.log.covers(prev) {
             // The peer fell behind the log. It will see the gap and ask.
@@ -142,7 +142,7 @@ impl Replica {
         }
         self.counters.entries_out += entries.len() as u64;
         link.cursor = Some(last);
-        Push { prev, last, entries }
+        Push { prev, last, entries, now_ms }
     }
 
     pub(super) fn take_digest(&mut self, link: &mut Link, digest: &Digest) {

@@ -29,11 +29,11 @@ pub struct Acked {
     pub at: u64,
 }
 
-/// A client's delete, and what the node that took it had covered.
+/// A client's delete, and what the node that took it, the first, and the others had covered.
 struct Delete {
     key: Bytes,
     dot: Dot,
-    vector: Vector,
+    covered: Vec<(u64, Vector)>,
     before: Option<Dot>,
     at: u64,
 }
@@ -77,9 +77,9 @@ impl History {
         }
     }
 
-    pub fn deleted(&mut self, key: Bytes, dot: Dot, vector: Vector, before: Option<Dot>) {
+    pub fn deleted(&mut self, key: Bytes, dot: Dot, covered: Vec<(u64, Vector)>, before: Option<Dot>) {
         let at = self.events;
-        self.deletes.push(Delete { key, dot, vector, before, at });
+        self.deletes.push(Delete { key, dot, covered, before, at });
     }
 
     pub fn gone(&mut self, origin: u64) {
@@ -249,7 +249,7 @@ pub fn at_the_end(world: &World, survivors: &BTreeMap<Bytes, Dot>) {
         }
     }
     // A delete is final for what it had covered.
-    for Delete { key, dot, vector, before, at: when } in &history.deletes {
+    for Delete { key, dot, covered, before, at: when } in &history.deletes {
         let Some(there) = at(key) else { continue };
         // (One that all its holders lost leaves no evidence.)
         let alone = Acked { dot: *dot, holders: vec![dot.origin], at: *when };
@@ -258,7 +258,11 @@ pub fn at_the_end(world: &World, survivors: &BTreeMap<Bytes, Dot>) {
             continue;
         }
         let root = history.writes[&there].root;
-        let covered = *before == Some(root) || vector.get(&root.origin).is_some_and(|c| c.seen >= root.hlc);
+        // What another had covered counts if it is there to tell, and unless it is the later write.
+        let lives = |origin: &u64| history.interrupted.get(origin).is_none_or(|last| last <= when);
+        let counts = |origin: &u64| *origin == dot.origin || root < *dot && lives(origin);
+        let covers = |vector: &Vector| vector.get(&root.origin).is_some_and(|c| c.seen >= root.hlc);
+        let covered = *before == Some(root) || covered.iter().any(|(origin, vector)| counts(origin) && covers(vector));
         assert!(!covered || root == *dot, "{key:?}: {there:?} is {root:?}, which {dot:?} had deleted");
     }
 }

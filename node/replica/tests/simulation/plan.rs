@@ -78,6 +78,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// All runs would take several times as long.
+    pub const fn checked_at_every_step(&self) -> bool {
+        self.seed.is_multiple_of(32)
+    }
+
     /// The plan of a seed, which also decides whether there is `membership` if
     /// that is not given.
     pub fn new(seed: u64, membership: Option<bool>) -> Self {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use kvasir_replica::clock::Dot;
 use kvasir_replica::replica::{Coverage, REMEMBER_ENDED_MS};
+use kvasir_replica::session::Session;
 
 use super::{DRAIN_MS, World};
 use crate::check::Acked;
@@ -13,8 +14,8 @@ use crate::plan::Op;
 
 /// A client that sends its token along.
 #[derive(Default)]
-pub struct Session {
-    token: BTreeMap<u64, (u64, (u64, u64))>,
+pub struct Client {
+    token: Bytes,
     last: BTreeMap<u8, Dot>,
 }
 
@@ -35,23 +36,20 @@ impl World<'_> {
             Op::Delete { node: place, key } => {
                 let Some(node) = self.nodes[place].as_mut().filter(|n| n.replica.is_ready()) else { return };
                 let now = self.now_ms.saturating_add_signed(node.skew_ms);
-                let vector = node.replica.vector().clone();
                 let before = node.replica.store().get(&key_of(key)).map(|r| r.dot);
                 if let Some(dot) = node.replica.delete(key_of(key), now) {
-                    self.history.deleted(key_of(key), dot, vector, before);
+                    let ready = self.live().filter(|n| n.replica.is_ready());
+                    let covered = ready.map(|n| (n.origin, n.replica.vector().clone())).collect();
+                    self.history.deleted(key_of(key), dot, covered, before);
                     self.waiting.push((place, dot.origin, dot, 1));
                     self.absorb(place);
                 }
             }
             Op::SessionPut { session, node, key } => {
-                if let Some(dot) = self.put(node, key, None)
-                    && let Some(node) = &self.nodes[node]
+                if let Some(seen) = self.enter(session, node)
+                    && let Some(dot) = self.put(node, key, None)
                 {
-                    let founding = node.replica.founding();
-                    let session = &mut self.sessions[session];
-                    session.token.insert(dot.origin, (dot.hlc, founding));
-                    let last = session.last.entry(key).or_default();
-                    *last = dot.max(*last);
+                    self.leave_with(session, node, seen, key, dot);
                 }
             }
             // That its node's writes were lost may be forgotten.
@@ -93,6 +91,7 @@ impl World<'_> {
                 let several = self.live().count() > 1;
                 if let Some(node) = self.nodes[node].as_mut().filter(|_| several) {
                     node.leaves_by.get_or_insert(by);
+                    node.replica.drain();
                 }
             }
             Op::Jump(node, by) => {
@@ -115,35 +114,42 @@ impl World<'_> {
         dot
     }
 
+    /// What a session saw, if the node holds it.
+    fn enter(&mut self, session: usize, place: usize) -> Option<Session> {
+        let node = self.nodes[place].as_ref().filter(|n| n.replica.is_ready())?;
+        let seen = Session::decode(&self.sessions[session].token).expect("it is a node's own");
+        match seen.coverage(&node.replica) {
+            Coverage::Covered => Some(seen),
+            Coverage::Behind => None,
+            Coverage::Lost => {
+                self.sessions[session] = Client::default();
+                None
+            }
+        }
+    }
+
+    fn leave_with(&mut self, session: usize, place: usize, mut seen: Session, key: u8, dot: Dot) {
+        let Some(node) = &self.nodes[place] else { return };
+        seen.saw(dot);
+        seen.shorten(&node.replica).expect("there are few origins");
+        let client = &mut self.sessions[session];
+        client.token = seen.encode();
+        let last = client.last.entry(key).or_default();
+        *last = dot.max(*last);
+    }
+
     fn read(&mut self, session: usize, place: usize, key: u8) {
-        let Some(node) = self.nodes[place].as_ref().filter(|n| n.replica.is_ready()) else { return };
-        let name = node.name.clone();
-        let asked: Vec<Coverage> = self.sessions[session]
-            .token
-            .iter()
-            .map(|(&origin, &(hlc, founding))| node.replica.coverage(Dot { hlc, origin }, founding))
-            .collect();
-        if asked.contains(&Coverage::Lost) {
-            self.sessions[session] = Session::default();
-            return;
-        }
-        if asked.contains(&Coverage::Behind) {
-            return;
-        }
+        let Some(seen) = self.enter(session, place) else { return };
+        let Some(node) = &self.nodes[place] else { return };
         let now = self.now_ms.saturating_add_signed(node.skew_ms);
         let record = node.replica.store().get(&key_of(key)).map(|r| r.dot);
-        let founding = node.replica.founding();
         let last = self.sessions[session].last.get(&key).copied();
         if let Some(last) = last {
             let fine = record >= Some(last) || self.history.ended(&key_of(key), last, now + 8_000);
-            assert!(fine, "a session saw {last:?} of key {key}, and {record:?} at {name}");
+            assert!(fine, "a session saw {last:?} of key {key}, and {record:?} at {}", node.name);
         }
         if let Some(dot) = record {
-            let session = &mut self.sessions[session];
-            let token = session.token.entry(dot.origin).or_default();
-            *token = (dot.hlc, founding).max(*token);
-            let last = session.last.entry(key).or_default();
-            *last = dot.max(*last);
+            self.leave_with(session, place, seen, key, dot);
         }
     }
 

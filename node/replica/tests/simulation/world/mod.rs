@@ -14,7 +14,7 @@ use kvasir_replica::store::Store;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt as _, SeedableRng as _};
 
-use self::clients::Session;
+use self::clients::Client;
 pub use self::membership::Member;
 use self::network::{OnLink, Packet, pair};
 use crate::check::{History, Write};
@@ -30,7 +30,7 @@ const SILENCE_MS: u64 = 3_000;
 /// Simulated time from healing until all must be equal, and all forgotten that may be.
 const HEAL_MS: u64 = 120_000;
 /// A leaving node waits this long for its writes to be held.
-const DRAIN_MS: u64 = 3_000;
+const DRAIN_MS: u64 = 10_000;
 
 /// A replica behind a wall clock of its own.
 pub struct Node {
@@ -70,7 +70,7 @@ pub struct World<'a> {
     pub history: History,
     /// Writes that wait to be held by so many peers: where, in which life.
     waiting: Vec<(usize, u64, Dot, usize)>,
-    sessions: [Session; 3],
+    sessions: [Client; 3],
     trace: bool,
 }
 
@@ -314,7 +314,7 @@ impl<'a> World<'a> {
         for (at, op) in &plan.ops {
             while self.now_ms < begin + at {
                 self.step();
-                if self.rng.random_bool(0.02) {
+                if self.rng.random_bool(0.02) || plan.checked_at_every_step() {
                     crate::check::always(&self);
                 }
             }
@@ -350,6 +350,7 @@ impl<'a> World<'a> {
             for _ in 0..50 {
                 self.step();
             }
+            crate::check::always(self);
             self.expect_met();
             match crate::check::settled(self).and_then(|()| self.met()) {
                 Ok(()) => break,

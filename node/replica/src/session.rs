@@ -1,6 +1,7 @@
 //! What a session has seen: of each origin, the last write that was read or
-//! written with it. Its token travels with the client, so that any node can
-//! tell whether it holds as much. Knows nothing of clients.
+//! written with it, and up to which stamp it needs no list, since all nodes held
+//! everything. Its token travels with the client, so that any node can tell
+//! whether it holds as much. Knows nothing of clients.
 
 use std::collections::BTreeMap;
 
@@ -8,15 +9,16 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::Dot;
+use crate::replica::{Coverage, Replica};
 
 /// Origins that a token may name: those with writes that not every node is known
 /// to hold, so a handful as a rule. It makes a token at most 16 KiB long.
 pub const MAX_ORIGINS: usize = 1000;
 
 /// The first byte of a token.
-const FORM: u8 = 1;
-/// Form, checksum and founding.
-const HEAD: usize = 1 + 4 + 16;
+const FORM: u8 = 2;
+/// Form, checksum, founding and stamp.
+const HEAD: usize = 1 + 4 + 16 + 8;
 const ENTRY: usize = 16;
 
 /// What was wrong with a token.
@@ -28,9 +30,16 @@ pub struct BadToken;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Session {
     /// The founding that the map of the last node went back to.
-    pub(super) founding: (u64, u64),
-    pub(super) seen: BTreeMap<u64, u64>,
+    founding: (u64, u64),
+    /// What it saw up to this stamp, all held who took part: it was left out.
+    collected: u64,
+    seen: BTreeMap<u64, u64>,
 }
+
+/// The session saw writes of more than [`MAX_ORIGINS`] processes that not all
+/// nodes are known to hold: its token would be too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooWide;
 
 impl Session {
     /// Notes a write that was read or written.
@@ -39,16 +48,41 @@ impl Session {
         *seen = dot.hlc.max(*seen);
     }
 
-    /// The writes that a node must hold.
-    pub(super) fn dots(&self) -> impl Iterator<Item = Dot> {
-        self.seen.iter().map(|(&origin, &hlc)| Dot { hlc, origin })
+    /// Whether a node holds what the session saw. One [`Coverage::Lost`] outweighs all.
+    pub fn coverage(&self, replica: &Replica) -> Coverage {
+        let dots = self.seen.iter().map(|(&origin, &hlc)| replica.coverage(Dot { hlc, origin }, self.founding));
+        let mut coverage = replica.coverage_of_all(self.collected, self.founding);
+        for of_dot in dots {
+            match of_dot {
+                Coverage::Lost => return Coverage::Lost,
+                Coverage::Behind if coverage == Coverage::Covered => coverage = Coverage::Behind,
+                _ => {}
+            }
+        }
+        coverage
     }
 
-    /// The token. [`Engine::token`](super::Engine::token) makes it as short as it may be.
+    /// After a call at a node that [covers](Self::coverage) it: leaves out what
+    /// all nodes hold, so that the token is as short as it may be.
+    pub fn shorten(&mut self, replica: &Replica) -> Result<(), TooWide> {
+        if self.founding != replica.founding() {
+            (self.founding, self.collected) = (replica.founding(), 0);
+        }
+        let collected = replica.collected();
+        let before = self.seen.len();
+        self.seen.retain(|_, hlc| *hlc > collected);
+        if self.seen.len() < before {
+            self.collected = self.collected.max(collected);
+        }
+        if self.seen.len() > MAX_ORIGINS { Err(TooWide) } else { Ok(()) }
+    }
+
+    /// The token. [`Self::shorten`] makes it as short as it may be.
     pub fn encode(&self) -> Bytes {
         let mut body = BytesMut::with_capacity(HEAD + ENTRY * self.seen.len());
         body.put_u64(self.founding.0);
         body.put_u64(self.founding.1);
+        body.put_u64(self.collected);
         for (&origin, &hlc) in &self.seen {
             body.put_u64(origin);
             body.put_u64(hlc);
@@ -73,12 +107,12 @@ impl Session {
         if rest.get_u32() != checksum(rest) {
             return Err(BadToken);
         }
-        let founding = (rest.get_u64(), rest.get_u64());
+        let (founding, collected) = ((rest.get_u64(), rest.get_u64()), rest.get_u64());
         let mut seen = BTreeMap::new();
         while rest.has_remaining() {
             seen.insert(rest.get_u64(), rest.get_u64());
         }
-        Ok(Self { founding, seen })
+        Ok(Self { founding, collected, seen })
     }
 }
 
@@ -97,7 +131,7 @@ mod tests {
     #[test]
     fn an_empty_token_begins_a_session_and_others_come_back() {
         assert_eq!(Session::decode(&[]), Ok(Session::default()));
-        let mut session = Session { founding: (3, 4), ..Session::default() };
+        let mut session = Session { founding: (3, 4), collected: 5, ..Session::default() };
         session.saw(Dot { hlc: 9, origin: 1 });
         session.saw(Dot { hlc: 7, origin: 1 });
         session.saw(Dot { hlc: 2, origin: u64::MAX });
@@ -105,7 +139,7 @@ mod tests {
         assert_eq!(token.len(), HEAD + 2 * ENTRY);
         let read = Session::decode(&token).unwrap();
         assert_eq!(read, session);
-        assert_eq!(read.dots().map(|d| (d.origin, d.hlc)).collect::<Vec<_>>(), [(1, 9), (u64::MAX, 2)]);
+        assert_eq!(read.seen.into_iter().collect::<Vec<_>>(), [(1, 9), (u64::MAX, 2)]);
     }
 
     #[test]
@@ -130,7 +164,7 @@ mod tests {
             flip in 1u8..,
         ) {
             let _ = Session::decode(&bytes);
-            let session = Session { founding: (1, 2), seen: entries };
+            let session = Session { founding: (1, 2), collected: 3, seen: entries };
             let mut token = session.encode().to_vec();
             prop_assert_eq!(Session::decode(&token), Ok(session));
             let at = at.index(token.len());
