@@ -121,7 +121,7 @@ impl World {
             }
         }
         let stats = self.engine.stats();
-        // A touch is not refused for want of room, and an end takes a place in an index: below 96 bytes.
+        // A put is not asked for the place of its end in an index: below 96 bytes.
         let beside = stats.tombstones * 512 + stats.keys * 96;
         assert!(stats.memory_bytes <= MAX_MEMORY + beside, "{stats:?}");
     }

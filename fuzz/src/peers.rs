@@ -208,7 +208,7 @@ pub(crate) fn run(bytes: &[u8]) {
             }
             6 => {
                 let touched = here.replica.touch(key(&mut input), Some(now_ms + u64::from(input.byte())), now_ms);
-                if let Some(dot) = touched {
+                if let Ok(Some(dot)) = touched {
                     wrote(here, dot);
                 }
             }

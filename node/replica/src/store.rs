@@ -274,6 +274,9 @@ impl Store {
         SLOT + owned(key_len) + owned(value_len)
     }
 
+    /// What [`Self::memory`] would rise by if a value that has none were given an end.
+    pub const COST_OF_END: u64 = INDEX_SLOT;
+
     /// What [`Self::memory`] counts for a key's record.
     pub fn cost_at(&self, key: &[u8]) -> u64 {
         self.get(key).map_or(0, |record| cost(key, record))

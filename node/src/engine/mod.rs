@@ -385,7 +385,7 @@ impl Engine {
         self.writable(&inner)?;
         let now_ms = wall_ms();
         let expires_ms = ttl.map(|ttl| now_ms.saturating_add(millis(ttl)));
-        let dot = inner.replica.touch(Bytes::copy_from_slice(key.as_bytes()), expires_ms, now_ms);
+        let dot = inner.replica.touch(Bytes::copy_from_slice(key.as_bytes()), expires_ms, now_ms)?;
         self.after(&mut inner);
         Ok(dot)
     }

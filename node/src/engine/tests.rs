@@ -3,6 +3,7 @@
 use kvasir_proto::peer::v1::Message;
 
 use super::*;
+use crate::store::Store;
 
 fn options(origin: u64, max_memory: Option<u64>) -> Options {
     Options {
@@ -264,6 +265,14 @@ fn a_touch_gives_another_end_and_leaves_the_value() {
     assert!(engine.touch("k", Some(Duration::from_mins(1))).unwrap().is_some());
     assert!(engine.read("k").unwrap().value.unwrap().expires_ms.is_some());
     assert_eq!(engine.touch("none", None), Ok(None));
+}
+
+#[test]
+fn a_touch_that_gives_an_end_needs_room_for_it() {
+    let engine = alone(Some(Store::cost_of(1, 1) + Store::COST_OF_END - 1));
+    engine.put("k", &bytes("v"), None).unwrap();
+    assert!(matches!(engine.touch("k", Some(Duration::from_mins(1))), Err(WriteError::Full(_))));
+    assert!(engine.touch("k", None).unwrap().is_some() && engine.read("k").unwrap().value.is_some());
 }
 
 #[test]

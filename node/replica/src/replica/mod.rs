@@ -221,9 +221,19 @@ impl Replica {
     }
 
     /// Gives a live value a new end, or none. `None` when nothing was there.
-    pub fn touch(&mut self, key: Bytes, expires_ms: Option<u64>, now_ms: u64) -> Option<Dot> {
-        let value = self.store.get(&key)?.live(now_ms)?.clone();
-        Some(self.write(key, Some(value), expires_ms, None, now_ms))
+    pub fn touch(&mut self, key: Bytes, expires_ms: Option<u64>, now_ms: u64) -> Result<Option<Dot>, Full> {
+        let live = self.store.get(&key).and_then(|held| Some((held.live(now_ms)?.clone(), held.expires_ms)));
+        let Some((value, ends)) = live else { return Ok(None) };
+        if let Some(limit) = self.settings.max_memory
+            && ends.is_none()
+            && expires_ms.is_some()
+        {
+            let cost = self.store.cost_at(&key) + Store::COST_OF_END;
+            if !self.make_room(&key, cost, limit, now_ms) {
+                return Err(Full { cost, held: self.store.memory(), limit });
+            }
+        }
+        Ok(Some(self.write(key, Some(value), expires_ms, None, now_ms)))
     }
 
     fn write(

@@ -163,9 +163,7 @@ impl Replica {
     /// Whether the write `dot`, which was seen on a node whose map goes back to
     /// `founding`, is held here.
     pub fn coverage(&self, dot: Dot, founding: (u64, u64)) -> Coverage {
-        let cover = self.vector.get(&dot.origin).copied().unwrap_or_default();
-        // The last of what was taken as it is: of others before it nobody knows whether they were lost.
-        if dot.hlc <= cover.seen || dot.hlc == cover.last {
+        if dot.hlc <= self.vector_seen(dot.origin) {
             Coverage::Covered
         } else if dot.hlc <= self.collected {
             // Taken in by all, if it was of this founding. (What an evicted node
