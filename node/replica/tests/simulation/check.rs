@@ -258,8 +258,10 @@ pub fn at_the_end(world: &World, survivors: &BTreeMap<Bytes, Dot>) {
             continue;
         }
         let root = history.writes[&there].root;
-        // What another had covered counts if it is there to tell, and unless it is the later write.
-        let lives = |origin: &u64| history.interrupted.get(origin).is_none_or(|last| last <= when);
+        // What another had covered counts if it is there to tell, and unless it is the later write, or was
+        // just issued again by that one: of two writes at once one wins.
+        let lives =
+            |origin: &u64| *origin != there.origin && history.interrupted.get(origin).is_none_or(|last| last <= when);
         let counts = |origin: &u64| *origin == dot.origin || root < *dot && lives(origin);
         let covers = |vector: &Vector| vector.get(&root.origin).is_some_and(|c| c.seen >= root.hlc);
         let covered = *before == Some(root) || covered.iter().any(|(origin, vector)| counts(origin) && covers(vector));

@@ -24,9 +24,9 @@ use plan::Plan;
 use world::World;
 
 /// Seeds above the default 5000 that once failed, or by which a planted bug is found.
-const KNOWN: [u64; 20] = [
+const KNOWN: [u64; 21] = [
     6_421, 14_197, 15_412, 20_153, 20_607, 21_495, 25_080, 40_689, 53_003, 80_525, 88_348, 125_180, 194_734, 273_665,
-    312_994, 417_245, 544_381, 598_106, 599_570, 885_997,
+    312_994, 417_245, 544_381, 598_106, 599_570, 885_997, 951_516,
 ];
 
 /// Runs of a shorter and shorter plan, at most, to cut down one that fails.
