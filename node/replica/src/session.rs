@@ -48,18 +48,10 @@ impl Session {
         *seen = dot.hlc.max(*seen);
     }
 
-    /// Whether a node holds what the session saw. One [`Coverage::Lost`] outweighs all.
+    /// Whether a node holds what the session saw.
     pub fn coverage(&self, replica: &Replica) -> Coverage {
         let dots = self.seen.iter().map(|(&origin, &hlc)| replica.coverage(Dot { hlc, origin }, self.founding));
-        let mut coverage = replica.coverage_of_all(self.collected, self.founding);
-        for of_dot in dots {
-            match of_dot {
-                Coverage::Lost => return Coverage::Lost,
-                Coverage::Behind if coverage == Coverage::Covered => coverage = Coverage::Behind,
-                _ => {}
-            }
-        }
-        coverage
+        dots.fold(replica.coverage_of_all(self.collected, self.founding), Coverage::max)
     }
 
     /// After a call at a node that [covers](Self::coverage) it: leaves out what

@@ -499,7 +499,8 @@ impl Engine {
     }
 
     /// Waits until every linked peer holds every own write that is still in the
-    /// log. Returns how many writes `(no peer, not every peer)` holds; on an
+    /// log, and what is held here of those who cannot be heard, see
+    /// [`Replica::uncovered`]. Returns how many writes `(no peer, not every peer)` holds; on an
     /// end by `deadline` that may be above zero.
     pub async fn covered(&self, deadline: Duration) -> (usize, usize) {
         let end = tokio::time::Instant::now() + deadline;

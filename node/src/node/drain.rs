@@ -7,7 +7,8 @@
 //! 2. It closes the listener and tells every connected client to go elsewhere
 //!    (GOAWAY). Calls under way end as usual; new ones go to a new connection,
 //!    which the Service leads to another node.
-//! 3. It refuses writes that still come, and waits until its peers hold its own.
+//! 3. It refuses writes that still come, and waits until its peers hold its own, and what it has of those whom it
+//!    cannot hear.
 //! 4. It gives up its seat, tells the members that it leaves, and closes the links.
 
 use std::time::Duration;

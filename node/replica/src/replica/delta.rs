@@ -6,7 +6,7 @@ use kvasir_proto::peer::v1::{Delta, Entry, Seen, Standing, Stranger, Sync, Want}
 
 use super::link::{Awaiting, Link, LinkId, Scan, Select, to_wire};
 use super::push::Taken;
-use super::{Bounds, Cover, MESSAGE_MAX_BYTES, RELAY_AFTER_MS, Replica, Violation};
+use super::{Bounds, MESSAGE_MAX_BYTES, RELAY_AFTER_MS, Replica, Violation, link};
 use crate::clock::{Dot, ms_of, stamp_at};
 use crate::store::{BUCKETS, bucket_of};
 
@@ -94,7 +94,7 @@ impl Replica {
         if !seen.is_empty() {
             link.their_collected = standing.map_or(0, |s| s.collected);
             let known = seen.iter().filter(|s| self.vector.contains_key(&s.origin));
-            link.theirs = known.map(|s| (s.origin, Cover { seen: s.hlc, last: s.last, beyond: s.beyond })).collect();
+            link.theirs = known.map(link::from_wire).collect();
         }
     }
 

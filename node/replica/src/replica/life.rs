@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::link::{Link, LinkId};
 use super::roster::{MAX_SEATS, from_wire};
-use super::{Change, Cover, Replica, SCAN_STEP, Seat, Settings, Vector, View, Violation, founding_of};
+use super::{Change, Cover, Replica, SCAN_STEP, Seat, Settings, Vector, View, Violation, founding_of, link};
 use crate::clock::{Dot, ms_of, stamp_at};
 use crate::store::{Record, Store};
 
@@ -73,8 +73,7 @@ impl Replica {
 
     /// The snapshot is whole.
     pub(super) fn finish_snapshot(&mut self, seen: &[Seen], standing: &Standing, now_ms: u64) {
-        let cover = |s: &Seen| (s.origin, Cover { seen: s.hlc, last: s.last, beyond: s.beyond });
-        let held = std::mem::replace(&mut self.vector, seen.iter().map(cover).collect());
+        let held = std::mem::replace(&mut self.vector, seen.iter().map(link::from_wire).collect());
         // Some of what came was written while the sponsor was scanning.
         for (origin, cover) in held {
             self.vector.entry(origin).or_default().note(cover.wrote());

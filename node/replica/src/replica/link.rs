@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use kvasir_proto::peer::v1::{Seen, Stranger, Want};
 
-use super::vector::Vector;
+use super::vector::{Cover, Vector};
 use crate::store::BUCKETS;
 
 /// Names a link; never used twice by a replica.
@@ -156,4 +156,9 @@ pub(super) fn to_wire(vector: &Vector) -> Vec<Seen> {
         .iter()
         .map(|(&origin, cover)| Seen { origin, hlc: cover.seen, last: cover.last, beyond: cover.beyond })
         .collect()
+}
+
+/// One origin of a vector that has travelled.
+pub(super) const fn from_wire(seen: &Seen) -> (u64, Cover) {
+    (seen.origin, Cover { seen: seen.hlc, last: seen.last, beyond: seen.beyond })
 }

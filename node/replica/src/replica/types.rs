@@ -184,8 +184,8 @@ pub struct Holders {
     pub majority: usize,
 }
 
-/// Whether a node holds a write that was seen elsewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether a node holds a write that was seen elsewhere. Of several the largest is that of all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Coverage {
     /// That, or one that beats it.
     Covered,
