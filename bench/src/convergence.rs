@@ -38,7 +38,11 @@ const WRITES_PER_SECOND: u64 = 200;
 const START_MS: u64 = 1_790_000_000_000;
 
 enum What {
-    Arrives { from: usize, message: Message },
+    /// At the end of a connection that may have ended since.
+    Arrives {
+        link: LinkId,
+        message: Message,
+    },
     Tick,
     Write(usize),
 }
@@ -69,10 +73,10 @@ impl Ord for Event {
 
 struct Node {
     replica: Replica,
-    /// Its links, by the peer's place.
-    links: Vec<Option<LinkId>>,
-    /// The peers' places, by link.
-    peers: BTreeMap<LinkId, usize>,
+    /// Whose links these are: a replica that begins anew has another origin, and no link.
+    origin: u64,
+    /// The peer's place and its link, by link.
+    links: BTreeMap<LinkId, (usize, LinkId)>,
     busy_until_us: u64,
 }
 
@@ -119,7 +123,7 @@ impl World {
         let node = |n| {
             let mut replica = Replica::new(settings(n), START_MS);
             replica.watch(true);
-            Node { replica, links: vec![None; size], peers: BTreeMap::new(), busy_until_us: 0 }
+            Node { origin: replica.origin(), replica, links: BTreeMap::new(), busy_until_us: 0 }
         };
         let mut world = Self {
             now_us: 0,
@@ -131,18 +135,34 @@ impl World {
             took_us: Vec::new(),
         };
         for a in 0..size {
-            for b in 0..size {
-                if a != b {
-                    let peer = world.nodes[b].replica.id();
-                    let link = world.nodes[a].replica.link_up(peer);
-                    world.nodes[a].links[b] = Some(link);
-                    world.nodes[a].peers.insert(link, b);
-                }
+            for b in 0..a {
+                world.connect(a, b);
             }
             // Spread over the interval, as processes that started at different moments.
             world.schedule(TICK_US * a as u64 / size as u64, a, What::Tick);
         }
         world
+    }
+
+    fn connect(&mut self, a: usize, b: usize) {
+        let (id_a, id_b) = (self.nodes[a].replica.id(), self.nodes[b].replica.id());
+        let (link_a, link_b) = (self.nodes[a].replica.link_up(id_b), self.nodes[b].replica.link_up(id_a));
+        self.nodes[a].links.insert(link_a, (b, link_b));
+        self.nodes[b].links.insert(link_b, (a, link_a));
+    }
+
+    /// Of many that found at once, a few find that the others have agreed already, and begin anew.
+    fn connect_anew(&mut self, place: usize) {
+        let node = &mut self.nodes[place];
+        if node.origin == node.replica.origin() {
+            return;
+        }
+        node.origin = node.replica.origin();
+        for (peer, link) in std::mem::take(&mut node.links).into_values() {
+            self.nodes[peer].replica.link_down(link);
+            self.nodes[peer].links.remove(&link);
+            self.connect(place, peer);
+        }
     }
 
     fn schedule(&mut self, at_us: u64, node: usize, what: What) {
@@ -168,11 +188,9 @@ impl World {
         let wall = |at_us: u64| START_MS + at_us / 1_000;
         let mut tick = false;
         match what {
-            What::Arrives { from, message } => {
+            What::Arrives { link, message } => {
                 at_us += MESSAGE_US;
-                if let Some(link) = node.links[from] {
-                    node.replica.receive(link, message, wall(at_us))?;
-                }
+                node.replica.receive(link, message, wall(at_us))?;
             }
             What::Tick => {
                 node.replica.tick(View { answered: true, unlinked: 0 }, wall(at_us));
@@ -184,6 +202,7 @@ impl World {
                 self.writes.insert(dot, Write { at_us: self.now_us, held: 0 });
             }
         }
+        self.connect_anew(place);
         self.absorb(place, at_us);
         let at_us = self.send_all(place, at_us);
         self.nodes[place].busy_until_us = at_us;
@@ -210,12 +229,12 @@ impl World {
     /// What the node has to say goes out, link by link.
     fn send_all(&mut self, place: usize, mut at_us: u64) -> u64 {
         for link in self.nodes[place].replica.due().collect::<Vec<_>>() {
-            let to = self.nodes[place].peers[&link];
+            let (to, their_link) = self.nodes[place].links[&link];
             while let Some(message) = self.nodes[place].replica.poll_send(link, START_MS + at_us / 1_000) {
                 at_us += MESSAGE_US;
                 self.traffic.messages += 1;
                 self.traffic.bytes += (FRAME_HEADER + message.encoded_len()) as u64;
-                self.schedule(at_us + LINK_US, to, What::Arrives { from: place, message });
+                self.schedule(at_us + LINK_US, to, What::Arrives { link: their_link, message });
             }
         }
         at_us

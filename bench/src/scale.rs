@@ -43,6 +43,10 @@ const PROBE: u64 = 8;
 /// Puts a second of a cluster that has little to do.
 const LIGHT: f64 = 2_000.0;
 const PROBES: u64 = 1 << 20;
+/// Of Ethernet, IPv4, and TCP with its time stamps.
+const TCP_HEADERS: f64 = 14.0 + 20.0 + 32.0;
+/// Of Ethernet, IPv4, and UDP.
+const UDP_HEADERS: f64 = 14.0 + 20.0 + 8.0;
 const NAMES: [&str; 3] = ["kv1", "kv2", "kv3"];
 
 fn key(n: u64) -> String {
@@ -100,20 +104,28 @@ fn linked(status: &serde_json::Value) -> usize {
     status["peers"].as_array().map_or(0, |peers| peers.iter().filter(|p| p["linked"] == true).count())
 }
 
-/// Bytes that a node has sent and got, headers of all layers included.
-fn passed(name: &str) -> anyhow::Result<(u64, u64)> {
+/// What passed over an interface.
+struct Passed {
+    bytes_in: u64,
+    packets_in: u64,
+    bytes_out: u64,
+}
+
+/// What a node has sent (in) and got (out), headers of all layers included: seen
+/// from the bridge's end of its wire.
+fn passed(name: &str) -> anyhow::Result<Passed> {
     let text = std::fs::read_to_string("/proc/net/dev")?;
     let line = text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
     let fields: Vec<u64> =
         line.context("no such interface")?.split_whitespace().filter_map(|f| f.parse().ok()).collect();
-    // The bridge's end of the wire: what it gets the node has sent.
-    Ok((fields[0], fields[8]))
+    anyhow::ensure!(fields.len() >= 9, "/proc/net/dev has another form");
+    Ok(Passed { bytes_in: fields[0], packets_in: fields[1], bytes_out: fields[8] })
 }
 
 /// What has passed between the third node and the others.
 fn to_third() -> anyhow::Result<u64> {
     let (a, b) = (passed(NAMES[0])?, passed(NAMES[1])?);
-    Ok(a.0 + a.1 + b.0 + b.1)
+    Ok(a.bytes_in + a.bytes_out + b.bytes_in + b.bytes_out)
 }
 
 fn link(name: &str, state: &str) -> anyhow::Result<()> {
@@ -193,24 +205,40 @@ async fn idle(cluster: &Cluster, figures: &mut Figures) -> anyhow::Result<()> {
         }
         eprintln!("not idle yet");
     }
-    let mut swim = 0.0;
-    for node in &cluster.nodes {
-        swim -= node.metric("kvasir_membership_bytes_total{direction=\"out\"}").await?;
-    }
-    let worked = cluster.nodes[0].worked()?;
-    let sent = || NAMES.iter().map(|name| Ok(passed(name)?.0)).sum::<anyhow::Result<u64>>();
-    let before = sent()?;
+    // To ask for metrics is traffic, too: on either side of what is measured.
+    let before = membership(cluster).await?;
+    let (wire_before, worked) = (wire()?, cluster.nodes[0].worked()?);
     tokio::time::sleep(Duration::from_secs(TIME)).await;
-    let bytes = (sent()? - before) as f64;
-    let worked = cluster.nodes[0].worked()?.saturating_sub(worked);
-    for node in &cluster.nodes {
-        swim += node.metric("kvasir_membership_bytes_total{direction=\"out\"}").await?;
-    }
-    let each = |bytes: f64| bytes / TIME as f64 / 3.0;
-    figures.add("idle: sent by a node, all layers' headers included", "", "B/s", each(bytes));
-    figures.add("idle: of that, membership's datagrams", "", "B/s", each(swim));
+    let (wire_after, worked) = (wire()?, cluster.nodes[0].worked()?.saturating_sub(worked));
+    let after = membership(cluster).await?;
+    let each = |before: [f64; 2], after: [f64; 2]| [0, 1].map(|n| (after[n] - before[n]) / TIME as f64 / 3.0);
+    let ([bytes, packets], [swim, datagrams]) = (each(wire_before, wire_after), each(before, after));
+    let headers = UDP_HEADERS * datagrams + TCP_HEADERS * (packets - datagrams);
+    figures.add("idle: sent by a node, all layers' headers included", "1 KB/s", "B/s", bytes);
+    figures.add("idle: sent by a node, without the headers", "1 KB/s", "B/s", bytes - headers);
+    figures.add("idle: of that, membership's datagrams", "", "B/s", swim);
     figures.add("idle: processor time of a node", "", "ms/s", worked.as_secs_f64() * 1e3 / TIME as f64);
     Ok(())
+}
+
+/// Bytes, headers included, and packets that the nodes sent together.
+fn wire() -> anyhow::Result<[f64; 2]> {
+    let mut sum = [0.0; 2];
+    for name in NAMES {
+        let wire = passed(name)?;
+        sum = [sum[0] + wire.bytes_in as f64, sum[1] + wire.packets_in as f64];
+    }
+    Ok(sum)
+}
+
+/// Bytes, without headers, and datagrams of membership that they sent together.
+async fn membership(cluster: &Cluster) -> anyhow::Result<[f64; 2]> {
+    let mut sum = [0.0; 2];
+    for node in &cluster.nodes {
+        sum[0] += node.metric("kvasir_membership_bytes_total{direction=\"out\"}").await?;
+        sum[1] += node.metric("kvasir_membership_datagrams_total{direction=\"out\"}").await?;
+    }
+    Ok(sum)
 }
 
 async fn join(cluster: &mut Cluster, figures: &mut Figures) -> anyhow::Result<()> {

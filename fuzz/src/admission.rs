@@ -80,9 +80,10 @@ pub(crate) fn run(bytes: &[u8]) {
     let sent = serde_json::from_slice::<Value>(bytes);
     let (body, pod) = match &sent {
         // A review, or something that its sender takes for one.
-        Ok(review) if review.get("request").is_some() => (bytes.to_vec(), review["request"]["object"].clone()),
-        Ok(pod) => (review(pod).to_string().into_bytes(), pod.clone()),
-        Err(_) => (bytes.to_vec(), Value::Null),
+        Ok(review) if review.get("request").is_some() => (bytes.to_vec(), Some(review["request"]["object"].clone())),
+        Ok(pod) => (review(pod).to_string().into_bytes(), Some(pod.clone())),
+        // It may still be a review: the webhook reads past what it has no use for, whatever bytes that has.
+        Err(_) => (bytes.to_vec(), None),
     };
     let (status, answer) = ask(body);
     if status != StatusCode::OK {
@@ -98,7 +99,7 @@ pub(crate) fn run(bytes: &[u8]) {
     for warning in answer["response"]["warnings"].as_array().into_iter().flatten() {
         assert!(warning.as_str().is_some_and(|text| !text.is_empty()), "{warning}");
     }
-    let Some(after) = patched(&pod, &answer) else { return };
+    let Some(after) = pod.and_then(|pod| patched(&pod, &answer)) else { return };
     let sidecars = after["spec"]["initContainers"].as_array().into_iter().flatten();
     assert_eq!(sidecars.filter(|it| it["name"] == "kvasir" && it["restartPolicy"] == "Always").count(), 1, "{after}");
     let (status, again) = ask(review(&after).to_string().into_bytes());
