@@ -847,3 +847,42 @@ fn what_was_taken_as_it_is_does_not_stand_for_what_was_lost_before_it() {
         assert_ne!(session.coverage(node), Coverage::Covered);
     }
 }
+
+#[test]
+fn an_answer_that_was_lost_is_asked_for_again() {
+    let mut net = Net::new(2);
+    net.put(0, "k");
+    // Nothing of the pushes gets there, nor of the answer when the gap is seen.
+    let mut lost = 0;
+    net.beats(3, &mut |from, _, kind| {
+        let loses = match kind {
+            Kind::Push(push) => !push.entries.is_empty(),
+            Kind::Delta(_) => from == 0,
+            _ => false,
+        };
+        lost += usize::from(loses);
+        !loses
+    });
+    assert!(lost > 1 && !net.holds(1, "k"));
+    net.settle(5);
+    assert!(net.holds(1, "k"));
+}
+
+#[test]
+fn what_an_older_connection_left_is_dropped() {
+    let mut net = Net::new(2);
+    net.put(0, "k");
+    let mut left = None;
+    net.step(0, 1, &mut |_, _, kind| {
+        left = Some(kind.clone());
+        false
+    });
+    assert!(matches!(&left, Some(Kind::Push(push)) if push.entries.len() == 1));
+    let old = net.links[&(1, 0)];
+    net.cut(0, 1);
+    net.link(0, 1);
+    net.nodes[1].receive(old, Message { kind: left }, net.now_ms).expect("it is no fault of the peer");
+    assert!(!net.holds(1, "k"));
+    net.settle(1);
+    assert!(net.holds(1, "k"));
+}
