@@ -886,3 +886,31 @@ fn what_an_older_connection_left_is_dropped() {
     net.settle(1);
     assert!(net.holds(1, "k"));
 }
+
+#[test]
+fn of_two_that_return_one_with_a_write_and_one_with_its_delete_the_delete_stands() {
+    // Whichever of the two comes first.
+    for (writes, deletes) in [(3, 4), (4, 3)] {
+        let mut net = Net::new(5);
+        for gone in [writes, deletes] {
+            net.cut_off(gone);
+        }
+        net.link(writes, deletes);
+        net.put(writes, "k");
+        net.pass(&mut |_, _, _| true);
+        net.cut(writes, deletes);
+        net.delete(deletes, "k");
+        net.settle(12);
+        // The others have given up on both.
+        for returns in [writes, deletes] {
+            net.link(0, returns);
+            net.end(returns, 0);
+        }
+        assert!(net.nodes[writes].brought() == 1 && net.nodes[deletes].brought() == 1);
+        net.heal();
+        for node in 0..5 {
+            assert!(net.nodes[node].is_ready() && net.nodes[node].brought() == 0);
+            assert!(!net.holds(node, "k"), "node {node} has what {deletes} had deleted");
+        }
+    }
+}
