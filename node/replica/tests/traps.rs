@@ -47,7 +47,17 @@ impl Net {
     }
 
     fn start_with_room(&mut self, name: &str, voters: usize, max_memory: Option<u64>) -> usize {
-        let settings = Settings {
+        let settings = Settings { max_memory, ..self.settings(name, voters) };
+        self.start_with(settings)
+    }
+
+    fn start_with(&mut self, settings: Settings) -> usize {
+        self.nodes.push(Replica::new(settings, self.now_ms));
+        self.nodes.len() - 1
+    }
+
+    fn settings(&self, name: &str, voters: usize) -> Settings {
+        Settings {
             origin: self.nodes.len() as u64 + 1,
             name: name.to_owned(),
             voter: true,
@@ -56,16 +66,14 @@ impl Net {
             evict_after_ms: 3 * BEAT_MS,
             sync_interval_ms: BEAT_MS,
             max_clock_skew_ms: 10_000,
-            max_memory,
+            max_memory: None,
             evict_ending: false,
             may_found: true,
             serve_alone: false,
             join_timeout_ms: 60_000,
             // One entry a message: a scan can be looked at between its parts.
             bounds: Bounds { message_entries: 1, scan_step: 1, ..Bounds::default() },
-        };
-        self.nodes.push(Replica::new(settings, self.now_ms));
-        self.nodes.len() - 1
+        }
     }
 
     fn link(&mut self, a: usize, b: usize) {
@@ -913,4 +921,26 @@ fn of_two_that_return_one_with_a_write_and_one_with_its_delete_the_delete_stands
             assert!(!net.holds(node, "k"), "node {node} has what {deletes} had deleted");
         }
     }
+}
+
+#[test]
+fn a_sidecar_vouches_for_nothing_until_it_was_told_how_many_voters_there_are() {
+    let mut net = Net { now_ms: START_MS, nodes: Vec::new(), links: BTreeMap::new() };
+    // One of three that was told to go ahead alone.
+    let alone = net.start("n0", 3);
+    net.nodes[alone].tick(ALONE, net.now_ms);
+    assert!(net.nodes[alone].is_ready());
+    let sidecar = Settings { voter: false, ..net.settings("s", 0) };
+    let sidecar = net.start_with(sidecar);
+    net.link(alone, sidecar);
+    let mut reports = 0;
+    net.beats(4, &mut |from, _, kind| {
+        let Kind::Report(report) = kind else { return true };
+        if from == sidecar {
+            reports += 1;
+            assert!(report.stable == 0 && !report.standing.is_some_and(|s| s.promised));
+        }
+        from == sidecar
+    });
+    assert!(net.nodes[sidecar].is_ready() && reports > 2);
 }
