@@ -73,8 +73,6 @@ impl Ord for Event {
 
 struct Node {
     replica: Replica,
-    /// Whose links these are: a replica that begins anew has another origin, and no link.
-    origin: u64,
     /// The peer's place and its link, by link.
     links: BTreeMap<LinkId, (usize, LinkId)>,
     busy_until_us: u64,
@@ -123,7 +121,7 @@ impl World {
         let node = |n| {
             let mut replica = Replica::new(settings(n), START_MS);
             replica.watch(true);
-            Node { origin: replica.origin(), replica, links: BTreeMap::new(), busy_until_us: 0 }
+            Node { replica, links: BTreeMap::new(), busy_until_us: 0 }
         };
         let mut world = Self {
             now_us: 0,
@@ -151,13 +149,12 @@ impl World {
         self.nodes[b].links.insert(link_b, (a, link_a));
     }
 
-    /// Of many that found at once, a few find that the others have agreed already, and begin anew.
+    /// Of many that found at once, a few find that the others have agreed already, and begin anew: without a link.
     fn connect_anew(&mut self, place: usize) {
         let node = &mut self.nodes[place];
-        if node.origin == node.replica.origin() {
+        if node.replica.linked().next().is_some() {
             return;
         }
-        node.origin = node.replica.origin();
         for (peer, link) in std::mem::take(&mut node.links).into_values() {
             self.nodes[peer].replica.link_down(link);
             self.nodes[peer].links.remove(&link);

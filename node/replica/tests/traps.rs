@@ -30,9 +30,13 @@ struct Net {
 }
 
 impl Net {
+    fn empty() -> Self {
+        Self { now_ms: START_MS, nodes: Vec::new(), links: BTreeMap::new() }
+    }
+
     /// So many nodes, all linked, one founding, and every one a voter.
     fn new(count: usize) -> Self {
-        let mut net = Self { now_ms: START_MS, nodes: Vec::new(), links: BTreeMap::new() };
+        let mut net = Self::empty();
         for at in 0..count {
             net.start(&format!("n{at}"), count);
         }
@@ -524,7 +528,7 @@ fn one_that_was_let_in_knows_who_was_given_up_on() {
 
 #[test]
 fn two_that_founded_alone_bring_together_what_each_had() {
-    let mut net = Net { now_ms: START_MS, nodes: Vec::new(), links: BTreeMap::new() };
+    let mut net = Net::empty();
     for (name, key) in [("n0", "a"), ("n1", "b")] {
         let node = net.start(name, 0);
         net.nodes[node].tick(ALONE, net.now_ms);
@@ -662,7 +666,7 @@ fn a_delete_is_final_though_who_knew_what_it_deleted_is_gone() {
 fn what_is_written_just_after_a_start_needs_no_heartbeat_to_arrive() {
     for seed in 0..1_000 {
         let mut rng = StdRng::seed_from_u64(seed);
-        let mut net = Net { now_ms: START_MS, nodes: Vec::new(), links: BTreeMap::new() };
+        let mut net = Net::empty();
         for name in ["n0", "n1"] {
             net.start(name, 2);
         }
@@ -927,7 +931,7 @@ fn of_two_that_return_one_with_a_write_and_one_with_its_delete_the_delete_stands
 
 #[test]
 fn a_sidecar_vouches_for_nothing_until_it_was_told_how_many_voters_there_are() {
-    let mut net = Net { now_ms: START_MS, nodes: Vec::new(), links: BTreeMap::new() };
+    let mut net = Net::empty();
     // One of three that was told to go ahead alone.
     let alone = net.start("n0", 3);
     net.nodes[alone].tick(ALONE, net.now_ms);
