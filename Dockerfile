@@ -28,7 +28,9 @@ LABEL org.opencontainers.image.title="kvasir" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.url="https://kvasir.dev"
 COPY --from=build /out/ /
+# Memory that was freed goes back to the kernel after 10 ms, not after a second and the next allocation.
 ENV PATH=/
+ENV MIMALLOC_PURGE_DELAY=10
 WORKDIR /
 USER 65532:65532
 ENTRYPOINT ["/kvasir-node"]

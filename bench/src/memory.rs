@@ -53,7 +53,7 @@ fn usual(n: u64) -> String {
     format!("bench/key-{n:08}")
 }
 
-const SHAPES: [Shape; 8] = [
+const SHAPES: [Shape; 9] = [
     Shape { name: "64 B values", key: usual, value: 64, scattered: false, rewrites: 0, after: After::Nothing },
     Shape {
         name: "64 B values, in no order",
@@ -71,7 +71,15 @@ const SHAPES: [Shape; 8] = [
         rewrites: 2,
         after: After::Nothing,
     },
-    Shape { name: "8 B keys, 8 B values", key: short, value: 8, scattered: true, rewrites: 0, after: After::Nothing },
+    Shape { name: "8 B keys, 8 B values", key: short, value: 8, scattered: false, rewrites: 0, after: After::Nothing },
+    Shape {
+        name: "8 B keys, 8 B values, in no order",
+        key: short,
+        value: 8,
+        scattered: true,
+        rewrites: 0,
+        after: After::Nothing,
+    },
     Shape { name: "1 KiB values", key: usual, value: 1024, scattered: true, rewrites: 0, after: After::Nothing },
     Shape { name: "100 B values", key: usual, value: 100, scattered: true, rewrites: 0, after: After::Nothing },
     Shape {

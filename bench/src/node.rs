@@ -54,6 +54,7 @@ impl Node {
                 command.env_remove(name);
             }
         }
+        command.env("MIMALLOC_PURGE_DELAY", "10"); // as the image has it
         command.args(["--name", start.name, "--cluster", "bench", "--log-level", "warn"]);
         for (flag, port) in [("--client-address", 7070), ("--peer-address", 7071), ("--admin-address", 7072)] {
             command.args([flag, &SocketAddr::new(start.address, port).to_string()]);

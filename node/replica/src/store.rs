@@ -33,10 +33,11 @@ const fn allocated(len: u64) -> u64 {
 /// What an element of `size` bytes takes in a B-tree of the standard library: a
 /// node has 11 places and 16 bytes more, and an inner one, of which there is one
 /// for seven leaves or so, 12 pointers besides. Of the places 6.9 are taken when
-/// keys come in order, and 8.5 when they come in none: it is counted as 7.7.
+/// keys come in order, and 8.5 when they come in none: it is counted as 7.5,
+/// a little less than halfway, since a process takes something besides.
 const fn slot(size: usize) -> u64 {
     let leaf = 11 * size as u64 + 16;
-    (allocated(leaf) + allocated(leaf + 12 * 8) / 7) * 10 / 77
+    (allocated(leaf) + allocated(leaf + 12 * 8) / 7) * 10 / 75
 }
 
 /// What a [`Bytes`] of `len` bytes takes beside its own place: the bytes, and
@@ -120,7 +121,7 @@ impl Store {
     ///
     /// Key and value must own their memory: a slice of a frame would keep the
     /// whole frame alive.
-    pub fn merge(&mut self, key: Bytes, record: Record) -> bool {
+    pub fn merge(&mut self, mut key: Bytes, record: Record) -> bool {
         // `Bytes` allocates what counts its owners when the first clone is made:
         // now, so that no read and no scan takes memory later.
         drop(record.value.clone());
@@ -129,6 +130,8 @@ impl Store {
         match self.map.entry(Key(key.clone())) {
             Entry::Occupied(held) if held.get().dot >= dot => return false,
             Entry::Occupied(mut held) => {
+                // The indexes share the map's copy of the key, and keep no second one alive.
+                key.clone_from(&held.key().0);
                 let old = held.insert(record);
                 self.forget(&key, &old);
             }
