@@ -36,7 +36,8 @@ fn short(n: u64) -> String {
     format!("{n:08x}")
 }
 
-const PLAIN: Shape = Shape { name: "64 B", key: usual, value: 64, scattered: true, ends: false, deleted: false, over: false };
+const PLAIN: Shape =
+    Shape { name: "64 B", key: usual, value: 64, scattered: true, ends: false, deleted: false, over: false };
 
 const SHAPES: [Shape; 8] = [
     PLAIN,
