@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kvasir_proto::peer::v1::{Entry, Message, Roster, Seat, SeatState, Want, message::Kind};
 use kvasir_replica::clock::Dot;
 use kvasir_replica::replica::{
-    Bounds, Change, Coverage, EXPIRE_STEP, LinkId, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS, Replica, Settings, View,
+    Bounds, Change, Coverage, EXPIRE_STEP, LinkId, MAX_ENDED, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS, Replica, Settings, View,
 };
 use kvasir_replica::session::Session;
 use rand::rngs::StdRng;
@@ -926,6 +926,68 @@ fn of_two_that_return_one_with_a_write_and_one_with_its_delete_the_delete_stands
             assert!(net.nodes[node].is_ready() && net.nodes[node].brought() == 0);
             assert!(!net.holds(node, "k"), "node {node} has what {deletes} had deleted");
         }
+    }
+}
+
+#[test]
+fn a_delete_of_what_was_taken_as_it_is_waits_for_whoever_may_bring_it_again() {
+    let mut net = Net::new(5);
+    let (dies, returns) = (4, 3);
+    // The first is lost on its way to all, the second is the last that is heard.
+    net.put(dies, "lost");
+    net.pass(&mut |from, _, _| from != dies);
+    net.put(dies, "k");
+    for to in 0..dies {
+        net.step(dies, to, &mut |_, _, _| true);
+    }
+    net.cut_off(dies);
+    net.cut_off(returns);
+    assert!((0..dies).all(|node| net.holds(node, "k") && !net.holds(node, "lost")));
+    net.settle(10);
+    assert!(net.nodes[0].counters().adoptions > 0);
+    net.delete(0, "k");
+    net.settle(10);
+    assert_eq!(net.tombstones(0), 1);
+    net.link(0, returns);
+    net.end(returns, 0);
+    assert_eq!(net.nodes[returns].brought(), 1);
+    net.link(0, returns);
+    net.heal();
+    for node in 0..dies {
+        assert!(net.nodes[node].is_ready() && net.nodes[node].brought() == 0);
+        assert!(!net.holds(node, "k"), "node {node} has what was deleted");
+    }
+}
+
+#[test]
+fn one_that_was_forgotten_for_want_of_room_brings_back_nothing_that_was_deleted() {
+    let mut net = Net::new(3);
+    let late = 2;
+    net.put(late, "k");
+    net.pass(&mut |_, _, _| true);
+    net.cut_off(late);
+    let origin = net.nodes[late].origin();
+    net.delete(0, "k");
+    net.settle(10);
+    assert!(!net.holds(0, "k") && net.tombstones(0) == 0 && net.nodes[0].vector().contains_key(&origin));
+    // So many have ended since that there is no place for it in the roster.
+    let ended = |at: u64| Seat {
+        origin: 1_000 + at,
+        name: format!("ended{at}"),
+        state: SeatState::Ended.into(),
+        since_hlc: net.nodes[0].collected(),
+        ..Seat::default()
+    };
+    let seats: Vec<_> = (0..MAX_ENDED as u64).map(ended).collect();
+    net.give(1, 0, Message { kind: Some(Kind::Roster(Roster { seats })) });
+    net.settle(3);
+    for node in &net.nodes[..2] {
+        assert!(node.seats().all(|(it, _)| it != origin) && !node.vector().contains_key(&origin));
+    }
+    net.heal();
+    for node in 0..3 {
+        assert!(net.nodes[node].is_ready() && net.nodes[node].brought() == 0);
+        assert!(!net.holds(node, "k"), "node {node} has what was deleted");
     }
 }
 
