@@ -18,13 +18,12 @@ const SHAPE: &str = "KVASIR_MEMORY_SHAPE";
 struct Shape {
     name: &'static str,
     key: fn(u64) -> String,
-    value: usize,
+    /// Bytes; `None`: a delete, of a key that was never there unless `over`, as it comes from peers.
+    value: Option<usize>,
     /// In key order, or in none.
     scattered: bool,
     ends: bool,
-    /// Deletes: of keys that were never there, as they come from peers, unless `over`.
-    deleted: bool,
-    /// Each key has had a value without an end before.
+    /// Each key has had a value of 64 bytes without an end before.
     over: bool,
 }
 
@@ -36,18 +35,17 @@ fn short(n: u64) -> String {
     format!("{n:08x}")
 }
 
-const PLAIN: Shape =
-    Shape { name: "64 B", key: usual, value: 64, scattered: true, ends: false, deleted: false, over: false };
+const PLAIN: Shape = Shape { name: "64 B", key: usual, value: Some(64), scattered: true, ends: false, over: false };
 
 const SHAPES: [Shape; 8] = [
     PLAIN,
     Shape { name: "64 B in key order", scattered: false, ..PLAIN },
-    Shape { name: "8 B", key: short, value: 8, ..PLAIN },
-    Shape { name: "1 KiB", value: 1024, ..PLAIN },
+    Shape { name: "8 B", key: short, value: Some(8), ..PLAIN },
+    Shape { name: "1 KiB", value: Some(1024), ..PLAIN },
     Shape { name: "with an end", ends: true, ..PLAIN },
     Shape { name: "with an end, over another value", ends: true, over: true, ..PLAIN },
-    Shape { name: "tombstones", deleted: true, ..PLAIN },
-    Shape { name: "tombstones of values", deleted: true, over: true, ..PLAIN },
+    Shape { name: "tombstones", value: None, ..PLAIN },
+    Shape { name: "tombstones of values", value: None, over: true, ..PLAIN },
 ];
 
 /// Every number below 2^20 once, out of order: each step can be undone.
@@ -69,20 +67,20 @@ fn resident() -> u64 {
 fn fill(shape: &Shape) {
     let before = resident();
     let mut store = Store::default();
-    let mut write = |n, round, deleted: bool, ends: bool| {
+    let mut write = |n, round, value: Option<usize>, ends: bool| {
         let key = (shape.key)(if shape.scattered { scatter(n) } else { n });
         let record = Record {
             dot: Dot { hlc: round * ENTRIES + n + 1, origin: 1 },
-            value: (!deleted).then(|| Bytes::copy_from_slice(&vec![b'v'; shape.value])),
+            value: value.map(|len| Bytes::copy_from_slice(&vec![b'v'; len])),
             expires_ms: ends.then_some(1_000_000 + scatter(n)),
             first: None,
         };
         assert!(store.merge(Bytes::copy_from_slice(key.as_bytes()), record));
     };
     if shape.over {
-        (0..ENTRIES).for_each(|n| write(n, 0, false, false));
+        (0..ENTRIES).for_each(|n| write(n, 0, Some(64), false));
     }
-    (0..ENTRIES).for_each(|n| write(n, 1, shape.deleted, shape.ends));
+    (0..ENTRIES).for_each(|n| write(n, 1, shape.value, shape.ends));
     // A read must not cost memory that was not accounted.
     let read: usize = store.scan(None).map(|(key, record)| (key.clone(), record.value.clone()).0.len()).sum();
     assert!(read > 0);

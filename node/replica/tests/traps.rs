@@ -8,7 +8,8 @@ use bytes::Bytes;
 use kvasir_proto::peer::v1::{Entry, Message, Roster, Seat, SeatState, Want, message::Kind};
 use kvasir_replica::clock::Dot;
 use kvasir_replica::replica::{
-    Bounds, Change, Coverage, EXPIRE_STEP, LinkId, MAX_ENDED, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS, Replica, Settings, View,
+    Bounds, Change, Coverage, EXPIRE_STEP, LinkId, MAX_ENDED, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS, Replica,
+    Settings, View,
 };
 use kvasir_replica::session::Session;
 use rand::rngs::StdRng;
@@ -966,6 +967,8 @@ fn one_that_was_forgotten_for_want_of_room_brings_back_nothing_that_was_deleted(
     net.put(late, "k");
     net.pass(&mut |_, _, _| true);
     net.cut_off(late);
+    // What only it holds is as much in doubt later as what was deleted meanwhile: it is dropped, too, and counted.
+    net.put(late, "alone");
     let origin = net.nodes[late].origin();
     net.delete(0, "k");
     net.settle(10);
@@ -989,6 +992,7 @@ fn one_that_was_forgotten_for_want_of_room_brings_back_nothing_that_was_deleted(
         assert!(net.nodes[node].is_ready() && net.nodes[node].brought() == 0);
         assert!(!net.holds(node, "k"), "node {node} has what was deleted");
     }
+    assert_eq!((net.nodes[late].counters().reissued, net.nodes[late].counters().too_late), (0, 2));
 }
 
 #[test]

@@ -77,6 +77,7 @@ impl Scrape {
             entries_out,
             returns,
             reissued,
+            too_late,
             adoptions,
             evicted_keys,
             no_room,
@@ -88,6 +89,11 @@ impl Scrape {
         page.counter("entries_sent", "Entries sent to peers", entries_out)?;
         page.counter("returns", "Times that this node began anew, its life having been ended by others", returns)?;
         page.counter("entries_reissued", "Writes of ended lives that were issued again", reissued)?;
+        page.counter(
+            "entries_too_late",
+            "Values of ended lives that were not issued again: nobody remembers whether they were deleted",
+            too_late,
+        )?;
         page.counter(
             "adoptions",
             "Times that writes which a dead node had half sent were taken as they are",

@@ -293,7 +293,15 @@ impl Engine {
         // Nobody in sight is unlinked, it said, and now they all may be: a node
         // that has just lost its links must not take itself for the only one.
         let view = if inner.viewed == inner.link_changes { inner.view } else { View::default() };
+        let late = inner.replica.counters().too_late;
         inner.replica.tick(view, wall_ms());
+        let late = inner.replica.counters().too_late - late;
+        if late > 0 {
+            warn!(
+                values = late,
+                "dropped what this node alone may have held: it was away for longer than deletes are remembered"
+            );
+        }
         self.see_evictions(&mut inner);
         self.after(&mut inner);
         drop(inner);

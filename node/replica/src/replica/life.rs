@@ -112,7 +112,9 @@ impl Replica {
         let more = step.len() == SCAN_STEP;
         bag.after = step.last().map(|(key, _)| key.clone()).filter(|_| more);
         for (key, record) in step {
-            if self.is_beaten(&bag, &key, &record) || self.is_known(&bag, record.dot) {
+            let beaten = self.is_beaten(&bag, &key, &record);
+            if beaten || self.is_known(&bag, record.dot) {
+                self.counters.too_late += u64::from(!beaten && self.is_too_late(&bag, &record));
                 bag.store.remove(&key);
             } else if !self.roster.is_live(record.dot.origin) {
                 bag.store.remove(&key);
@@ -156,6 +158,11 @@ impl Replica {
             Some(cover) => dot.hlc <= cover.seen,
             None => dot.hlc <= bag.floor,
         }
+    }
+
+    /// Whether a write of a bag passes for known only since those who knew are forgotten.
+    fn is_too_late(&self, bag: &Bag, record: &Record) -> bool {
+        record.value.is_some() && !self.vector.contains_key(&record.dot.origin) && record.dot.hlc > bag.collected
     }
 
     /// What the bag's map covered is covered now: it was issued again, or

@@ -133,6 +133,9 @@ pub struct Counters {
     /// Writes of ended seats of this node that no member had, and that were
     /// issued again under a new dot.
     pub reissued: u64,
+    /// Values that ended seats of this node held and that were not issued again,
+    /// having come too late: nobody remembers any more whether they were deleted.
+    pub too_late: u64,
     /// Times that writes which a dead node had half sent were taken as they are.
     pub adoptions: u64,
     /// Values deleted to make room.
