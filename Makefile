@@ -8,7 +8,7 @@ export CARGO_INCREMENTAL := 0
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|'
 
-setup: ## install and build what building and testing need (the other targets do it too)
+setup: ## install and build what building and testing need (targets that need it do it themselves)
 	scripts/setup
 
 test: setup ## run every test, on a throwaway Kubernetes or the one KUBECONFIG names

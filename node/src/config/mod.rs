@@ -184,7 +184,7 @@ pub struct Config {
     pub peer_address: SocketAddr,
     /// Where the node serves metrics, health and status.
     pub admin_address: SocketAddr,
-    /// How often a node compares itself with one peer.
+    /// How often a node tells its peers what it has, and compares itself with three of them.
     pub sync_interval: Duration,
     /// How long a starting node waits for peers.
     pub join_timeout: Duration,

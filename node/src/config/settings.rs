@@ -141,7 +141,7 @@ settings! {
         /// Where to serve metrics, health and status (HTTP) [default: 127.0.0.1:7072]
         #[arg(long, env = "KVASIR_ADMIN_ADDRESS", value_name = "IP:PORT")]
         admin_address: SocketAddr,
-        /// How often the node compares itself with one peer, such as 500ms [default: 1s]
+        /// How often the node tells its peers what it has, and compares itself with three of them, such as 500ms [default: 1s]
         #[arg(long, env = "KVASIR_SYNC_INTERVAL", value_name = "DURATION")]
         sync_interval: DurationText,
         /// How long a starting node waits for peers [default: 10s]
