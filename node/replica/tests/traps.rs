@@ -964,6 +964,7 @@ fn a_delete_of_what_was_taken_as_it_is_waits_for_whoever_may_bring_it_again() {
 fn one_that_was_forgotten_for_want_of_room_brings_back_nothing_that_was_deleted() {
     let mut net = Net::new(3);
     let late = 2;
+    net.put(late, "stays");
     net.put(late, "k");
     net.pass(&mut |_, _, _| true);
     net.cut_off(late);

@@ -91,7 +91,7 @@ impl Scrape {
         page.counter("entries_reissued", "Writes of ended lives that were issued again", reissued)?;
         page.counter(
             "entries_too_late",
-            "Values of ended lives that were not issued again: nobody remembers whether they were deleted",
+            "Writes of ended lives that came back too late to be issued again: nobody remembers what was deleted since",
             too_late,
         )?;
         page.counter(

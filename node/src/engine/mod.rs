@@ -298,7 +298,7 @@ impl Engine {
         let late = inner.replica.counters().too_late - late;
         if late > 0 {
             warn!(
-                values = late,
+                writes = late,
                 "dropped what this node alone may have held: it was away for longer than deletes are remembered"
             );
         }

@@ -11,7 +11,7 @@ use kvasir_proto::peer::v1::{Report, SeatState, Standing, Want};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::link::Link;
-use super::{COLLECT_STEP_MS, Change, EXPIRE_STEP, REMEMBER_EVICTED_MS, Replica, founding_of};
+use super::{COLLECT_STEP_MS, Change, EXPIRE_STEP, Replica, founding_of};
 use crate::clock::{ms_of, stamp_at};
 
 impl Replica {
@@ -146,11 +146,11 @@ impl Replica {
     /// Forgets seats that nothing can come of any more, and what is known of
     /// their writes.
     fn retire(&mut self) {
-        let at = ms_of(self.collected);
+        let (at, kept) = (ms_of(self.collected), self.settings.bounds.remember_evicted_ms);
         let late: Vec<u64> = self
             .roster
             .iter()
-            .filter(|(_, s)| s.state == SeatState::Evicted && ms_of(s.since) + REMEMBER_EVICTED_MS <= at)
+            .filter(|(_, s)| s.state == SeatState::Evicted && ms_of(s.since) + kept <= at)
             .map(|(o, _)| o)
             .collect();
         for origin in late {

@@ -74,27 +74,19 @@ impl Replica {
     /// The snapshot is whole.
     pub(super) fn finish_snapshot(&mut self, seen: &[Seen], standing: &Standing, now_ms: u64) {
         let held = std::mem::replace(&mut self.vector, seen.iter().map(link::from_wire).collect());
+        (self.founding, self.promised, self.collected) = (founding_of(standing), standing.promised, standing.collected);
+        (self.forgotten, self.vouched) = (standing.forgotten, standing.vouched);
         // Some of what came was written while the sponsor was scanning.
         for (origin, cover) in held {
-            self.vector.entry(origin).or_default().note(cover.wrote());
+            self.note_write(Dot { hlc: cover.wrote(), origin });
         }
         for s in seen {
             self.clock.observe(s.hlc);
         }
         self.clock.observe(standing.collected);
-        (self.founding, self.promised, self.collected) = (founding_of(standing), standing.promised, standing.collected);
-        (self.forgotten, self.vouched) = (standing.forgotten, standing.vouched);
         for bag in &mut self.bags {
-            bag.floor = if bag.founding != self.founding {
-                0
-            } else if bag.collected < self.forgotten {
-                // Nobody may remember what was taken in of it: what may have
-                // been deleted since must not come back.
-                self.collected
-            } else {
-                // Of a map that is further behind, it says nothing.
-                bag.collected.min(self.collected)
-            };
+            // Of a map that is further behind, it says nothing.
+            bag.floor = if bag.founding == self.founding { bag.collected.min(self.collected) } else { 0 };
         }
         self.become_ready(now_ms);
     }
@@ -112,17 +104,23 @@ impl Replica {
         let more = step.len() == SCAN_STEP;
         bag.after = step.last().map(|(key, _)| key.clone()).filter(|_| more);
         for (key, record) in step {
-            let beaten = self.is_beaten(&bag, &key, &record);
-            if beaten || self.is_known(&bag, record.dot) {
-                self.counters.too_late += u64::from(!beaten && self.is_too_late(&bag, &record));
+            if self.is_beaten(&bag, &key, &record) || self.is_known(&bag, record.dot) {
                 bag.store.remove(&key);
             } else if !self.roster.is_live(record.dot.origin) {
                 bag.store.remove(&key);
-                self.issue_again(key, &record, now_ms);
+                if self.is_too_late(&bag) {
+                    let ended = record.value.is_some() && record.live(now_ms).is_none();
+                    self.counters.too_late += u64::from(!ended);
+                } else {
+                    self.issue_again(key, &record, now_ms);
+                }
             } // else its origin is there, and will bring it itself
         }
         if bag.store.is_empty() {
-            self.join_bag(&bag);
+            // What came too late is not covered, but lost.
+            if !self.is_too_late(&bag) {
+                self.join_bag(&bag);
+            }
             if self.bags.is_empty() {
                 self.roster.returned(self.settings.origin, self.clock.tick(now_ms));
                 self.roster_changed();
@@ -160,9 +158,10 @@ impl Replica {
         }
     }
 
-    /// Whether a write of a bag passes for known only since those who knew are forgotten.
-    fn is_too_late(&self, bag: &Bag, record: &Record) -> bool {
-        record.value.is_some() && !self.vector.contains_key(&record.dot.origin) && record.dot.hlc > bag.collected
+    /// Whether nobody may remember what was taken in of a bag: what may have
+    /// been deleted since must not come back, and so nothing does.
+    fn is_too_late(&self, bag: &Bag) -> bool {
+        bag.founding == self.founding && bag.collected < self.forgotten
     }
 
     /// What the bag's map covered is covered now: it was issued again, or
@@ -256,7 +255,7 @@ impl Replica {
                 self.store.merge(key.clone(), record.clone());
             }
             for (origin, cover) in held {
-                self.vector.entry(origin).or_default().note(cover.wrote());
+                self.note_write(Dot { hlc: cover.wrote(), origin });
             }
             self.tell(Change::Reset);
         }

@@ -120,8 +120,12 @@ impl Replica {
         Ok(())
     }
 
-    fn note_write(&mut self, dot: Dot) {
-        self.vector.entry(dot.origin).or_default().note(dot.hlc);
+    /// A write is held. Of an origin that is forgotten everything was taken in: an entry for it would say that
+    /// something is missing, and hide from one that returns that nobody remembers what was deleted of it.
+    pub(super) fn note_write(&mut self, dot: Dot) {
+        if dot.hlc > self.collected || self.vector.contains_key(&dot.origin) {
+            self.vector.entry(dot.origin).or_default().note(dot.hlc);
+        }
     }
 
     pub(super) fn cut_push(&mut self, link: &mut Link, mut prev: u64, now_ms: u64) -> Push {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{LOG_MAX_ENTRIES, MESSAGE_MAX_ENTRIES, REMEMBER_ENDED_MS, SCAN_STEP, Seat};
+use super::{LOG_MAX_ENTRIES, MESSAGE_MAX_ENTRIES, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS, SCAN_STEP, Seat};
 use crate::clock::Dot;
 use crate::store::Record;
 
@@ -55,6 +55,8 @@ pub struct Bounds {
     pub scan_step: usize,
     /// See [`REMEMBER_ENDED_MS`].
     pub remember_ended_ms: u64,
+    /// See [`REMEMBER_EVICTED_MS`].
+    pub remember_evicted_ms: u64,
 }
 
 impl Default for Bounds {
@@ -64,6 +66,7 @@ impl Default for Bounds {
             message_entries: MESSAGE_MAX_ENTRIES,
             scan_step: SCAN_STEP,
             remember_ended_ms: REMEMBER_ENDED_MS,
+            remember_evicted_ms: REMEMBER_EVICTED_MS,
         }
     }
 }
@@ -133,8 +136,8 @@ pub struct Counters {
     /// Writes of ended seats of this node that no member had, and that were
     /// issued again under a new dot.
     pub reissued: u64,
-    /// Values that ended seats of this node held and that were not issued again,
-    /// having come too late: nobody remembers any more whether they were deleted.
+    /// Writes of ended seats of this node that were not issued again, having come
+    /// too late: nobody remembers any more whether they were beaten.
     pub too_late: u64,
     /// Times that writes which a dead node had half sent were taken as they are.
     pub adoptions: u64,

@@ -226,8 +226,10 @@ pub fn at_the_end(world: &World, survivors: &BTreeMap<Bytes, Dot>) {
     }
     // What someone has yet to issue again is not lost.
     let issued = !(waits(world, node) && node.replica.seats().any(|(_, seat)| seat.is_live() && seat.returning));
+    // Nor is what came back too late.
+    let all_brought = issued && world.live().all(|n| n.replica.counters().too_late == 0);
     // Without a loss of memory, the last write of each key stands.
-    if !history.crashed && issued {
+    if !history.crashed && all_brought {
         for (key, dots) in &history.by_key {
             let last = dots.last().expect("a key has a write");
             let stands = at(key) == Some(*last) || (at(key).is_none() && history.ended(key, *last, now));
@@ -235,7 +237,7 @@ pub fn at_the_end(world: &World, survivors: &BTreeMap<Bytes, Dot>) {
         }
     }
     // Nothing that anyone held when it healed is lost.
-    for (key, dot) in survivors.iter().filter(|_| issued) {
+    for (key, dot) in survivors.iter().filter(|_| all_brought) {
         let stands = at(key) >= Some(*dot) || (at(key).is_none() && history.ended(key, *dot, now));
         assert!(stands, "{key:?}: {dot:?} was held, at the end is {:?}", at(key));
     }

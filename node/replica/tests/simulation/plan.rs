@@ -1,7 +1,7 @@
 //! What happens in one run, drawn from its seed before it begins, so that a
 //! run can be repeated with a part of it left out.
 
-use kvasir_replica::replica::REMEMBER_ENDED_MS;
+use kvasir_replica::replica::{REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 
@@ -73,6 +73,8 @@ pub struct Plan {
     /// How long ended seats are remembered at least, milliseconds: as in production, or so short that all sessions
     /// are older. Not drawn, as with `membership`.
     pub remember_ended_ms: u64,
+    /// How long evicted ones are, milliseconds: as in production, or so short that many return too late. Not drawn.
+    pub remember_evicted_ms: u64,
     /// What happens, and when, milliseconds.
     pub ops: Vec<(u64, Op)>,
 }
@@ -107,6 +109,7 @@ impl Plan {
             evict_after_ms: if rng.random_bool(0.6) { rng.random_range(2_000..6_000) } else { 600_000 },
             room: rng.random_bool(0.15).then(|| (rng.random_range(2..8), rng.random_bool(0.5))),
             remember_ended_ms: if seed.is_multiple_of(2) { 1_000 + seed % 7 * 2_000 } else { REMEMBER_ENDED_MS },
+            remember_evicted_ms: if seed % 4 == 2 { 1_000 + seed % 5 * 3_000 } else { REMEMBER_EVICTED_MS },
             ops: Vec::new(),
         };
         let writes = rng.random_range(10..120);

@@ -145,6 +145,7 @@ impl<'a> World<'a> {
                 message_entries: self.rng.random_range(1..6),
                 scan_step: self.rng.random_range(1..8),
                 remember_ended_ms: self.plan.remember_ended_ms,
+                remember_evicted_ms: self.plan.remember_evicted_ms,
             },
         };
         let mut replica = Replica::new(settings, wall);
