@@ -997,6 +997,25 @@ fn one_that_was_forgotten_for_want_of_room_brings_back_nothing_that_was_deleted(
 }
 
 #[test]
+fn a_newcomer_misses_nothing_of_one_that_is_forgotten() {
+    let mut net = Net::new(3);
+    let goes = 2;
+    net.put(goes, "stays");
+    net.settle(2);
+    let origin = net.nodes[goes].origin();
+    net.cut_off(goes);
+    net.settle(6);
+    net.now_ms += REMEMBER_EVICTED_MS + REMEMBER_ENDED_MS;
+    net.settle(10);
+    assert!(net.holds(0, "stays") && !net.nodes[0].vector().contains_key(&origin));
+    let joins = net.start("n3", 3);
+    net.link(joins, 0);
+    net.pass(&mut |_, _, _| true);
+    assert!(net.nodes[joins].is_ready() && net.holds(joins, "stays"));
+    assert!(!net.nodes[joins].vector().contains_key(&origin));
+}
+
+#[test]
 fn a_sidecar_vouches_for_nothing_until_it_was_told_how_many_voters_there_are() {
     let mut net = Net::empty();
     // One of three that was told to go ahead alone.

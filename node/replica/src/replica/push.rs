@@ -121,7 +121,7 @@ impl Replica {
     }
 
     /// A write is held. Of an origin that is forgotten everything was taken in: an entry for it would say that
-    /// something is missing, and hide from one that returns that nobody remembers what was deleted of it.
+    /// something before the write may be missing.
     pub(super) fn note_write(&mut self, dot: Dot) {
         if dot.hlc > self.collected || self.vector.contains_key(&dot.origin) {
             self.vector.entry(dot.origin).or_default().note(dot.hlc);
