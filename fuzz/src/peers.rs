@@ -93,7 +93,13 @@ fn settings(origin: u64, name: &str) -> Settings {
         may_found: true,
         serve_alone: true,
         join_timeout_ms: 500,
-        bounds: Bounds { log_entries: 8, message_entries: 3, scan_step: 4, remember_ended_ms: 1_000 },
+        bounds: Bounds {
+            log_entries: 8,
+            message_entries: 3,
+            scan_step: 4,
+            remember_ended_ms: 1_000,
+            remember_evicted_ms: 1_000,
+        },
     }
 }
 
