@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use foca::{Foca, Identity, Notification, PeriodicParams, State, Timer};
+use foca::{Codec, Foca, Header, Identity, Message, Notification, PeriodicParams, State, Timer};
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use super::{
@@ -28,6 +28,12 @@ const ANNOUNCEMENTS: usize = 32;
 const LOST_TRIED: usize = 8;
 /// The least time between two rounds of announcements.
 const MIN_ROUND: Duration = Duration::from_millis(100);
+/// With `n` others a node probes each in turn, and none comes later than the `2n - 1`st after its last time (first of
+/// one round, last of the next). With few others the turns may come more seldom for each to be probed as often as with
+/// four, where it is this many periods at most.
+const TURNS: u32 = 7;
+/// With one or two others a turn takes as long as this part of [`TURNS`].
+const FEWEST_TURNS: u32 = 3;
 
 /// What happened to the cluster. Each process that is listed has come once, and is told gone once when it is listed no
 /// more: of those listed at each moment and those that came and did not go, the origins are the same.
@@ -75,6 +81,8 @@ pub struct Swim {
     turn: usize,
     last_round: Option<Duration>,
     next_round: Duration,
+    /// Whether an answer to a probe came since the last probe.
+    answered: bool,
     left: bool,
 }
 
@@ -97,6 +105,7 @@ impl Swim {
             turn: 0,
             last_round: None,
             next_round: Duration::ZERO,
+            answered: false,
             left: false,
         }
     }
@@ -130,7 +139,10 @@ impl Swim {
             return Ok(());
         }
         match self.drive(now, |foca, outbox| foca.handle_data(message, outbox)) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.answered |= self.is_answer(message);
+                Ok(())
+            }
             Err(foca::Error::DataFromOurselves) => self.own_or_impostor(message),
             Err(error) => Err(Refused::Malformed(error)),
         }
@@ -141,9 +153,17 @@ impl Swim {
         while let Some(Reverse(due)) = self.timers.peek()
             && due.at <= now
         {
-            let Some(Reverse(Due { timer, .. })) = self.timers.pop() else { break };
+            let Some(Reverse(Due { at, timer, .. })) = self.timers.pop() else { break };
             if self.was_refuted(&timer) {
                 continue;
+            }
+            if matches!(timer, Timer::ProbeRandomMember(_)) && std::mem::take(&mut self.answered) {
+                // The next probe may wait. One that was not answered ends after its period.
+                let rest = self.rest();
+                if rest > Duration::ZERO {
+                    self.set(at + rest, timer);
+                    continue;
+                }
             }
             self.attempt(now, |foca, outbox| foca.handle_timer(timer, outbox));
         }
@@ -240,6 +260,18 @@ impl Swim {
         })
     }
 
+    fn set(&mut self, at: Duration, timer: Timer<NodeId>) {
+        self.timers_set += 1;
+        self.timers.push(Reverse(Due { at, set: self.timers_set, timer }));
+    }
+
+    /// By how much a turn to probe takes longer than a period, see [`TURNS`].
+    fn rest(&self) -> Duration {
+        let others = u32::try_from(self.foca.num_members()).unwrap_or(u32::MAX);
+        let latest = others.saturating_mul(2).saturating_sub(1).max(FEWEST_TURNS);
+        (self.timing.probe_period * TURNS / latest).saturating_sub(self.timing.probe_period)
+    }
+
     fn round_soon(&mut self, now: Duration) {
         let earliest = self.last_round.map_or(now, |last| now.max(last + MIN_ROUND));
         self.next_round = self.next_round.min(earliest);
@@ -247,9 +279,17 @@ impl Swim {
 
     /// Listing oneself in discovery is fine, and so is hearing oneself.
     fn own_or_impostor(&self, message: &[u8]) -> Result<(), Refused> {
-        use foca::Codec;
-        let header = Wire { me: self.me().peer_address }.decode_header(message);
-        if header.is_ok_and(|header| header.src.origin == self.me().origin) { Ok(()) } else { Err(Refused::Impostor) }
+        let own = self.header(message).is_some_and(|header| header.src.origin == self.me().origin);
+        if own { Ok(()) } else { Err(Refused::Impostor) }
+    }
+
+    fn is_answer(&self, message: &[u8]) -> bool {
+        let answers = |header: Header<NodeId>| matches!(header.message, Message::Ack(_) | Message::ForwardedAck { .. });
+        self.header(message).is_some_and(answers)
+    }
+
+    fn header(&self, message: &[u8]) -> Option<Header<NodeId>> {
+        Wire { me: self.me().peer_address }.decode_header(message).ok()
     }
 
     fn attempt(&mut self, now: Duration, step: impl FnOnce(&mut Protocol, &mut Outbox) -> Result<(), foca::Error>) {
@@ -270,8 +310,7 @@ impl Swim {
             self.outputs.push_back(Output::Send(to, datagram));
         }
         for (timer, after) in outbox.timers {
-            self.timers_set += 1;
-            self.timers.push(Reverse(Due { at: now + after, set: self.timers_set, timer }));
+            self.set(now + after, timer);
         }
         if let Some(me) = outbox.renewed {
             self.outputs.push_back(Output::Event(Event::Renewed(me)));

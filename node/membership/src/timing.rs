@@ -13,7 +13,8 @@ use std::{
 /// (a few periods), one more period without an answer, and the suspicion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// How often this node probes one member.
+    /// How often this node probes one member. Of less than four others each is probed often enough if the next probe waits
+    /// longer, up to 7/3 of this, after one that was answered.
     pub probe_period: Duration,
     /// How long it waits for the answer before it asks others to probe.
     pub probe_timeout: Duration,

@@ -353,7 +353,7 @@ settings! {
 settings! {
     /// How the nodes keep track of who lives: the membership protocol.
     SwimSettings {
-        /// How often the node probes one member [default: 200ms]
+        /// How often the node probes one member; with one or two others every 7/3 of it, with three 7/5 [default: 200ms]
         #[arg(long = "swim-probe-period", env = "KVASIR_SWIM_PROBE_PERIOD", value_name = "DURATION")]
         probe_period: DurationText,
         /// How long it waits for the answer before it asks others to probe [default: 80ms]
