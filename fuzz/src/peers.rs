@@ -99,6 +99,7 @@ fn settings(origin: u64, name: &str) -> Settings {
             scan_step: 4,
             remember_ended_ms: 1_000,
             remember_evicted_ms: 1_000,
+            ended_seats: 2,
         },
     }
 }

@@ -305,7 +305,12 @@ impl Swim {
         step: impl FnOnce(&mut Protocol, &mut Outbox) -> Result<(), foca::Error>,
     ) -> Result<(), foca::Error> {
         let mut outbox = Outbox { envelope: self.envelope, sends: Vec::new(), timers: Vec::new(), renewed: None };
-        let result = step(&mut self.foca, &mut outbox);
+        let me = self.me().clone();
+        let mut result = step(&mut self.foca, &mut outbox);
+        if *self.me() != me && !self.me().leaving {
+            // foca 2.0.0 probes nobody under a new identity until it hears of anyone. It may never.
+            result = result.and_then(|()| self.foca.apply_many(std::iter::empty(), false, &mut outbox));
+        }
         for (to, datagram) in outbox.sends {
             self.outputs.push_back(Output::Send(to, datagram));
         }

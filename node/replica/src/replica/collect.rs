@@ -167,7 +167,7 @@ impl Replica {
         for origin in gone {
             self.roster.remove(origin);
         }
-        for (ended, origin) in self.roster.bound() {
+        for (ended, origin) in self.roster.bound(self.settings.bounds.ended_seats) {
             self.forgotten = self.forgotten.max(ended);
             // Should it still be there, it must not be taken for one of us.
             self.vector.remove(&origin);

@@ -242,22 +242,17 @@ impl Replica {
         if !first && !alone {
             return;
         }
-        self.founding = (self.clock.tick(now_ms), self.settings.origin);
         self.sponsor_origin = None;
-        // What came of a snapshot until its sponsor died is kept: who else has it?
+        // Of a snapshot whose sponsor died, nothing is kept: if its map lives on elsewhere, nobody could tell later
+        // what of it was deleted there.
+        self.clear();
         if let Some(bag) = self.bags.pop() {
             // Nobody is there to return to: the old map is as good as any.
-            let part = std::mem::replace(&mut self.store, bag.store);
-            let held = std::mem::replace(&mut self.vector, bag.vector);
+            (self.store, self.vector) = (bag.store, bag.vector);
             (self.founding, self.promised) = (bag.founding, bag.promised);
             (self.collected, self.vouched, self.forgotten) = (bag.collected, bag.vouched, bag.forgotten);
-            for (key, record) in part.scan(None) {
-                self.store.merge(key.clone(), record.clone());
-            }
-            for (origin, cover) in held {
-                self.note_write(Dot { hlc: cover.wrote(), origin });
-            }
-            self.tell(Change::Reset);
+        } else {
+            self.founding = (self.clock.tick(now_ms), self.settings.origin);
         }
         self.become_ready(now_ms);
     }

@@ -151,8 +151,9 @@ impl Replica {
         if collected == 0 {
             Coverage::Covered
         } else if founding != self.founding {
-            // Where something was forgotten the later founding stands.
-            if self.founding > founding { Coverage::Lost } else { Coverage::Behind }
+            // Where something was forgotten the later founding stands; but if this one's majority has come that far
+            // without having met the other's, there is none of that any more.
+            if self.founding > founding || collected <= self.collected { Coverage::Lost } else { Coverage::Behind }
         } else if collected <= self.collected.max(self.vouched) {
             Coverage::Covered
         } else {
@@ -174,6 +175,10 @@ impl Replica {
                 Some(_) => Coverage::Lost,
                 None if founding != self.founding => Coverage::Lost,
                 None if dot.hlc > self.known_of_all() => Coverage::Behind,
+                // Too young to be forgotten: no one that is left has ever heard of who wrote it.
+                None if ms_of(dot.hlc) + self.settings.bounds.remember_ended_ms > ms_of(self.collected) => {
+                    Coverage::Lost
+                }
                 None => Coverage::Covered,
             }
         } else if self.roster.get(dot.origin).is_some_and(|seat| !seat.is_live())

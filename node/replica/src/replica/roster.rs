@@ -156,11 +156,11 @@ impl Roster {
         self.seats.remove(&origin);
     }
 
-    /// Drops the longest ended when there are too many. Returns when each had ended, and its origin.
-    pub(super) fn bound(&mut self) -> Vec<(u64, u64)> {
+    /// Drops the longest ended when there are more than `most`. Returns when each had ended, and its origin.
+    pub(super) fn bound(&mut self, most: usize) -> Vec<(u64, u64)> {
         let mut ended: Vec<_> = self.iter().filter(|(_, s)| !s.is_live()).map(|(o, s)| (s.since, o)).collect();
         ended.sort_unstable();
-        ended.truncate(ended.len().saturating_sub(MAX_ENDED));
+        ended.truncate(ended.len().saturating_sub(most));
         for (_, origin) in &ended {
             self.seats.remove(origin);
         }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{LOG_MAX_ENTRIES, MESSAGE_MAX_ENTRIES, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS, SCAN_STEP, Seat};
+use super::{LOG_MAX_ENTRIES, MAX_ENDED, MESSAGE_MAX_ENTRIES, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS, SCAN_STEP, Seat};
 use crate::clock::Dot;
 use crate::store::Record;
 
@@ -57,6 +57,8 @@ pub struct Bounds {
     pub remember_ended_ms: u64,
     /// See [`REMEMBER_EVICTED_MS`].
     pub remember_evicted_ms: u64,
+    /// See [`MAX_ENDED`].
+    pub ended_seats: usize,
 }
 
 impl Default for Bounds {
@@ -67,6 +69,7 @@ impl Default for Bounds {
             scan_step: SCAN_STEP,
             remember_ended_ms: REMEMBER_ENDED_MS,
             remember_evicted_ms: REMEMBER_EVICTED_MS,
+            ended_seats: MAX_ENDED,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use bytes::Bytes;
 use kvasir_proto::peer::v1::SeatState;
 use kvasir_replica::clock::Dot;
-use kvasir_replica::replica::Vector;
+use kvasir_replica::replica::{MAX_ENDED, Vector};
 
 use crate::world::{Node, World};
 
@@ -97,7 +97,7 @@ impl History {
     }
 
     /// Whether one of those who held it has held it ever since.
-    fn has_holder(&self, acked: &Acked) -> bool {
+    pub fn has_holder(&self, acked: &Acked) -> bool {
         acked.holders.iter().any(|origin| self.interrupted.get(origin).is_none_or(|last| *last <= acked.at))
     }
 
@@ -137,7 +137,10 @@ pub fn always(world: &World) {
             }
         }
     }
-    // Equal vectors, equal maps.
+    // Equal vectors, equal maps. (What is held of one that was forgotten for want of room, no vector tells.)
+    if world.plan.ended_seats < MAX_ENDED {
+        return;
+    }
     let comparable = |n: &&Node| {
         let r = &n.replica;
         r.is_ready() && r.store().is_collected(r.collected()) && r.vector().values().all(|c| c.beyond == 0)
@@ -170,12 +173,16 @@ pub fn survivors(world: &World) -> BTreeMap<Bytes, Dot> {
     best
 }
 
-/// Whether a sidecar that died is waited for: until it is given up on, and when
+/// Whether one that died, and is not started again, is waited for: until it is given up on, and when
 /// it had half sent something, until it can be sure not to return.
-fn waits(world: &World, node: &Node) -> bool {
+pub fn waits(world: &World, node: &Node) -> bool {
     let replica = &node.replica;
     let gone = |origin| world.live().all(|n| n.origin != origin);
-    let late = world.plan.evict_after_ms > 60_000 && replica.seats().any(|(o, seat)| seat.is_live() && gone(o));
+    // By nobody, if too many are gone with it.
+    let voters = replica.seats().filter(|(o, seat)| seat.is_live() && seat.voter && !gone(*o)).count();
+    let alone = voters < replica.holders(u64::MAX).majority;
+    let late =
+        (world.plan.evict_after_ms > 60_000 || alone) && replica.seats().any(|(o, seat)| seat.is_live() && gone(o));
     // On any node: what one is capped by, all wait for.
     let half_sent = world.live().any(|n| n.replica.vector().values().any(|c| c.last > c.seen));
     late || half_sent && replica.seats().any(|(_, seat)| seat.state == SeatState::Evicted)

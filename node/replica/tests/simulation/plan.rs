@@ -1,20 +1,30 @@
 //! What happens in one run, drawn from its seed before it begins, so that a
 //! run can be repeated with a part of it left out.
 
-use kvasir_replica::replica::{REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS};
+use kvasir_replica::replica::{MAX_ENDED, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
+
+/// Who shall hold a write before it is acknowledged, beside the node that takes it.
+#[derive(Clone, Copy, Debug)]
+pub enum Need {
+    Peers(usize),
+    /// Of the voters.
+    Majority,
+    /// All that take part.
+    All,
+}
 
 /// Something that a client does, or that befalls the cluster. Nodes are named
 /// by their places.
 #[derive(Clone, Debug)]
 pub enum Op {
-    /// A write at a node, to be held by so many peers.
+    /// A write at a node, to be held by others.
     Put {
         node: usize,
         key: u8,
         ttl_ms: Option<u64>,
-        ack: usize,
+        ack: Need,
     },
     Delete {
         node: usize,
@@ -46,6 +56,9 @@ pub enum Op {
     Leave(usize),
     /// The wall clock jumps, milliseconds.
     Jump(usize, i64),
+    /// The cluster is meant to have so many voters from now on. Each hears of it when it looks.
+    Scale(usize),
+    Look(usize),
     Nothing,
 }
 
@@ -75,6 +88,9 @@ pub struct Plan {
     pub remember_ended_ms: u64,
     /// How long evicted ones are, milliseconds: as in production, or so short that many return too late. Not drawn.
     pub remember_evicted_ms: u64,
+    /// How many ended seats are remembered: as in production, or so few that some are forgotten for want of room. Not
+    /// drawn.
+    pub ended_seats: usize,
     /// What happens, and when, milliseconds.
     pub ops: Vec<(u64, Op)>,
 }
@@ -110,6 +126,7 @@ impl Plan {
             room: rng.random_bool(0.15).then(|| (rng.random_range(2..8), rng.random_bool(0.5))),
             remember_ended_ms: if seed.is_multiple_of(2) { 1_000 + seed % 7 * 2_000 } else { REMEMBER_ENDED_MS },
             remember_evicted_ms: if seed % 4 == 2 { 1_000 + seed % 5 * 3_000 } else { REMEMBER_EVICTED_MS },
+            ended_seats: if seed % 13 == 4 || seed % 16 == 3 { 1 + (seed / 16 % 4) as usize } else { MAX_ENDED },
             ops: Vec::new(),
         };
         let writes = rng.random_range(10..120);
@@ -125,7 +142,7 @@ impl Plan {
                     node,
                     key,
                     ttl_ms: rng.random_bool(0.2).then(|| rng.random_range(1..8_000)),
-                    ack: rng.random_range(0..3),
+                    ack: Need::Peers(rng.random_range(0..3)),
                 },
                 4..7 => Op::Delete { node, key },
                 7 => Op::SessionPut { session, node, key },
@@ -155,7 +172,32 @@ impl Plan {
             };
             plan.ops.push((at, op));
         }
+        plan.add(end_ms);
         plan.ops.sort_by_key(|(at, _)| *at);
         plan
+    }
+
+    /// What is drawn apart from the rest, which stays as it was before there was this.
+    fn add(&mut self, end_ms: u64) {
+        let rng = &mut Xoshiro256PlusPlus::seed_from_u64(self.seed ^ 0xadd);
+        for (_, op) in &mut self.ops {
+            if let Op::Put { ack, .. } = op
+                && rng.random_bool(0.3)
+            {
+                *ack = if rng.random_bool(0.5) { Need::Majority } else { Need::All };
+            }
+        }
+        if matches!(self.seed % 11, 6 | 10) {
+            for _ in 0..rng.random_range(1..4) {
+                let (at, voters) = (rng.random_range(0..end_ms), rng.random_range(1..=self.voters));
+                self.ops.push((at, Op::Scale(voters)));
+                for place in 0..self.voters {
+                    // The configuration may come before or after the nodes do, or go.
+                    let mut soon = || at + rng.random_range(0..8_000);
+                    self.ops.push((soon(), Op::Look(place)));
+                    self.ops.push((soon(), if place < voters { Op::Start(place) } else { Op::Leave(place) }));
+                }
+            }
+        }
     }
 }

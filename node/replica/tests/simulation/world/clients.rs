@@ -4,19 +4,28 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use kvasir_proto::peer::v1::SeatState;
 use kvasir_replica::clock::Dot;
-use kvasir_replica::replica::{Coverage, REMEMBER_ENDED_MS};
+use kvasir_replica::replica::{Coverage, MAX_ENDED, REMEMBER_ENDED_MS};
 use kvasir_replica::session::Session;
 
-use super::{DRAIN_MS, World};
+use super::{DRAIN_MS, Node, SESSIONS, World};
 use crate::check::Acked;
-use crate::plan::Op;
+use crate::plan::{Need, Op};
 
 /// A client that sends its token along.
 #[derive(Default)]
 pub struct Client {
     token: Bytes,
-    last: BTreeMap<u8, Dot>,
+    /// Of each key, the last write that it saw, and who held that then.
+    last: BTreeMap<u8, Acked>,
+}
+
+impl Client {
+    /// The stamp up to which its token names no write, as all held them.
+    fn known_to_all(&self) -> u64 {
+        self.token.get(21..29).map_or(0, |stamp| u64::from_be_bytes(stamp.try_into().expect("8 bytes")))
+    }
 }
 
 fn key_of(key: u8) -> Bytes {
@@ -29,7 +38,7 @@ impl World<'_> {
             Op::Put { node, key, ttl_ms, ack } => {
                 let Some(dot) = self.put(node, key, ttl_ms) else { return };
                 let origin = dot.origin;
-                if ack > 0 {
+                if !matches!(ack, Need::Peers(0)) {
                     self.waiting.push((node, origin, dot, ack));
                 }
             }
@@ -41,7 +50,7 @@ impl World<'_> {
                     let ready = self.live().filter(|n| n.replica.is_ready());
                     let covered = ready.map(|n| (n.origin, n.replica.vector().clone())).collect();
                     self.history.deleted(key_of(key), dot, covered, before);
-                    self.waiting.push((place, dot.origin, dot, 1));
+                    self.waiting.push((place, dot.origin, dot, Need::Peers(1)));
                     self.absorb(place);
                 }
             }
@@ -50,11 +59,16 @@ impl World<'_> {
                     && let Some(dot) = self.put(node, key, None)
                 {
                     self.leave_with(session, node, seen, key, dot);
+                    if self.forgets()
+                        && let Some(seen) = self.enter(session + SESSIONS, node)
+                    {
+                        self.leave_with(session + SESSIONS, node, seen, key, dot);
+                    }
                 }
             }
-            // That its node's writes were lost may be forgotten.
-            Op::Read { .. } if self.plan.remember_ended_ms < REMEMBER_ENDED_MS => {}
-            Op::Read { session, node, key } => self.read(session, node, key),
+            Op::Read { session, node, key } => {
+                self.read(if self.forgets() { session + SESSIONS } else { session }, node, key);
+            }
             Op::Reset(a, b) => self.disconnect(a, b),
             Op::Block(a, b) if a != b => {
                 self.say(|| format!("nothing gets from {a} to {b}"));
@@ -101,8 +115,31 @@ impl World<'_> {
                     self.say(|| format!("the clock of {name} is now {skew} ms off"));
                 }
             }
+            Op::Scale(voters) => {
+                self.say(|| format!("{voters} voters are wanted"));
+                self.wanted = voters;
+            }
+            Op::Look(node) => self.look(node),
             Op::Block(..) | Op::Nothing => {}
         }
+    }
+
+    /// Whether the cluster as it is meant to be has a node at the place.
+    pub(super) const fn is_wanted(&self, place: usize) -> bool {
+        place < self.wanted || place >= self.plan.voters
+    }
+
+    /// A voter looks at its configuration.
+    pub(super) fn look(&mut self, place: usize) {
+        let voters = self.wanted;
+        if let Some(node) = self.nodes[place].as_mut().filter(|_| place < self.plan.voters) {
+            node.replica.set_voters(voters);
+        }
+    }
+
+    /// Whether it may be forgotten, before a session comes to an end, that the writes of a node were lost.
+    const fn forgets(&self) -> bool {
+        self.plan.remember_ended_ms < REMEMBER_ENDED_MS || self.plan.ended_seats < MAX_ENDED
     }
 
     fn put(&mut self, place: usize, key: u8, ttl_ms: Option<u64>) -> Option<Dot> {
@@ -112,6 +149,12 @@ impl World<'_> {
         let dot = node.replica.put(key_of(key), value, ttl_ms.map(|t| now + t), now).ok();
         self.absorb(place);
         dot
+    }
+
+    /// Those who cover a write now.
+    fn holders(&self, dot: Dot) -> Vec<u64> {
+        let covers = |n: &&Node| n.replica.vector().get(&dot.origin).is_some_and(|c| c.seen >= dot.hlc);
+        self.live().filter(|n| n.replica.is_ready()).filter(covers).map(|n| n.origin).collect()
     }
 
     /// What a session saw, if the node holds it.
@@ -132,10 +175,12 @@ impl World<'_> {
         let Some(node) = &self.nodes[place] else { return };
         seen.saw(dot);
         seen.shorten(&node.replica).expect("there are few origins");
+        let saw = Acked { dot, holders: self.holders(dot), at: self.history.now() };
         let client = &mut self.sessions[session];
         client.token = seen.encode();
-        let last = client.last.entry(key).or_default();
-        *last = dot.max(*last);
+        if client.last.get(&key).is_none_or(|last| last.dot < dot) {
+            client.last.insert(key, saw);
+        }
     }
 
     fn read(&mut self, session: usize, place: usize, key: u8) {
@@ -143,13 +188,36 @@ impl World<'_> {
         let Some(node) = &self.nodes[place] else { return };
         let now = self.now_ms.saturating_add_signed(node.skew_ms);
         let record = node.replica.store().get(&key_of(key)).map(|r| r.dot);
-        let last = self.sessions[session].last.get(&key).copied();
-        if let Some(last) = last {
-            let fine = record >= Some(last) || self.history.ended(&key_of(key), last, now + 8_000);
+        if let Some(saw @ &Acked { dot: last, .. }) = self.sessions[session].last.get(&key) {
+            // All who took part held it, and none is left: who was given up on before does not know what it lacks.
+            let all_gone = self.sessions[session].known_to_all() >= last.hlc && !self.history.has_holder(saw);
+            let lost = all_gone || self.forgets() && self.history.was_interrupted(last.origin, last);
+            let fine = lost || record >= Some(last) || self.history.ended(&key_of(key), last, now + 8_000);
             assert!(fine, "a session saw {last:?} of key {key}, and {record:?} at {}", node.name);
         }
         if let Some(dot) = record {
             self.leave_with(session, place, seen, key, dot);
+        }
+    }
+
+    /// A node at which a session waits for what it saw.
+    pub(super) fn holds_up(&self) -> Option<String> {
+        self.live().find_map(|node| {
+            // One that is gone may yet bring what only it has.
+            let awaited = node.replica.seats().any(|(_, seat)| seat.state == SeatState::Evicted);
+            let tokens = self.sessions.iter().map(|session| Session::decode(&session.token).expect("a node made it"));
+            let behind = |seen: &Session| seen.coverage(&node.replica) == Coverage::Behind;
+            let waits = || awaited || crate::check::waits(self, node);
+            tokens.filter(behind).find(|_| !waits()).map(|seen| format!("{} holds up {seen:?}", node.name))
+        })
+    }
+
+    /// All sessions read all keys everywhere.
+    pub(super) fn read_all(&mut self) {
+        for session in 0..self.sessions.len() {
+            for place in 0..self.nodes.len() {
+                (0..self.plan.keys).for_each(|key| self.read(session, place, key));
+            }
         }
     }
 
@@ -160,19 +228,27 @@ impl World<'_> {
             if self.history.was_interrupted(origin, dot) {
                 continue;
             }
-            if node.replica.holders(dot.hlc).peers < ack {
+            let said = node.replica.holders(dot.hlc);
+            let met = match ack {
+                Need::Peers(peers) => said.peers >= peers,
+                Need::Majority => said.voters >= said.majority,
+                Need::All => said.lacking == 0,
+            };
+            if !met {
                 self.waiting.push((place, origin, dot, ack));
                 continue;
             }
-            // Whoever covers it now is a holder.
-            let holders: Vec<u64> = self
-                .live()
-                .filter(|n| {
-                    n.replica.vector().get(&dot.origin).is_some_and(|c| c.seen >= dot.hlc) && n.replica.is_ready()
-                })
-                .map(|n| n.origin)
-                .collect();
-            assert!(holders.len() > ack, "{dot:?} was acknowledged by {ack} peers but only {holders:?} hold it");
+            let covers = |n: &&Node| n.replica.vector().get(&dot.origin).is_some_and(|c| c.seen >= dot.hlc);
+            let ready = || self.live().filter(|n| n.replica.is_ready());
+            let holders = self.holders(dot);
+            let voters = ready().filter(covers).filter(|n| n.replica.id().voter).count();
+            let member = |n: &&Node| node.replica.seats().any(|(o, s)| o == n.origin && s.state == SeatState::Member);
+            let true_of_it = match ack {
+                Need::Peers(peers) => holders.len() > peers,
+                Need::Majority => voters >= said.majority,
+                Need::All => ready().filter(member).all(|n| covers(&n)),
+            };
+            assert!(true_of_it, "{dot:?} was acknowledged, {ack:?}: {said:?}, but those who hold it are {holders:?}");
             self.history.acked.push(Acked { dot, holders, at: self.history.now() });
         }
     }

@@ -18,11 +18,12 @@ use self::clients::Client;
 pub use self::membership::Member;
 use self::network::{OnLink, Packet, pair};
 use crate::check::{History, Write};
-use crate::plan::Plan;
+use crate::plan::{Need, Plan};
 
 /// When a run begins, in simulated time.
 const BEGIN_MS: u64 = 10_000_000;
 pub const SYNC_INTERVAL_MS: u64 = 1_000;
+pub const SESSIONS: usize = 3;
 /// One step of simulated time.
 const STEP_MS: u64 = 20;
 /// A connection over which one side hears nothing for this long is closed.
@@ -68,9 +69,12 @@ pub struct World<'a> {
     /// Processes that left the membership.
     said_goodbye: BTreeSet<u64>,
     pub history: History,
-    /// Writes that wait to be held by so many peers: where, in which life.
-    waiting: Vec<(usize, u64, Dot, usize)>,
-    sessions: [Client; 3],
+    /// Writes that wait to be held by others: where, in which life.
+    waiting: Vec<(usize, u64, Dot, Need)>,
+    /// Those that write, and then as many that read along where that must not change what they do.
+    sessions: [Client; 2 * SESSIONS],
+    /// How many voters the cluster is meant to have.
+    wanted: usize,
     trace: bool,
 }
 
@@ -94,6 +98,7 @@ impl<'a> World<'a> {
             history: History::default(),
             waiting: Vec::new(),
             sessions: Default::default(),
+            wanted: plan.voters,
             trace,
         };
         if trace {
@@ -130,7 +135,7 @@ impl<'a> World<'a> {
             voter,
             started_ms: wall,
             // Sidecars are not told.
-            voters: if voter { self.plan.voters } else { 0 },
+            voters: if voter { self.wanted } else { 0 },
             evict_after_ms: self.plan.evict_after_ms,
             sync_interval_ms: SYNC_INTERVAL_MS,
             max_clock_skew_ms: 10_000,
@@ -146,6 +151,7 @@ impl<'a> World<'a> {
                 scan_step: self.rng.random_range(1..8),
                 remember_ended_ms: self.plan.remember_ended_ms,
                 remember_evicted_ms: self.plan.remember_evicted_ms,
+                ended_seats: self.plan.ended_seats,
             },
         };
         let mut replica = Replica::new(settings, wall);
@@ -342,9 +348,10 @@ impl<'a> World<'a> {
         }
         let survivors = crate::check::survivors(self);
         for place in 0..self.nodes.len() {
-            if self.nodes[place].is_none() {
+            if self.nodes[place].is_none() && self.is_wanted(place) {
                 self.start(place);
             }
+            self.look(place);
         }
         let end = self.now_ms + HEAL_MS;
         loop {
@@ -365,6 +372,13 @@ impl<'a> World<'a> {
         }
         crate::check::always(self);
         crate::check::at_the_end(self, &survivors);
+        // A node comes to hold what a session saw, or says that it is lost.
+        let end = self.now_ms + HEAL_MS;
+        while let Some(held_up) = self.holds_up() {
+            assert!(self.now_ms < end, "{held_up} for {HEAL_MS} ms");
+            self.step();
+        }
+        self.read_all();
     }
 }
 
