@@ -33,11 +33,11 @@ const fn allocated(len: u64) -> u64 {
 /// What an element of `size` bytes takes in a B-tree of the standard library: a
 /// node has 11 places and 16 bytes more, and an inner one, of which there is one
 /// for seven leaves or so, 12 pointers besides. Of the places 6.9 are taken when
-/// keys come in order, and 8.5 when they come in none: it is counted as 7.5,
+/// keys come in order, and 8.5 when they come in none: it is counted as 7.45,
 /// a little less than halfway, since a process takes something besides.
 const fn slot(size: usize) -> u64 {
     let leaf = 11 * size as u64 + 16;
-    (allocated(leaf) + allocated(leaf + 12 * 8) / 7) * 10 / 75
+    (allocated(leaf) + allocated(leaf + 12 * 8) / 7) * 100 / 745
 }
 
 /// What a [`Bytes`] of `len` bytes takes beside its own place: the bytes, and

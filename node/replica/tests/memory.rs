@@ -37,10 +37,11 @@ fn short(n: u64) -> String {
 
 const PLAIN: Shape = Shape { name: "64 B", key: usual, value: Some(64), scattered: true, ends: false, over: false };
 
-const SHAPES: [Shape; 8] = [
+const SHAPES: [Shape; 9] = [
     PLAIN,
     Shape { name: "64 B in key order", scattered: false, ..PLAIN },
     Shape { name: "8 B", key: short, value: Some(8), ..PLAIN },
+    Shape { name: "8 B in key order", key: short, value: Some(8), scattered: false, ..PLAIN },
     Shape { name: "1 KiB", value: Some(1024), ..PLAIN },
     Shape { name: "with an end", ends: true, ..PLAIN },
     Shape { name: "with an end, over another value", ends: true, over: true, ..PLAIN },

@@ -346,6 +346,70 @@ fn a_session_waits_for_a_write_of_one_who_was_never_heard_of() {
 }
 
 #[test]
+fn a_session_is_told_that_all_who_had_heard_of_a_writer_are_gone() {
+    let mut net = Net::new(3);
+    let (knows, alone) = (2, 1);
+    net.cut_off(alone);
+    net.cut_off(0);
+    let writer = net.let_in(knows, "n0", 3);
+    net.link(writer, knows);
+    let (dot, founding) = (net.put(writer, "k"), net.nodes[writer].founding());
+    net.settle(1);
+    assert!(net.holds(knows, "k"));
+    net.cut_off(knows);
+    net.cut_off(writer);
+    let again = [net.start("n0", 3), net.start("n2", 3)];
+    net.link(again[0], alone);
+    net.link(again[1], alone);
+    net.link(again[0], again[1]);
+    net.settle(15);
+    for node in [alone, again[0], again[1]] {
+        assert!(net.nodes[node].is_ready() && net.nodes[node].collected() > dot.hlc && !net.holds(node, "k"));
+        assert_eq!(net.nodes[node].coverage(dot, founding), Coverage::Lost, "node {node}");
+    }
+}
+
+#[test]
+fn a_session_is_told_that_a_later_founding_is_gone() {
+    let mut net = Net::new(2);
+    net.settle(10);
+    let (node, (founded, by)) = (&net.nodes[0], net.nodes[0].founding());
+    let all = node.collected();
+    assert!(all > 0);
+    assert_eq!(node.coverage_of_all(all, (founded, by)), Coverage::Covered);
+    assert_eq!(node.coverage_of_all(all, (founded - 1, by)), Coverage::Lost);
+    assert_eq!(node.coverage_of_all(all + 1, (founded + 1, by)), Coverage::Behind, "it may be met yet");
+    assert_eq!(node.coverage_of_all(all, (founded + 1, by)), Coverage::Lost);
+}
+
+#[test]
+fn a_part_of_a_snapshot_brings_back_nothing_that_was_deleted() {
+    let mut net = Net::new(2);
+    for key in ["a", "b", "c"] {
+        net.put(0, key);
+    }
+    net.settle(2);
+    let joins = net.start("n2", 3);
+    net.link(joins, 0);
+    net.first_part(joins, 0);
+    assert!(net.holds(joins, "a") && !net.nodes[joins].is_ready());
+    net.cut_off(joins);
+    net.nodes[joins].tick(ALONE, net.now_ms);
+    assert!(net.nodes[joins].is_ready());
+    net.put(joins, "own");
+    net.delete(0, "a");
+    net.settle(12);
+    net.now_ms += REMEMBER_EVICTED_MS + REMEMBER_ENDED_MS;
+    net.settle(10);
+    assert_eq!(net.tombstones(0), 0);
+    net.heal();
+    for node in 0..3 {
+        assert!(net.nodes[node].is_ready() && net.holds(node, "own") && net.holds(node, "b"), "node {node}");
+        assert!(!net.holds(node, "a"), "node {node} has what was deleted");
+    }
+}
+
+#[test]
 fn one_that_returns_waits_for_the_members_to_agree() {
     let mut net = Net::new(3);
     let (knows, other, returns) = (0, 1, 2);

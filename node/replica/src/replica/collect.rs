@@ -167,7 +167,12 @@ impl Replica {
         for origin in gone {
             self.roster.remove(origin);
         }
-        for (ended, origin) in self.roster.bound(self.settings.bounds.ended_seats) {
+        let (vector, collected) = (&self.vector, self.collected);
+        // Until all have agreed on what they hold of it, it is needed.
+        let lacked = |origin: u64, ended: u64| {
+            ended > collected || vector.get(&origin).is_some_and(|cover| cover.wrote() > collected)
+        };
+        for (ended, origin) in self.roster.bound(self.settings.bounds.ended_seats, lacked) {
             self.forgotten = self.forgotten.max(ended);
             // Should it still be there, it must not be taken for one of us.
             self.vector.remove(&origin);

@@ -175,11 +175,9 @@ impl Replica {
                 Some(_) => Coverage::Lost,
                 None if founding != self.founding => Coverage::Lost,
                 None if dot.hlc > self.known_of_all() => Coverage::Behind,
-                // Too young to be forgotten: no one that is left has ever heard of who wrote it.
-                None if ms_of(dot.hlc) + self.settings.bounds.remember_ended_ms > ms_of(self.collected) => {
-                    Coverage::Lost
-                }
-                None => Coverage::Covered,
+                None if self.roster.awaits_return() || self.may_be_forgotten(dot) => Coverage::Covered,
+                // No one that is left has ever heard of who wrote it.
+                None => Coverage::Lost,
             }
         } else if self.roster.get(dot.origin).is_some_and(|seat| !seat.is_live())
             && !self.roster.awaits_return()
@@ -189,6 +187,11 @@ impl Replica {
         } else {
             Coverage::Behind
         }
+    }
+
+    /// Whether a seat that wrote this may have been forgotten since.
+    const fn may_be_forgotten(&self, dot: Dot) -> bool {
+        ms_of(dot.hlc) + self.settings.bounds.remember_ended_ms <= ms_of(self.collected)
     }
 
     /// A seat that this node has not heard of wrote nothing up to here: who let it in was still there then.

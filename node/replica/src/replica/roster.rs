@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use kvasir_proto::peer::v1::{self as wire, SeatState};
 use xxhash_rust::xxh3::Xxh3;
 
-/// At most this many ended seats are remembered; the longest ended go first.
+/// At most this many ended seats are remembered, beside those of which not everything is held by all yet; the longest
+/// ended go first.
 pub const MAX_ENDED: usize = 1024;
 /// No more seats than this are taken from a peer: a roster is a few dozen.
 pub const MAX_SEATS: usize = 4096;
@@ -156,11 +157,14 @@ impl Roster {
         self.seats.remove(&origin);
     }
 
-    /// Drops the longest ended when there are more than `most`. Returns when each had ended, and its origin.
-    pub(super) fn bound(&mut self, most: usize) -> Vec<(u64, u64)> {
+    /// Drops the longest ended, of those that need not be kept (by origin and when they ended), when there are more than
+    /// `most`. Returns when each had ended, and its origin.
+    pub(super) fn bound(&mut self, most: usize, keep: impl Fn(u64, u64) -> bool) -> Vec<(u64, u64)> {
         let mut ended: Vec<_> = self.iter().filter(|(_, s)| !s.is_live()).map(|(o, s)| (s.since, o)).collect();
+        let excess = ended.len().saturating_sub(most);
+        ended.retain(|(since, origin)| !keep(*origin, *since));
         ended.sort_unstable();
-        ended.truncate(ended.len().saturating_sub(most));
+        ended.truncate(excess);
         for (_, origin) in &ended {
             self.seats.remove(origin);
         }
