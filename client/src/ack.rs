@@ -55,5 +55,6 @@ pub(crate) fn check(ack: Option<Ack>, version: Option<Version>, held: Option<v1:
     if held.met || ack.level == AckLevel::Count(0) {
         return Ok(());
     }
-    Err(Error::NotHeld { version, peers: held.peers, voters: held.voters, majority: held.majority })
+    let v1::Acked { peers, voters, lacking, majority, .. } = held;
+    Err(Error::NotHeld { version, peers, voters, lacking, majority })
 }

@@ -4,7 +4,7 @@ use crate::ack::{self, Ack};
 use crate::calls::{Token, given, replace};
 use crate::client::Client;
 use crate::error::Error;
-use crate::kv::{self, PutOptions, Value, Version};
+use crate::kv::{self, BatchGetOptions, PutOptions, Value, Version};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use kvasir_proto::v1;
@@ -19,7 +19,16 @@ impl Client {
         &self,
         keys: impl IntoIterator<Item = impl Into<String>>,
     ) -> Result<Vec<Option<Value>>, Error> {
-        get(self, None, self::keys(keys)).await
+        self.batch_get_with(keys, BatchGetOptions::default()).await
+    }
+
+    /// Reads many keys, with `keys_only` without their values: which are there, since which write, and for how long.
+    pub async fn batch_get_with(
+        &self,
+        keys: impl IntoIterator<Item = impl Into<String>>,
+        options: BatchGetOptions,
+    ) -> Result<Vec<Option<Value>>, Error> {
+        get(self, None, self::keys(keys), options).await
     }
 
     /// Writes many keys, one after the other: no transaction. Should the node run full half way, the call fails with
@@ -60,10 +69,16 @@ pub(crate) fn puts(
     entries.into_iter().map(|(key, value)| kv::put_request(key.into(), value.into(), single)).collect()
 }
 
-pub(crate) async fn get(client: &Client, mut token: Token<'_>, keys: Vec<String>) -> Result<Vec<Option<Value>>, Error> {
+pub(crate) async fn get(
+    client: &Client,
+    mut token: Token<'_>,
+    keys: Vec<String>,
+    options: BatchGetOptions,
+) -> Result<Vec<Option<Value>>, Error> {
+    let BatchGetOptions { keys_only } = options;
     let mut values = Vec::with_capacity(keys.len());
     for some in keys.chunks(BATCH) {
-        let request = v1::BatchGetRequest { keys: some.to_vec(), keys_only: false, session: given(&token) };
+        let request = v1::BatchGetRequest { keys: some.to_vec(), keys_only, session: given(&token) };
         let messages: Vec<v1::BatchGetResponse> = client
             .call(|via| {
                 let (mut kv, request) = (client.kv(via), client.timed(request.clone()));

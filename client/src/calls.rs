@@ -77,10 +77,14 @@ pub(crate) async fn touch(
     token: Token<'_>,
     key: String,
     ttl: Option<Duration>,
+    ack: Option<Ack>,
 ) -> Result<bool, Error> {
-    let request = v1::TouchRequest { key, ttl: kv::wire_ttl(ttl)?, ack: None, session: given(&token) };
+    let (ttl, asked) = (kv::wire_ttl(ttl)?, ack.map(Ack::wire).transpose()?);
+    let request = v1::TouchRequest { key, ttl, ack: asked, session: given(&token) };
     let answer = via.send_touch(request).await?;
     replace(token, answer.session);
+    let version = answer.version.map(|version| kv::version(Some(version))).transpose()?;
+    ack::check(ack, version, answer.acked)?;
     Ok(answer.existed)
 }
 
@@ -128,7 +132,17 @@ impl Client {
 
     /// Gives a key another end, or none, and leaves its value. Tells whether it was there.
     pub async fn touch(&self, key: impl Into<String>, ttl: Option<Duration>) -> Result<bool, Error> {
-        touch(self, None, key.into(), ttl).await
+        touch(self, None, key.into(), ttl, None).await
+    }
+
+    /// Gives a key another end, and returns once others hold that. If it was not there, nothing is waited for.
+    pub async fn touch_with(
+        &self,
+        key: impl Into<String>,
+        ttl: Option<Duration>,
+        ack: impl Into<Ack>,
+    ) -> Result<bool, Error> {
+        touch(self, None, key.into(), ttl, Some(ack.into())).await
     }
 
     /// The live keys that begin with `prefix`, all with an empty one, in ascending byte order. They are fetched as the

@@ -2,7 +2,9 @@
 
 use crate::Error;
 use crate::client::Client;
+use crate::kv;
 use kvasir_proto::v1;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -51,7 +53,8 @@ pub enum MemberState {
 pub struct Member {
     /// Its name: on Kubernetes the pod's.
     pub name: String,
-    /// The process: a random number drawn at its start, as 16 hexadecimal digits.
+    /// Which life of the node it is: a random number drawn at its start, and again whenever it begins anew
+    /// ([`Status::returns`]), as 16 hexadecimal digits.
     pub origin: String,
     /// What it is to the cluster.
     pub role: Role,
@@ -59,7 +62,7 @@ pub struct Member {
     pub peer_address: String,
     /// Whether it is alive.
     pub state: MemberState,
-    /// When its process started, by its own clock.
+    /// When this life of it began, by its own clock.
     pub started_at: Option<SystemTime>,
     /// Its release.
     pub version: String,
@@ -110,6 +113,25 @@ pub struct Status {
     pub lag: Option<Duration>,
     /// Each way by which it looks for peers.
     pub discovery: Vec<DiscoveryStatus>,
+    /// How many seats of the roster are in each state: `joining`, `member`, `evicted` and `ended`.
+    pub seats: BTreeMap<String, u32>,
+    /// How old the stamp is up to which deletes are forgotten; none while none are.
+    pub collected_age: Option<Duration>,
+    /// Whether a peer's write found no room lately: the node lacks it.
+    pub overfull: bool,
+    /// How often the node began anew since its process started, its life having been ended by others.
+    pub returns: u64,
+    /// The nodes that it refuses because their clock and its own are too far apart.
+    pub skewed: Vec<SkewedPeer>,
+}
+
+/// A node that is refused because its clock and the answering one's are too far apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SkewedPeer {
+    /// The node's name.
+    pub name: String,
+    /// How far the clocks are apart, and what to do.
+    pub reason: String,
 }
 
 /// One way of looking for peers.
@@ -240,7 +262,7 @@ pub(crate) fn status(wire: v1::StatusResponse) -> Result<Status, Error> {
         memory_bytes: wire.memory_bytes,
         max_memory_bytes: (wire.max_memory_bytes > 0).then_some(wire.max_memory_bytes),
         fingerprint: wire.fingerprint,
-        lag: wire.lag.map(|lag| Duration::try_from(lag).map_err(|_| Error::Answer("valid lag"))).transpose()?,
+        lag: kv::duration(wire.lag, "valid lag")?,
         discovery: wire
             .discovery
             .into_iter()
@@ -252,6 +274,11 @@ pub(crate) fn status(wire: v1::StatusResponse) -> Result<Status, Error> {
                 members,
             })
             .collect(),
+        seats: wire.seats.into_iter().collect(),
+        collected_age: kv::duration(wire.collected_age, "valid age of what is forgotten")?,
+        overfull: wire.overfull,
+        returns: wire.returns,
+        skewed: wire.skewed.into_iter().map(|v1::SkewedPeer { name, reason }| SkewedPeer { name, reason }).collect(),
     })
 }
 

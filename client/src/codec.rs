@@ -3,6 +3,8 @@
 use crate::client::Client;
 use crate::error::Error;
 use crate::kv::{PutOptions, Version};
+use crate::pipe::Pipe;
+use crate::session::Session;
 use bytes::Bytes;
 
 /// Turns values of one type into bytes and back.
@@ -86,75 +88,92 @@ impl<T: serde::Serialize + serde::de::DeserializeOwned> Codec<T> for Json {
     }
 }
 
-impl Client {
-    /// Stores what the codec makes of `value`.
-    pub async fn put_with<T, C: Codec<T>>(
-        &self,
-        codec: &C,
-        key: impl Into<String>,
-        value: &T,
-        options: PutOptions,
-    ) -> Result<Version, Error> {
-        let key = key.into();
-        let bytes = codec.encode(value).map_err(|error| codec_error(&key, &error))?;
-        self.put(key, bytes, options).await
-    }
+/// The same calls for all that carries bytes. A trait would do, but users would have to import it, and a session's calls
+/// take `&mut self`.
+macro_rules! typed {
+    ($type:ident, $this:ident: $as:ty) => {
+        impl $type {
+            /// Stores what the codec makes of `value`.
+            pub async fn put_with<T, C: Codec<T>>(
+                $this: $as,
+                codec: &C,
+                key: impl Into<String>,
+                value: &T,
+                options: PutOptions,
+            ) -> Result<Version, Error> {
+                let key = key.into();
+                let bytes = codec.encode(value).map_err(|error| codec_error(&key, &error))?;
+                $this.put(key, bytes, options).await
+            }
 
-    /// Reads what the codec makes of a key's value; none when the key is not there.
-    pub async fn get_with<T, C: Codec<T>>(&self, codec: &C, key: impl Into<String>) -> Result<Option<T>, Error> {
-        let key = key.into();
-        let Some(found) = self.get(key.clone()).await? else { return Ok(None) };
-        codec.decode(found.value).map(Some).map_err(|error| codec_error(&key, &error))
-    }
+            /// Reads what the codec makes of a key's value; none when the key is not there.
+            pub async fn get_with<T, C: Codec<T>>(
+                $this: $as,
+                codec: &C,
+                key: impl Into<String>,
+            ) -> Result<Option<T>, Error> {
+                let key = key.into();
+                let Some(found) = $this.get(key.clone()).await? else { return Ok(None) };
+                codec.decode(found.value).map(Some).map_err(|error| codec_error(&key, &error))
+            }
 
-    /// Stores text.
-    pub async fn put_string(
-        &self,
-        key: impl Into<String>,
-        text: impl Into<String>,
-        options: PutOptions,
-    ) -> Result<Version, Error> {
-        self.put(key, text.into(), options).await
-    }
+            /// Stores text.
+            pub async fn put_string(
+                $this: $as,
+                key: impl Into<String>,
+                text: impl Into<String>,
+                options: PutOptions,
+            ) -> Result<Version, Error> {
+                $this.put(key, text.into(), options).await
+            }
 
-    /// Reads text.
-    pub async fn get_string(&self, key: impl Into<String>) -> Result<Option<String>, Error> {
-        self.get_with(&Text, key).await
-    }
+            /// Reads text.
+            pub async fn get_string($this: $as, key: impl Into<String>) -> Result<Option<String>, Error> {
+                $this.get_with(&Text, key).await
+            }
 
-    /// Stores a protobuf message.
-    pub async fn put_proto<M: prost::Message + Default>(
-        &self,
-        key: impl Into<String>,
-        message: &M,
-        options: PutOptions,
-    ) -> Result<Version, Error> {
-        self.put_with(&Proto, key, message, options).await
-    }
+            /// Stores a protobuf message.
+            pub async fn put_proto<M: prost::Message + Default>(
+                $this: $as,
+                key: impl Into<String>,
+                message: &M,
+                options: PutOptions,
+            ) -> Result<Version, Error> {
+                $this.put_with(&Proto, key, message, options).await
+            }
 
-    /// Reads a protobuf message.
-    pub async fn get_proto<M: prost::Message + Default>(&self, key: impl Into<String>) -> Result<Option<M>, Error> {
-        self.get_with(&Proto, key).await
-    }
+            /// Reads a protobuf message.
+            pub async fn get_proto<M: prost::Message + Default>(
+                $this: $as,
+                key: impl Into<String>,
+            ) -> Result<Option<M>, Error> {
+                $this.get_with(&Proto, key).await
+            }
 
-    /// Stores JSON.
-    pub async fn put_json<T: serde::Serialize + serde::de::DeserializeOwned>(
-        &self,
-        key: impl Into<String>,
-        value: &T,
-        options: PutOptions,
-    ) -> Result<Version, Error> {
-        self.put_with(&Json, key, value, options).await
-    }
+            /// Stores JSON.
+            pub async fn put_json<T: serde::Serialize + serde::de::DeserializeOwned>(
+                $this: $as,
+                key: impl Into<String>,
+                value: &T,
+                options: PutOptions,
+            ) -> Result<Version, Error> {
+                $this.put_with(&Json, key, value, options).await
+            }
 
-    /// Reads JSON.
-    pub async fn get_json<T: serde::Serialize + serde::de::DeserializeOwned>(
-        &self,
-        key: impl Into<String>,
-    ) -> Result<Option<T>, Error> {
-        self.get_with(&Json, key).await
-    }
+            /// Reads JSON.
+            pub async fn get_json<T: serde::Serialize + serde::de::DeserializeOwned>(
+                $this: $as,
+                key: impl Into<String>,
+            ) -> Result<Option<T>, Error> {
+                $this.get_with(&Json, key).await
+            }
+        }
+    };
 }
+
+typed!(Client, self: &Self);
+typed!(Pipe, self: &Self);
+typed!(Session, self: &mut Self);
 
 fn codec_error(key: &str, error: &dyn std::fmt::Display) -> Error {
     Error::Codec { key: key.to_owned(), reason: error.to_string() }

@@ -47,7 +47,7 @@ pub enum Error {
     },
     /// The write was made and stays, but was not known to be held by as many nodes as asked for in the time given.
     #[error(
-        "the write {version} stays, but fewer nodes than asked for said in time that they hold it: {peers} others (members that hold it: {voters}; a majority: {majority})"
+        "the write {version} stays, but fewer nodes than asked for said in time that they hold it: {peers} others (that have not: {lacking}; members that hold it: {voters}; a majority: {majority})"
     )]
     NotHeld {
         /// The write.
@@ -56,6 +56,8 @@ pub enum Error {
         peers: u32,
         /// Members among them, and the answering node if it is one.
         voters: u32,
+        /// Nodes that take part and have not said so.
+        lacking: u32,
         /// How many members are a majority.
         majority: u32,
     },

@@ -26,7 +26,7 @@ impl fmt::Display for Version {
 /// A value that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Value {
-    /// Byte for byte as it was put.
+    /// Byte for byte as it was put; empty when only keys were asked for.
     pub value: Bytes,
     /// The write that put it.
     pub version: Version,
@@ -78,6 +78,13 @@ pub struct ListOptions {
     pub keys_only: bool,
 }
 
+/// What a batch of reads may ask for besides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BatchGetOptions {
+    /// Leave the values out.
+    pub keys_only: bool,
+}
+
 pub(crate) fn version(wire: Option<v1::Version>) -> Result<Version, Error> {
     let v1::Version { hlc, origin } = wire.ok_or(Error::Answer("version"))?;
     Ok(Version { hlc, origin })
@@ -95,7 +102,11 @@ pub(crate) fn wire_ttl(ttl: Option<Duration>) -> Result<Option<prost_types::Dura
 }
 
 pub(crate) fn ttl(wire: Option<prost_types::Duration>) -> Result<Option<Duration>, Error> {
-    wire.map(|ttl| Duration::try_from(ttl).map_err(|_| Error::Answer("valid ttl"))).transpose()
+    duration(wire, "valid ttl")
+}
+
+pub(crate) fn duration(wire: Option<prost_types::Duration>, what: &'static str) -> Result<Option<Duration>, Error> {
+    wire.map(|duration| Duration::try_from(duration).map_err(|_| Error::Answer(what))).transpose()
 }
 
 pub(crate) fn value(wire: v1::GetResponse) -> Result<Value, Error> {

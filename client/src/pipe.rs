@@ -98,7 +98,17 @@ impl Pipe {
 
     /// As [`Client::touch`].
     pub async fn touch(&self, key: impl Into<String>, ttl: Option<Duration>) -> Result<bool, Error> {
-        calls::touch(self, None, key.into(), ttl).await
+        calls::touch(self, None, key.into(), ttl, None).await
+    }
+
+    /// As [`Client::touch_with`].
+    pub async fn touch_with(
+        &self,
+        key: impl Into<String>,
+        ttl: Option<Duration>,
+        ack: impl Into<Ack>,
+    ) -> Result<bool, Error> {
+        calls::touch(self, None, key.into(), ttl, Some(ack.into())).await
     }
 
     /// Begins a session whose calls on single keys go through this pipe.

@@ -5,7 +5,7 @@ use crate::batch;
 use crate::calls::{self, Carrier};
 use crate::client::Client;
 use crate::error::Error;
-use crate::kv::{Entry, ListOptions, PutOptions, Value, Version};
+use crate::kv::{BatchGetOptions, Entry, ListOptions, PutOptions, Value, Version};
 use crate::list;
 use crate::pipe::Pipe;
 use bytes::Bytes;
@@ -100,7 +100,17 @@ impl Session {
 
     /// As [`Client::touch`].
     pub async fn touch(&mut self, key: impl Into<String>, ttl: Option<Duration>) -> Result<bool, Error> {
-        calls::touch(&self.via, Some(&mut self.token), key.into(), ttl).await
+        calls::touch(&self.via, Some(&mut self.token), key.into(), ttl, None).await
+    }
+
+    /// As [`Client::touch_with`].
+    pub async fn touch_with(
+        &mut self,
+        key: impl Into<String>,
+        ttl: Option<Duration>,
+        ack: impl Into<Ack>,
+    ) -> Result<bool, Error> {
+        calls::touch(&self.via, Some(&mut self.token), key.into(), ttl, Some(ack.into())).await
     }
 
     /// As [`Client::list`]. What the stream has handed out, the session has seen.
@@ -114,8 +124,17 @@ impl Session {
         &mut self,
         keys: impl IntoIterator<Item = impl Into<String>>,
     ) -> Result<Vec<Option<Value>>, Error> {
+        self.batch_get_with(keys, BatchGetOptions::default()).await
+    }
+
+    /// As [`Client::batch_get_with`].
+    pub async fn batch_get_with(
+        &mut self,
+        keys: impl IntoIterator<Item = impl Into<String>>,
+        options: BatchGetOptions,
+    ) -> Result<Vec<Option<Value>>, Error> {
         let client = self.client().clone();
-        batch::get(&client, Some(&mut self.token), batch::keys(keys)).await
+        batch::get(&client, Some(&mut self.token), batch::keys(keys), options).await
     }
 
     /// As [`Client::batch_put`].

@@ -12,6 +12,7 @@ mod admission;
 mod announcement;
 mod answers;
 mod certificates;
+mod chains;
 mod client_port;
 mod cluster;
 mod input;
@@ -20,6 +21,7 @@ mod node_status;
 mod noise;
 mod peers;
 mod sealed;
+mod secret_files;
 mod settings;
 mod text;
 mod tokens;
@@ -46,6 +48,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "sealed", run: sealed::run, seeds: sealed::seeds, max_len: 1024 },
     Target { name: "client-port", run: client_port::run, seeds: client_port::seeds, max_len: 2048 },
     Target { name: "tokens", run: tokens::run, seeds: tokens::seeds, max_len: 512 },
+    Target { name: "secret-files", run: secret_files::run, seeds: secret_files::seeds, max_len: 2048 },
+    Target { name: "chains", run: chains::run, seeds: chains::seeds, max_len: 4096 },
     Target { name: "answers", run: answers::run, seeds: answers::seeds, max_len: 2048 },
     Target { name: "announcement", run: announcement::run, seeds: announcement::seeds, max_len: 1100 },
     Target { name: "settings", run: settings::run, seeds: settings::seeds, max_len: 4096 },

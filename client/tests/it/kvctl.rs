@@ -190,10 +190,37 @@ async fn the_cluster_verbs_print_tables_and_json() {
     let who = kvctl(&node, &["whoami"]).await;
     assert!(who.text().starts_with("name:     demo-0\nrole:     member\ncluster:  apps/demo\n"), "{}", who.text());
     let status = kvctl(&node, &["status"]).await;
-    assert!(status.text().contains("\ndiscovery dns:  3 found (demo-0), failing: no such name\n"), "{}", status.text());
+    assert!(
+        status.text().contains("\ndiscovery dns:      3 found (demo-0), failing: no such name\n"),
+        "{}",
+        status.text()
+    );
+    for line in [
+        "seats:              1 evicted, 2 member",
+        "deletes forgotten:  up to 7.0s ago",
+        "overfull:           yes: it lacks writes of peers, for want of memory (maxMemory)",
+        "returns:            4",
+        "refused demo-2:     its clock is 90s ahead of ours",
+    ] {
+        assert!(status.text().lines().any(|it| it == line), "no '{line}' in\n{}", status.text());
+    }
     let status = kvctl(&node, &["-o", "json", "status"]).await.json();
     assert_eq!((&status["phase"], &status["lagMs"]), (&json!("syncing"), &json!(12)));
     assert_eq!((&status["maxMemoryBytes"], &status["member"]), (&Json::Null, &first));
+    assert_eq!(status["seats"], json!({"joining": 0, "member": 2, "evicted": 1, "ended": 0}));
+    assert_eq!((&status["overfull"], &status["returns"]), (&json!(true), &json!(4)));
+    assert_eq!(status["collectedAgeMs"], json!(7000));
+    assert_eq!(status["skewed"], json!([{"name": "demo-2", "reason": "its clock is 90s ahead of ours"}]));
+}
+
+#[tokio::test]
+async fn a_write_that_too_few_hold_exits_with_6() {
+    let node = node();
+    kvctl(&node, &["put", "k", "v"]).await.text();
+    assert_eq!(kvctl(&node, &["touch", "k"]).await.text(), "touched\n");
+    kvctl(&node, &["touch", "none", "--ack", "all"]).await.fails(3, "not there");
+    kvctl(&node, &["touch", "k", "--ack", "1"]).await.fails(6, "that have not: 1");
+    kvctl(&node, &["delete", "k", "--ack", "all"]).await.fails(6, "stays");
 }
 
 #[tokio::test]

@@ -2,7 +2,11 @@
 
 use crate::world::{Node, ORIGIN, Served};
 use futures::TryStreamExt as _;
-use kvasir_client::{Client, Entry, ListOptions, MemberState, Phase, PutOptions, Role, Version};
+use kvasir_client::{
+    Ack, AckLevel, BatchGetOptions, Bytes, Client, Entry, Error, ListOptions, MemberState, Phase, PutOptions, Role,
+    SkewedPeer, Text, Value, Version,
+};
+use kvasir_proto::v1::{self, ack::Asked};
 use std::time::{Duration, UNIX_EPOCH};
 
 async fn pair() -> (Served, Client) {
@@ -94,6 +98,60 @@ async fn the_cluster_calls_are_read_whole() {
     assert_eq!((status.phase, status.tombstones, status.max_memory_bytes), (Phase::Syncing, 3, None));
     assert_eq!(status.lag, Some(Duration::from_millis(12)));
     assert_eq!(status.discovery[0].error.as_deref(), Some("no such name"));
+    assert_eq!((status.seats["member"], status.seats["evicted"], status.seats.len()), (2, 1, 4));
+    assert_eq!((status.collected_age, status.overfull, status.returns), (Some(Duration::from_secs(7)), true, 4));
+    let skewed = SkewedPeer { name: "demo-2".into(), reason: "its clock is 90s ahead of ours".into() };
+    assert_eq!(status.skewed, [skewed]);
+}
+
+#[tokio::test]
+async fn a_touch_that_others_do_not_hold_is_an_error_that_says_how_many_lack_it() {
+    let (node, client) = pair().await;
+    assert!(!client.touch_with("k", None, AckLevel::All).await.unwrap(), "nothing is there to wait for");
+    let version = client.put("k", "v", PutOptions::default()).await.unwrap();
+    let not_held = Error::NotHeld { version, peers: 0, voters: 1, lacking: 1, majority: 2 };
+    assert!(not_held.to_string().contains("0 others (that have not: 1; "), "{not_held}");
+    let ttl = Some(Duration::from_mins(1));
+    let ack = Ack { level: AckLevel::Majority, timeout: Some(Duration::from_secs(1)) };
+    assert_eq!(client.touch_with("k", ttl, ack).await, Err(not_held.clone()));
+    assert_eq!(client.pipe().touch_with("k", ttl, ack).await, Err(not_held.clone()));
+    let mut session = client.session();
+    assert_eq!(session.touch_with("k", ttl, ack).await, Err(not_held));
+    assert!(!session.token().is_empty(), "what is not held by others is seen all the same");
+    let asked = node.node.levers.acks.lock().unwrap().clone();
+    let majority = Some(Asked::Level(v1::AckLevel::Majority.into()));
+    assert!(asked.len() == 3 && asked.iter().all(|ack| ack.asked == majority), "{asked:?}");
+    assert!(client.get("k").await.unwrap().unwrap().ttl.is_some());
+}
+
+#[tokio::test]
+async fn a_batch_of_reads_leaves_the_values_out_if_asked_to() {
+    let (_node, client) = pair().await;
+    let version = client.put("k", "v", PutOptions::default()).await.unwrap();
+    let (keys, keys_only) = (["none", "k"], BatchGetOptions { keys_only: true });
+    let bare = [None, Some(Value { value: Bytes::new(), version, ttl: None })];
+    assert_eq!(client.batch_get_with(keys, keys_only).await.unwrap(), bare);
+    assert_eq!(client.session().batch_get_with(keys, keys_only).await.unwrap(), bare);
+    assert_eq!(&client.batch_get(keys).await.unwrap()[1].as_ref().unwrap().value[..], b"v");
+}
+
+#[tokio::test]
+async fn values_of_a_type_pass_through_whatever_carries_them() {
+    let (_node, client) = pair().await;
+    let (pipe, mut session) = (client.pipe(), client.session());
+    session.put_string("text", "grüß", PutOptions::default()).await.unwrap();
+    assert_eq!(pipe.get_string("text").await.unwrap().as_deref(), Some("grüß"));
+    pipe.put_json("json", &[1, 2], PutOptions::default()).await.unwrap();
+    assert_eq!(session.get_json::<[i32; 2]>("json").await.unwrap(), Some([1, 2]));
+    let message = v1::Version { hlc: 1, origin: 2 };
+    session.put_proto("proto", &message, PutOptions::default()).await.unwrap();
+    assert_eq!(client.get_proto::<v1::Version>("proto").await.unwrap(), Some(message));
+    session.put_with(&Text, "own", &"codec".to_owned(), PutOptions::default()).await.unwrap();
+    let seen = session.token();
+    assert_eq!(session.get_with(&Text, "own").await.unwrap().as_deref(), Some("codec"));
+    assert_ne!(session.token(), seen, "a read that is decoded is the session's too");
+    assert!(matches!(session.get_json::<i32>("text").await, Err(Error::Codec { key, .. }) if key == "text"));
+    assert_eq!(session.get_string("none").await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -270,15 +270,16 @@ impl Kv for Node {
     }
 
     async fn touch(&self, request: Request<v1::TouchRequest>) -> Result<Response<v1::TouchResponse>, Status> {
-        let v1::TouchRequest { key, ttl, .. } = request.into_inner();
+        let v1::TouchRequest { key, ttl, ack, session } = request.into_inner();
         self.enter(Some(&key)).await?;
         let mut map = self.map.lock().unwrap();
         let Some(held) = map.get_mut(&key).filter(|held| held.live(Instant::now())) else {
-            return Ok(Response::new(v1::TouchResponse::default()));
+            let session = self.token(session.as_ref());
+            return Ok(Response::new(v1::TouchResponse { session, ..v1::TouchResponse::default() }));
         };
         held.ends = ttl.map(|ttl| Instant::now() + Duration::try_from(ttl).unwrap());
-        let version = Some(held.version);
-        Ok(Response::new(v1::TouchResponse { existed: true, version, ..v1::TouchResponse::default() }))
+        let (version, acked, session) = (Some(held.version), self.acked(ack), self.token(session.as_ref()));
+        Ok(Response::new(v1::TouchResponse { existed: true, version, acked, session }))
     }
 
     async fn batch_put(&self, request: Request<v1::BatchPutRequest>) -> Result<Response<v1::BatchPutResponse>, Status> {
@@ -313,12 +314,17 @@ impl Kv for Node {
 
     async fn batch_get(&self, request: Request<v1::BatchGetRequest>) -> Result<Response<Self::BatchGetStream>, Status> {
         self.current()?;
-        let v1::BatchGetRequest { keys, session, .. } = request.into_inner();
+        let v1::BatchGetRequest { keys, keys_only, session } = request.into_inner();
         let mut messages = Vec::new();
         for key in keys {
             match self.answer(Operation::Get(v1::GetRequest { key, session: None })).await? {
-                Answer::Get(answer) => messages
-                    .push(Ok(v1::BatchGetResponse { answers: vec![answer], session: self.token(session.as_ref()) })),
+                Answer::Get(mut answer) => {
+                    if keys_only {
+                        answer.value = Bytes::new();
+                    }
+                    let session = self.token(session.as_ref());
+                    messages.push(Ok(v1::BatchGetResponse { answers: vec![answer], session }));
+                }
                 other => panic!("{other:?}"),
             }
         }
@@ -469,7 +475,16 @@ impl Cluster for Node {
                 failures: 2,
                 members: vec!["demo-0".to_owned()],
             }],
-            ..v1::StatusResponse::default()
+            seats: [("joining", 0), ("member", 2), ("evicted", 1), ("ended", 0)]
+                .map(|(state, count)| (state.to_owned(), count))
+                .into(),
+            collected_age: Some(Duration::from_secs(7).try_into().unwrap()),
+            overfull: true,
+            returns: 4,
+            skewed: vec![v1::SkewedPeer {
+                name: "demo-2".to_owned(),
+                reason: "its clock is 90s ahead of ours".to_owned(),
+            }],
         }))
     }
 }

@@ -81,8 +81,10 @@ pub struct Swim {
     turn: usize,
     last_round: Option<Duration>,
     next_round: Duration,
-    /// Whether an answer to a probe came since the last probe.
+    /// Whether an answer to a probe came since the last turn began.
     answered: bool,
+    /// Whether this turn takes longer than a period.
+    rests: bool,
     left: bool,
 }
 
@@ -106,6 +108,7 @@ impl Swim {
             last_round: None,
             next_round: Duration::ZERO,
             answered: false,
+            rests: false,
             left: false,
         }
     }
@@ -157,13 +160,15 @@ impl Swim {
             if self.was_refuted(&timer) {
                 continue;
             }
-            if matches!(timer, Timer::ProbeRandomMember(_)) && std::mem::take(&mut self.answered) {
-                // The next probe may wait. One that was not answered ends after its period.
-                let rest = self.rest();
-                if rest > Duration::ZERO {
+            if matches!(timer, Timer::ProbeRandomMember(_)) {
+                // After an answer the next probe may wait. A probe without one ends with its period.
+                let rest = if self.answered && !self.rests { self.rest() } else { Duration::ZERO };
+                self.rests = rest > Duration::ZERO;
+                if self.rests {
                     self.set(at + rest, timer);
                     continue;
                 }
+                self.answered = false;
             }
             self.attempt(now, |foca, outbox| foca.handle_timer(timer, outbox));
         }

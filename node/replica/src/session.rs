@@ -48,6 +48,11 @@ impl Session {
         *seen = dot.hlc.max(*seen);
     }
 
+    /// The founding that the map of the last node went back to.
+    pub const fn founding(&self) -> (u64, u64) {
+        self.founding
+    }
+
     /// Whether a node holds what the session saw.
     pub fn coverage(&self, replica: &Replica) -> Coverage {
         let dots = self.seen.iter().map(|(&origin, &hlc)| replica.coverage(Dot { hlc, origin }, self.founding));

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -97,25 +97,31 @@ pub(super) struct Peer {
 
 /// Whether a connection is used.
 #[derive(Debug)]
-pub(super) struct Activity {
-    calls: AtomicUsize,
-    last: Mutex<Instant>,
+pub(super) struct Activity(Mutex<Calls>);
+
+/// Under one lock: who sees that there is no call also sees when the last one
+/// ended.
+#[derive(Debug)]
+struct Calls {
+    under_way: usize,
+    last: Instant,
 }
 
 impl Activity {
     fn new() -> Arc<Self> {
-        Arc::new(Self { calls: AtomicUsize::new(0), last: Mutex::new(Instant::now()) })
+        Arc::new(Self(Mutex::new(Calls { under_way: 0, last: Instant::now() })))
     }
 
     /// A call has begun; it ends when what is returned is dropped.
     pub(super) fn begin(self: Arc<Self>) -> Busy {
-        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.0.lock().under_way += 1;
         Busy(self)
     }
 
     /// Since when there was no call; `None` while there is one.
     fn idle_since(&self) -> Option<Instant> {
-        (self.calls.load(Ordering::Relaxed) == 0).then(|| *self.last.lock())
+        let calls = self.0.lock();
+        (calls.under_way == 0).then_some(calls.last)
     }
 }
 
@@ -125,8 +131,9 @@ pub(super) struct Busy(Arc<Activity>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        *self.0.last.lock() = Instant::now();
-        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+        let mut calls = self.0.0.lock();
+        calls.under_way -= 1;
+        calls.last = Instant::now();
     }
 }
 
@@ -344,5 +351,22 @@ impl AsyncWrite for Connection {
             Wire::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Wire::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_idle_from_the_end_of_its_last_call() {
+        let activity = Activity::new();
+        assert!(activity.idle_since().is_some(), "none has begun");
+        let (one, other) = (activity.clone().begin(), activity.clone().begin());
+        drop(one);
+        assert_eq!(activity.idle_since(), None, "the other one is under way");
+        let ending = Instant::now();
+        drop(other);
+        assert!(activity.idle_since().is_some_and(|since| since >= ending));
     }
 }

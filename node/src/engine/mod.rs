@@ -173,6 +173,8 @@ struct Inner {
     viewed: u64,
     /// How often a link came up or went.
     link_changes: u64,
+    /// How many of its writes it has said that it dropped.
+    dropped: u64,
     /// Accounted bytes when the last write was refused for want of memory.
     full: Option<u64>,
     draining: bool,
@@ -257,6 +259,7 @@ impl Engine {
             view: View::default(),
             viewed: 0,
             link_changes: 0,
+            dropped: 0,
             full: None,
             draining: false,
             leaving: false,
@@ -293,14 +296,15 @@ impl Engine {
         // Nobody in sight is unlinked, it said, and now they all may be: a node
         // that has just lost its links must not take itself for the only one.
         let view = if inner.viewed == inner.link_changes { inner.view } else { View::default() };
-        let late = inner.replica.counters().too_late;
         inner.replica.tick(view, wall_ms());
-        let late = inner.replica.counters().too_late - late;
-        if late > 0 {
+        let late = inner.replica.counters().too_late;
+        // Once, when all that it had brought has been looked at.
+        if late > inner.dropped && inner.replica.brought() == 0 {
             warn!(
-                writes = late,
+                writes = late - inner.dropped,
                 "dropped what this node alone may have held: it was away for longer than deletes are remembered"
             );
+            inner.dropped = late;
         }
         self.see_evictions(&mut inner);
         self.after(&mut inner);

@@ -34,7 +34,7 @@ impl Expiries {
 }
 
 /// Until when all of a chain is valid.
-pub(super) fn not_after(chain: &[CertificateDer<'_>]) -> Result<Expiry, String> {
+pub fn not_after(chain: &[CertificateDer<'_>]) -> Result<Expiry, String> {
     let mut first = u64::MAX;
     for der in chain {
         let (_, certificate) = X509Certificate::from_der(der).map_err(|error| format!("a certificate: {error}"))?;

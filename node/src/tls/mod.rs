@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use tokio_util::sync::CancellationToken;
 
-pub use self::certificates::{Expiries, Expiry, names};
+pub use self::certificates::{Expiries, Expiry, names, not_after};
 use crate::config::{PeerTlsConfig, TlsConfig};
 use crate::reload::{self, Reloads};
 
@@ -53,7 +53,7 @@ impl ClientPortTls {
         let load = move |held: &[Vec<u8>]| {
             let chain = Chain::read(&held[0], &held[1])?;
             let ca = held.get(2).map(|pem| roots(pem).map(|roots| (roots, clients))).transpose()?;
-            let not_after = certificates::not_after(&chain.certificates)?;
+            let not_after = not_after(&chain.certificates)?;
             let mut server = chain.server(ca)?;
             server.alpn_protocols = vec![HTTP2.to_vec()];
             expiries.set("client", not_after);
@@ -94,7 +94,7 @@ impl PeerTls {
         let load = move |held: &[Vec<u8>]| {
             let chain = Chain::read(&held[0], &held[1])?;
             let roots = roots(&held[2])?;
-            let not_after = certificates::not_after(&chain.certificates)?;
+            let not_after = not_after(&chain.certificates)?;
             // The others would refuse it, one by one.
             check_name(&chain.certificates, &own)
                 .map_err(|error| format!("the certificate is not for {}: {error}", own.to_str()))?;

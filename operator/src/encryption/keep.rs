@@ -143,7 +143,7 @@ enum Keys {
 }
 
 /// Whether a node takes this file.
-fn check(text: &[u8]) -> Result<(), String> {
+pub fn check(text: &[u8]) -> Result<(), String> {
     let form = "it must be YAML of the form `cookie: TEXT` and `keys: [KEY, ...]`, and nothing else";
     let text = std::str::from_utf8(text).map_err(|_| form.to_owned())?;
     let Form { cookie, keys } = serde_yaml::from_str(text).map_err(|_| form.to_owned())?;

@@ -136,6 +136,9 @@ pub(crate) enum Verb {
         /// The time until the key ends [default: it does not end]
         #[arg(long, value_parser = duration::parse, allow_hyphen_values = true, value_name = "DURATION")]
         ttl: Option<Duration>,
+        /// Who shall hold the new end first: a number of other nodes, majority, or all [default: nobody else]
+        #[arg(long, value_parser = ack, value_name = "WHO")]
+        ack: Option<AckLevel>,
     },
     /// Tell what happens to keys, one line each, until interrupted
     Watch {

@@ -4,7 +4,7 @@ use crate::args::Format;
 use crate::duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use kvasir_client::{ClusterEvent, Entry, Event, Leader, Member, Status, Value, Version, WhoAmI};
+use kvasir_client::{ClusterEvent, Entry, Event, Leader, Member, SkewedPeer, Status, Value, Version, WhoAmI};
 use serde_json::{Value as Json, json};
 use std::io::{self, IsTerminal as _, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -151,7 +151,21 @@ impl Out {
                     field("max memory", &status.max_memory_bytes.map_or("none".into(), |max| format!("{max} bytes"))),
                     field("lag", &status.lag.map_or("no peer".into(), duration::show)),
                     field("fingerprint", &status.fingerprint),
+                    field("seats", &seats(status)),
+                    field("deletes forgotten", &forgotten(status)),
+                    field(
+                        "overfull",
+                        &if status.overfull {
+                            "yes: it lacks writes of peers, for want of memory (maxMemory)"
+                        } else {
+                            "no"
+                        },
+                    ),
+                    field("returns", &status.returns),
                 ];
+                for SkewedPeer { name, reason } in &status.skewed {
+                    rows.push(field(&format!("refused {}", printable(name)), &printable(reason)));
+                }
                 for discovery in &status.discovery {
                     let error = discovery.error.as_ref().map_or(String::new(), |error| format!(", failing: {error}"));
                     let members = discovery.members.join(", ");
@@ -177,6 +191,14 @@ impl Out {
                     "error": discovery.error,
                     "failures": discovery.failures,
                     "members": discovery.members,
+                })).collect::<Vec<_>>(),
+                "seats": status.seats,
+                "collectedAgeMs": status.collected_age.map(millis),
+                "overfull": status.overfull,
+                "returns": status.returns,
+                "skewed": status.skewed.iter().map(|SkewedPeer { name, reason }| json!({
+                    "name": name,
+                    "reason": reason,
                 })).collect::<Vec<_>>(),
             })),
         }
@@ -299,6 +321,16 @@ fn member_row(member: &Member) -> Vec<String> {
         member.found_by.clone().unwrap_or_else(|| "-".into()),
         member.origin.clone(),
     ]
+}
+
+/// The states that somebody is in.
+fn seats(status: &Status) -> String {
+    let taken = status.seats.iter().filter(|(_, count)| **count > 0);
+    taken.map(|(state, count)| format!("{count} {state}")).collect::<Vec<_>>().join(", ")
+}
+
+fn forgotten(status: &Status) -> String {
+    status.collected_age.map_or("none".into(), |age| format!("up to {} ago", duration::show(age)))
 }
 
 fn age(member: &Member) -> String {

@@ -96,8 +96,12 @@ pub(crate) async fn run(args: Args) -> Result<Outcome, Failure> {
             };
             out.delete(&key, existed)?;
         }
-        Verb::Touch { key, ttl } => {
-            if !client.touch(&key, ttl).await? {
+        Verb::Touch { key, ttl, ack } => {
+            let existed = match ack {
+                Some(ack) => client.touch_with(&key, ttl, ack).await?,
+                None => client.touch(&key, ttl).await?,
+            };
+            if !existed {
                 return missing(args.output, &key, &mut out);
             }
             out.touch(&key)?;

@@ -154,9 +154,10 @@ impl Replica {
             .map(|(o, _)| o)
             .collect();
         for origin in late {
-            let ended = self.roster.get(origin).map_or(0, |s| s.since);
-            self.roster.end(origin, SeatState::Ended, ended);
-            self.forgotten = self.forgotten.max(ended);
+            let evicted = self.roster.get(origin).map_or(0, |s| s.since);
+            // Equal on all nodes, whenever each of them gets there.
+            self.roster.end(origin, SeatState::Ended, evicted.saturating_add(stamp_at(kept)));
+            self.forgotten = self.forgotten.max(evicted);
         }
         let gone: Vec<u64> = self
             .roster
@@ -243,8 +244,10 @@ impl Replica {
             self.adopting = None;
             return;
         }
-        let me = self.settings.origin;
-        let pending = self.adopting.get_or_insert_with(|| self.roster.members().filter(|&o| o != me).collect());
+        let (me, roster) = (self.settings.origin, &self.roster);
+        let pending = self.adopting.get_or_insert_with(|| roster.members().filter(|&o| o != me).collect());
+        // Who has left meanwhile will not answer.
+        pending.retain(|&o| roster.is_live(o));
         if pending.is_empty() {
             for origin in self.half_sent().collect::<Vec<_>>() {
                 self.vector.entry(origin).or_default().adopt();

@@ -151,8 +151,8 @@ impl Replica {
         if collected == 0 {
             Coverage::Covered
         } else if founding != self.founding {
-            // Where something was forgotten the later founding stands; but if this one's majority has come that far
-            // without having met the other's, there is none of that any more.
+            // Where something was forgotten the later founding stands. But a majority here has come that far without
+            // having met the other's: a session need not wait for those who may never come.
             if self.founding > founding || collected <= self.collected { Coverage::Lost } else { Coverage::Behind }
         } else if collected <= self.collected.max(self.vouched) {
             Coverage::Covered
@@ -191,7 +191,8 @@ impl Replica {
 
     /// Whether a seat that wrote this may have been forgotten since.
     const fn may_be_forgotten(&self, dot: Dot) -> bool {
-        ms_of(dot.hlc) + self.settings.bounds.remember_ended_ms <= ms_of(self.collected)
+        let kept_ms = self.settings.bounds.remember_ended_ms;
+        ms_of(dot.hlc) + kept_ms <= ms_of(self.collected) || dot.hlc <= self.forgotten
     }
 
     /// A seat that this node has not heard of wrote nothing up to here: who let it in was still there then.

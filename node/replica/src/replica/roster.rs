@@ -11,6 +11,8 @@ use xxhash_rust::xxh3::Xxh3;
 pub const MAX_ENDED: usize = 1024;
 /// No more seats than this are taken from a peer: a roster is a few dozen.
 pub const MAX_SEATS: usize = 4096;
+/// No more ended seats than this are remembered, whatever they wrote: peers would take the roster no more.
+const MOST_ENDED: usize = MAX_SEATS / 2;
 
 /// One process of the cluster; one that begins anew takes a new seat.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,9 +163,13 @@ impl Roster {
     /// `most`. Returns when each had ended, and its origin.
     pub(super) fn bound(&mut self, most: usize, keep: impl Fn(u64, u64) -> bool) -> Vec<(u64, u64)> {
         let mut ended: Vec<_> = self.iter().filter(|(_, s)| !s.is_live()).map(|(o, s)| (s.since, o)).collect();
-        let excess = ended.len().saturating_sub(most);
-        ended.retain(|(since, origin)| !keep(*origin, *since));
         ended.sort_unstable();
+        let (excess, must) = (ended.len().saturating_sub(most), ended.len().saturating_sub(MOST_ENDED));
+        let mut at = 0;
+        ended.retain(|(since, origin)| {
+            at += 1;
+            at <= must || !keep(*origin, *since)
+        });
         ended.truncate(excess);
         for (_, origin) in &ended {
             self.seats.remove(origin);

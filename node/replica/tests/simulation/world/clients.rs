@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use kvasir_proto::peer::v1::SeatState;
 use kvasir_replica::clock::Dot;
-use kvasir_replica::replica::{Coverage, MAX_ENDED, REMEMBER_ENDED_MS};
+use kvasir_replica::replica::{Coverage, MAX_ENDED, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS};
 use kvasir_replica::session::Session;
 
 use super::{DRAIN_MS, Node, SESSIONS, World};
@@ -17,15 +17,25 @@ use crate::plan::{Need, Op};
 #[derive(Default)]
 pub struct Client {
     token: Bytes,
-    /// Of each key, the last write that it saw, and who held that then.
-    last: BTreeMap<u8, Acked>,
+    /// Of each key, the last write that it saw.
+    last: BTreeMap<u8, Seen>,
+    /// All writes that it saw, and who held each then.
+    saw: Vec<Acked>,
 }
 
-impl Client {
-    /// The stamp up to which its token names no write, as all held them.
-    fn known_to_all(&self) -> u64 {
-        self.token.get(21..29).map_or(0, |stamp| u64::from_be_bytes(stamp.try_into().expect("8 bytes")))
-    }
+struct Seen {
+    dot: Dot,
+    /// Who held it when the token named it for the last time.
+    held: Acked,
+    /// Whether the token names it still.
+    named: bool,
+}
+
+/// The writes that a token names: the last that was seen of each origin.
+fn named(token: &[u8]) -> impl Iterator<Item = Dot> {
+    let number = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().expect("8 bytes"));
+    let entries = token.get(29..).unwrap_or_default().chunks(16);
+    entries.map(move |entry| Dot { origin: number(&entry[..8]), hlc: number(&entry[8..]) })
 }
 
 fn key_of(key: u8) -> Bytes {
@@ -165,7 +175,12 @@ impl World<'_> {
             Coverage::Covered => Some(seen),
             Coverage::Behind => None,
             Coverage::Lost => {
-                self.sessions[session] = Client::default();
+                // Of another founding a node may know nothing, and who is there may come too late.
+                let judged =
+                    seen.founding() == node.replica.founding() && self.plan.remember_evicted_ms == REMEMBER_EVICTED_MS;
+                let client = std::mem::take(&mut self.sessions[session]);
+                let lost = client.saw.iter().any(|saw| !self.history.has_holder(saw));
+                assert!(lost || !judged, "{} says that something was lost of what is held: {seen:?}", node.name);
                 None
             }
         }
@@ -175,12 +190,18 @@ impl World<'_> {
         let Some(node) = &self.nodes[place] else { return };
         seen.saw(dot);
         seen.shorten(&node.replica).expect("there are few origins");
-        let saw = Acked { dot, holders: self.holders(dot), at: self.history.now() };
-        let client = &mut self.sessions[session];
+        let mut client = std::mem::take(&mut self.sessions[session]);
+        let held = |dot| Acked { dot, holders: self.holders(dot), at: self.history.now() };
         client.token = seen.encode();
+        client.saw.push(held(dot));
         if client.last.get(&key).is_none_or(|last| last.dot < dot) {
-            client.last.insert(key, saw);
+            client.last.insert(key, Seen { dot, held: held(dot), named: true });
         }
+        for last in client.last.values_mut().filter(|last| last.named) {
+            last.held = held(last.dot);
+            last.named = named(&client.token).any(|dot| dot.origin == last.dot.origin && dot >= last.dot);
+        }
+        self.sessions[session] = client;
     }
 
     fn read(&mut self, session: usize, place: usize, key: u8) {
@@ -188,10 +209,9 @@ impl World<'_> {
         let Some(node) = &self.nodes[place] else { return };
         let now = self.now_ms.saturating_add_signed(node.skew_ms);
         let record = node.replica.store().get(&key_of(key)).map(|r| r.dot);
-        if let Some(saw @ &Acked { dot: last, .. }) = self.sessions[session].last.get(&key) {
+        if let Some(&Seen { dot: last, ref held, named }) = self.sessions[session].last.get(&key) {
             // All who took part held it, and none is left: who was given up on before does not know what it lacks.
-            let all_gone = self.sessions[session].known_to_all() >= last.hlc && !self.history.has_holder(saw);
-            let lost = all_gone || self.forgets() && self.history.was_interrupted(last.origin, last);
+            let lost = (!named || self.forgets()) && !self.history.has_holder(held);
             let fine = lost || record >= Some(last) || self.history.ended(&key_of(key), last, now + 8_000);
             assert!(fine, "a session saw {last:?} of key {key}, and {record:?} at {}", node.name);
         }
@@ -207,8 +227,14 @@ impl World<'_> {
             let awaited = node.replica.seats().any(|(_, seat)| seat.state == SeatState::Evicted);
             let tokens = self.sessions.iter().map(|session| Session::decode(&session.token).expect("a node made it"));
             let behind = |seen: &Session| seen.coverage(&node.replica) == Coverage::Behind;
-            let waits = || awaited || crate::check::waits(self, node);
-            tokens.filter(behind).find(|_| !waits()).map(|seen| format!("{} holds up {seen:?}", node.name))
+            let lives = |dot: Dot| self.live().any(|n| n.origin == dot.origin);
+            let lacks = |dot: Dot| node.replica.coverage(dot, node.replica.founding()) == Coverage::Behind;
+            let waits = |seen: &Session| {
+                // It does not wait for one that is there.
+                !named(&seen.encode()).any(|dot| lives(dot) && lacks(dot))
+                    && (awaited || crate::check::waits(self, node))
+            };
+            tokens.filter(behind).find(|seen| !waits(seen)).map(|seen| format!("{} holds up {seen:?}", node.name))
         })
     }
 
