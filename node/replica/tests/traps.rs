@@ -8,8 +8,8 @@ use bytes::Bytes;
 use kvasir_proto::peer::v1::{Entry, Message, Roster, Seat, SeatState, Want, message::Kind};
 use kvasir_replica::clock::Dot;
 use kvasir_replica::replica::{
-    Bounds, Change, Coverage, EXPIRE_STEP, LinkId, MAX_ENDED, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS, Replica,
-    Settings, View,
+    Bounds, Change, Coverage, EXPIRE_STEP, LinkId, MAX_ENDED, MAX_SEATS, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS,
+    Replica, Settings, View,
 };
 use kvasir_replica::session::Session;
 use rand::rngs::StdRng;
@@ -257,6 +257,67 @@ fn what_a_node_vouched_for_stays_said_when_it_would_not_vouch_now() {
 }
 
 #[test]
+fn repair_makes_maps_equal_that_vectors_call_equal() {
+    let mut net = Net::new(2);
+    net.put(0, "k");
+    // A key that got spoilt in somebody's memory, which nothing but the maps' fingerprints tells.
+    net.pass(&mut |_, _, kind| {
+        if let Kind::Push(push) = kind {
+            push.entries.iter_mut().for_each(|entry| entry.key = Bytes::from_static(b"spoilt"));
+        }
+        true
+    });
+    assert!(!net.holds(1, "k") && net.holds(1, "spoilt"));
+    net.settle(10);
+    for node in 0..2 {
+        assert!(net.holds(node, "k") && net.holds(node, "spoilt"), "node {node}");
+        assert!(net.nodes[node].counters().divergences > 0);
+    }
+}
+
+#[test]
+fn a_node_that_restarted_is_one_holder_and_not_two() {
+    let mut net = Net::new(3);
+    let dot = net.put(0, "k");
+    net.settle(1);
+    assert_eq!(net.nodes[0].holders(dot.hlc).peers, 2);
+    // Its new life has a link before the old one's is known to be down, and nobody has told yet that the old one is over.
+    let again = net.start("n1", 3);
+    net.link(0, again);
+    net.beats(1, &mut |_, to, kind| to != 0 || !matches!(kind, Kind::Roster(_)));
+    assert!(net.nodes[again].is_ready() && net.holds(again, "k"));
+    let holders = net.nodes[0].holders(dot.hlc);
+    assert_eq!((holders.peers, holders.voters), (2, 3));
+}
+
+#[test]
+fn however_many_are_gone_peers_take_the_roster() {
+    let mut net = Net::new(3);
+    // Nothing is collected while one cannot be reached, and is not given up on.
+    net.cut_off(2);
+    net.settle(1);
+    let later = net.nodes[0].collected() + (60_000 << 16);
+    let ended = |at: u64| Seat {
+        origin: 1_000 + at,
+        name: format!("ended{at}"),
+        state: SeatState::Ended.into(),
+        since_hlc: later + at,
+        ..Seat::default()
+    };
+    for from in (0..5_000).step_by(500) {
+        let seats: Vec<_> = (from..from + 500).map(ended).collect();
+        net.give(1, 0, Message { kind: Some(Kind::Roster(Roster { seats })) });
+        net.settle(3);
+        for node in 0..2 {
+            assert!(net.nodes[node].seats().count() <= MAX_SEATS / 2 + 3, "node {node}");
+        }
+    }
+    net.put(0, "k");
+    net.settle(1);
+    assert!(net.holds(1, "k"));
+}
+
+#[test]
 fn repair_brings_back_nothing_that_was_forgotten() {
     let mut net = Net::new(2);
     net.put(0, "k");
@@ -365,6 +426,22 @@ fn a_session_is_told_that_all_who_had_heard_of_a_writer_are_gone() {
     net.settle(15);
     for node in [alone, again[0], again[1]] {
         assert!(net.nodes[node].is_ready() && net.nodes[node].collected() > dot.hlc && !net.holds(node, "k"));
+        assert_eq!(net.nodes[node].coverage(dot, founding), Coverage::Lost, "node {node}");
+    }
+}
+
+#[test]
+fn a_session_is_told_of_a_loss_after_the_hour_in_which_it_might_have_come_back() {
+    let mut net = Net::new(3);
+    let gone = 2;
+    net.cut_off(gone);
+    let (dot, founding) = (net.put(gone, "k"), net.nodes[0].founding());
+    net.settle(12);
+    assert_eq!(net.nodes[0].coverage(dot, founding), Coverage::Behind, "it may come back");
+    net.now_ms += REMEMBER_EVICTED_MS;
+    net.settle(10);
+    for node in 0..2 {
+        assert!(net.nodes[node].collected() > dot.hlc);
         assert_eq!(net.nodes[node].coverage(dot, founding), Coverage::Lost, "node {node}");
     }
 }
