@@ -187,6 +187,8 @@ struct Inner {
     next_watch: u64,
     /// Seats that were seen to be evicted, so that each is told once.
     evicted: BTreeSet<u64>,
+    /// Whether it has ever been ready: who was evicted before that is no news.
+    was_ready: bool,
 }
 
 /// The node's data: see the module.
@@ -268,6 +270,7 @@ impl Engine {
             watchers: BTreeMap::new(),
             next_watch: 0,
             evicted: BTreeSet::new(),
+            was_ready: false,
         };
         Arc::new(Self {
             identity: watch::Sender::new(inner.replica.id()),
@@ -340,9 +343,9 @@ impl Engine {
     /// A majority decides on an eviction, but one node counts the votes: the
     /// others see it in the roster.
     fn see_evictions(&self, inner: &mut Inner) {
-        let Inner { replica, evicted, .. } = inner;
+        let Inner { replica, evicted, was_ready, .. } = inner;
         for (origin, seat) in replica.seats().filter(|(_, seat)| seat.state == SeatState::Evicted) {
-            if evicted.insert(origin) {
+            if evicted.insert(origin) && *was_ready {
                 info!(name = seat.name, origin = format!("{origin:016x}"), "a majority gave up on a member");
                 self.evicted.fetch_add(1, Ordering::Relaxed);
                 // Nobody may be listening.
@@ -352,6 +355,7 @@ impl Engine {
         if evicted.len() > crate::replica::MAX_ENDED {
             evicted.retain(|origin| replica.seats().any(|(seat, _)| seat == *origin));
         }
+        *was_ready |= replica.is_ready();
     }
 
     /// Members that a majority gives up on, from now on.
