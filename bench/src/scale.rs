@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
+use kvasir_proto::v1::kv_client::KvClient;
 use kvasir_proto::v1::{PipeRequest, WatchRequest};
 use tokio::task::JoinSet;
+use tonic::transport::Channel;
 
 use crate::load::{self, Outcome, Pipe, Work, put};
 use crate::node::{Node, Start};
@@ -179,7 +181,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
             idle(&cluster, &mut figures).await?;
         }
         if wanted("join") {
-            join(&mut cluster, &mut figures).await?;
+            join(&mut cluster, options.keys, &mut figures).await?;
         }
         if wanted("repair") {
             repair(&cluster, options, &mut figures, "repair, by the log", 0).await?;
@@ -189,8 +191,9 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
             under_load(&cluster, options, &mut figures).await?;
         }
     }
-    let memory = cluster.nodes[0].resident()? as f64 / 1e6;
-    figures.add("memory of a node", "", "MB", memory);
+    let (node, resident) = (&cluster.nodes[0], cluster.nodes[0].resident()? as f64);
+    figures.add("memory of a node", "", "MB", resident / 1e6);
+    figures.add("memory of a node: accounted", "", "MB", node.metric("kvasir_memory_bytes").await? / 1e6);
     Ok(Report { name: "scale", text: figures.table() })
 }
 
@@ -241,9 +244,22 @@ async fn membership(cluster: &Cluster) -> anyhow::Result<[f64; 2]> {
     Ok(sum)
 }
 
-async fn join(cluster: &mut Cluster, figures: &mut Figures) -> anyhow::Result<()> {
+/// For one second, puts at the first two nodes, one at a time at each.
+async fn two_put(mut kvs: Vec<KvClient<Channel>>, keys: u64) -> anyhow::Result<Outcome> {
+    let work: Work = Arc::new(move |n| put(key(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % keys), VALUE));
+    let (second, first) = (kvs.pop().context("two nodes")?, kvs.pop().context("two nodes")?);
+    let puts = |kv| load::unary(kv, 1, Duration::from_secs(1), work.clone());
+    let (mut both, other) = tokio::try_join!(puts(first), puts(second))?;
+    both.add(other);
+    Ok(both)
+}
+
+async fn join(cluster: &mut Cluster, keys: u64, figures: &mut Figures) -> anyhow::Result<()> {
     cluster.nodes[2].kill()?;
     tokio::time::sleep(Duration::from_secs(4)).await;
+    let kvs = vec![cluster.nodes[0].kv().await?, cluster.nodes[1].kv().await?];
+    let mut alone = two_put(kvs.clone(), keys).await?;
+    figures.add("put at the two others while the third is gone, p99", "", "ms", alone.took_us(0.99) as f64 / 1e3);
     let others = [cluster.nodes[0].worked()?, cluster.nodes[1].worked()?];
     let before = to_third()?;
     let began = Instant::now();
@@ -258,6 +274,15 @@ async fn join(cluster: &mut Cluster, figures: &mut Figures) -> anyhow::Result<()
     figures.add("cold join: processor time of the node that it asked", "", "s", sponsor.as_secs_f64());
     figures.add("cold join: sent for it", "", "MB", bytes as f64 / 1e6);
     figures.add("cold join: the most memory that the new node took", "", "MB", cluster.nodes[2].peak()? as f64 / 1e6);
+    cluster.equal().await?;
+    // Once more, with clients at the two others.
+    cluster.nodes[2].kill()?;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    cluster.nodes[2] = Cluster::start_node(&cluster.options, 2)?;
+    let mut meanwhile = two_put(kvs, keys).await?;
+    figures.add("put at the two others while it joins, p99", "", "ms", meanwhile.took_us(0.99) as f64 / 1e3);
+    figures.add("put at the two others while it joins, the longest", "", "ms", meanwhile.took_us(1.0) as f64 / 1e3);
+    cluster.nodes[2].ready().await?;
     cluster.equal().await?;
     Ok(())
 }

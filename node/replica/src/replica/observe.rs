@@ -172,12 +172,11 @@ impl Replica {
             match self.roster.get(dot.origin) {
                 Some(seat) if seat.is_live() => Coverage::Behind,
                 Some(_) if self.roster.awaits_return() => Coverage::Behind,
-                Some(_) => Coverage::Lost,
                 None if founding != self.founding => Coverage::Lost,
                 None if dot.hlc > self.known_of_all() => Coverage::Behind,
                 None if self.roster.awaits_return() || self.may_be_forgotten(dot) => Coverage::Covered,
-                // No one that is left has ever heard of who wrote it.
-                None => Coverage::Lost,
+                // Who wrote it is gone, or no one that is left has ever heard of it.
+                Some(_) | None => Coverage::Lost,
             }
         } else if self.roster.get(dot.origin).is_some_and(|seat| !seat.is_live())
             && !self.roster.awaits_return()

@@ -160,11 +160,11 @@ impl Roster {
     }
 
     /// Drops the longest ended, of those that need not be kept (by origin and when they ended), when there are more than
-    /// `most`. Returns when each had ended, and its origin.
-    pub(super) fn bound(&mut self, most: usize, keep: impl Fn(u64, u64) -> bool) -> Vec<(u64, u64)> {
+    /// `limit`. Returns when each had ended, and its origin.
+    pub(super) fn bound(&mut self, limit: usize, keep: impl Fn(u64, u64) -> bool) -> Vec<(u64, u64)> {
         let mut ended: Vec<_> = self.iter().filter(|(_, s)| !s.is_live()).map(|(o, s)| (s.since, o)).collect();
         ended.sort_unstable();
-        let (excess, must) = (ended.len().saturating_sub(most), ended.len().saturating_sub(MOST_ENDED));
+        let (excess, must) = (ended.len().saturating_sub(limit), ended.len().saturating_sub(MOST_ENDED));
         let mut at = 0;
         ended.retain(|(since, origin)| {
             at += 1;
