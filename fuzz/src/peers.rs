@@ -314,12 +314,15 @@ fn wrote(side: &mut Side, dot: Dot) {
     side.newest = dot;
 }
 
-/// No key goes back to an older version while the map is one and the same.
+/// No key goes back to an older version while the map is one and the same. What comes before it is ready, it may drop.
 fn progress(side: &mut Side) {
     let anew = side.origin != side.replica.origin() || !side.replica.is_ready();
     side.origin = side.replica.origin();
     if anew {
         side.held.clear();
+    }
+    if !side.replica.is_ready() {
+        return;
     }
     for (key, record) in side.replica.store().scan(None) {
         let before = side.held.insert(key.clone(), record.dot);
