@@ -169,9 +169,10 @@ impl Replica {
             self.roster.remove(origin);
         }
         let (vector, collected) = (&self.vector, self.collected);
-        // Until all have agreed on what they hold of it, it is needed.
+        // Until all have agreed on what they hold of it, and those that return have issued what they brought, it is needed.
+        let issued = !self.roster.live().any(|origin| self.roster.get(origin).is_some_and(|seat| seat.returning));
         let lacked = |origin: u64, ended: u64| {
-            ended > collected || vector.get(&origin).is_some_and(|cover| cover.wrote() > collected)
+            !issued || ended > collected || vector.get(&origin).is_some_and(|cover| cover.wrote() > collected)
         };
         for (ended, origin) in self.roster.bound(self.settings.bounds.ended_seats, lacked) {
             self.forgotten = self.forgotten.max(ended);

@@ -190,8 +190,7 @@ impl Replica {
 
     /// Whether a seat that wrote this may have been forgotten since.
     const fn may_be_forgotten(&self, dot: Dot) -> bool {
-        let kept_ms = self.settings.bounds.remember_ended_ms;
-        ms_of(dot.hlc) + kept_ms <= ms_of(self.collected) || dot.hlc <= self.forgotten
+        ms_of(dot.hlc) + self.settings.bounds.remember_ended_ms <= ms_of(self.collected)
     }
 
     /// A seat that this node has not heard of wrote nothing up to here: who let it in was still there then.

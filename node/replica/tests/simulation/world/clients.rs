@@ -175,10 +175,11 @@ impl World<'_> {
             Coverage::Covered => Some(seen),
             Coverage::Behind => None,
             Coverage::Lost => {
-                // Of another founding a node may know nothing, and who is there may come too late.
+                // Of another founding, or of a seat that it forgot early, a node may know nothing, and who is there may
+                // come too late.
                 let judged = seen.founding() == node.replica.founding()
                     && self.plan.remember_evicted_ms == REMEMBER_EVICTED_MS
-                    && self.plan.ended_seats == MAX_ENDED;
+                    && !self.forgets();
                 let client = std::mem::take(&mut self.sessions[session]);
                 let lost = client.saw.iter().any(|saw| !self.history.has_holder(saw));
                 assert!(lost || !judged, "{} says that something was lost of what is held: {seen:?}", node.name);
