@@ -399,7 +399,12 @@ fn a_session_waits_for_a_write_of_one_who_was_never_heard_of() {
     // Where its sponsor was given up on, all that anybody knows of was taken in up to later than that.
     assert!(net.nodes[0].collected() > dot.hlc);
     assert_eq!(net.nodes[0].coverage(dot, founding), Coverage::Behind);
+    // Since then something may have been forgotten.
     let forgotten = Dot { hlc: founding.0, origin: 77 };
+    assert_eq!(net.nodes[0].coverage(forgotten, founding), Coverage::Behind);
+    net.now_ms += REMEMBER_ENDED_MS;
+    net.settle(10);
+    assert_eq!(net.nodes[0].coverage(dot, founding), Coverage::Behind);
     assert_eq!(net.nodes[0].coverage(forgotten, founding), Coverage::Covered);
     net.heal();
     assert!(net.holds(0, "k"));

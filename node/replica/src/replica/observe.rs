@@ -171,10 +171,9 @@ impl Replica {
             // knew alone is neither covered nor lost until it has come back.)
             match self.roster.get(dot.origin) {
                 Some(seat) if seat.is_live() => Coverage::Behind,
-                Some(_) if self.roster.awaits_return() => Coverage::Behind,
                 None if founding != self.founding => Coverage::Lost,
-                None if dot.hlc > self.known_of_all() => Coverage::Behind,
-                None if self.roster.awaits_return() || self.may_be_forgotten(dot) => Coverage::Covered,
+                None if self.may_be_forgotten(dot) && dot.hlc <= self.known_of_all() => Coverage::Covered,
+                Some(_) | None if self.roster.awaits_return() => Coverage::Behind,
                 // Who wrote it is gone, or no one that is left has ever heard of it.
                 Some(_) | None => Coverage::Lost,
             }
