@@ -278,7 +278,8 @@ impl<'a> World<'a> {
             let covered = node.replica.uncovered() == (0, 0) && !node.links.is_empty();
             if covered || self.now_ms >= by {
                 let name = node.name.clone();
-                if !covered {
+                // It may have come back too late.
+                if !covered || node.replica.counters().too_late > 0 {
                     self.history.crashed = true;
                 }
                 let now = self.now_ms.saturating_add_signed(node.skew_ms);
