@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Args;
 use kvasir_proto::v1::kv_client::KvClient;
+use kvasir_proto::v1::pipe_request::Operation;
 use kvasir_proto::v1::{PipeRequest, WatchRequest};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
@@ -244,10 +245,14 @@ async fn membership(cluster: &Cluster) -> anyhow::Result<[f64; 2]> {
     Ok(sum)
 }
 
+/// The `n`th of many puts under keys that are there, in no order.
+fn put_anywhere(n: u64, keys: u64) -> Operation {
+    put(key(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % keys), VALUE)
+}
+
 /// For one second, puts at the first two nodes, one at a time at each.
-async fn two_put(mut kvs: Vec<KvClient<Channel>>, keys: u64) -> anyhow::Result<Outcome> {
-    let work: Work = Arc::new(move |n| put(key(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % keys), VALUE));
-    let (second, first) = (kvs.pop().context("two nodes")?, kvs.pop().context("two nodes")?);
+async fn two_put([first, second]: [KvClient<Channel>; 2], keys: u64) -> anyhow::Result<Outcome> {
+    let work: Work = Arc::new(move |n| put_anywhere(n, keys));
     let puts = |kv| load::unary(kv, 1, Duration::from_secs(1), work.clone());
     let (mut both, other) = tokio::try_join!(puts(first), puts(second))?;
     both.add(other);
@@ -257,7 +262,7 @@ async fn two_put(mut kvs: Vec<KvClient<Channel>>, keys: u64) -> anyhow::Result<O
 async fn join(cluster: &mut Cluster, keys: u64, figures: &mut Figures) -> anyhow::Result<()> {
     cluster.nodes[2].kill()?;
     tokio::time::sleep(Duration::from_secs(4)).await;
-    let kvs = vec![cluster.nodes[0].kv().await?, cluster.nodes[1].kv().await?];
+    let kvs = [cluster.nodes[0].kv().await?, cluster.nodes[1].kv().await?];
     let mut alone = two_put(kvs.clone(), keys).await?;
     figures.add("put at the two others while the third is gone, p99", "", "ms", alone.took_us(0.99) as f64 / 1e3);
     let others = [cluster.nodes[0].worked()?, cluster.nodes[1].worked()?];
@@ -337,7 +342,7 @@ async fn repair(
 
 async fn under_load(cluster: &Cluster, options: &Options, figures: &mut Figures) -> anyhow::Result<()> {
     let keys = options.keys;
-    let work: Work = Arc::new(move |n| put(key(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % keys), VALUE));
+    let work: Work = Arc::new(move |n| put_anywhere(n, keys));
     let mut loops = JoinSet::new();
     for (first, node) in cluster.nodes.iter().enumerate() {
         loops.spawn(load::pipe(node.kv().await?, WINDOW, Duration::from_secs(5), work.clone(), first as u64, 3));
@@ -417,7 +422,7 @@ async fn at_rate(cluster: &Cluster, keys: u64, rate: f64, time: Duration) -> any
                 due_us.push(due);
                 put(format!("probe/{}", due_us.len() - 1), VALUE)
             } else {
-                put(key(sent.wrapping_mul(0x9e37_79b9_7f4a_7c15) % keys), VALUE)
+                put_anywhere(sent, keys)
             };
             let pipe = &pipes[(sent / PROBE % 3) as usize];
             pipe.send(PipeRequest { id: sent, operation: Some(operation) }).await?;

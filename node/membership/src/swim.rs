@@ -143,7 +143,7 @@ impl Swim {
         }
         match self.drive(now, |foca, outbox| foca.handle_data(message, outbox)) {
             Ok(()) => {
-                self.answered |= self.is_answer(message);
+                self.answered = self.answered || self.is_answer(message);
                 Ok(())
             }
             Err(foca::Error::DataFromOurselves) => self.own_or_impostor(message),
@@ -310,9 +310,9 @@ impl Swim {
         step: impl FnOnce(&mut Protocol, &mut Outbox) -> Result<(), foca::Error>,
     ) -> Result<(), foca::Error> {
         let mut outbox = Outbox { envelope: self.envelope, sends: Vec::new(), timers: Vec::new(), renewed: None };
-        let me = self.me().clone();
+        let before = (self.me().origin, self.me().generation);
         let mut result = step(&mut self.foca, &mut outbox);
-        if *self.me() != me && !self.me().leaving {
+        if (self.me().origin, self.me().generation) != before {
             // foca 2.0.0 probes nobody under a new identity until it hears of anyone. It may never.
             result = result.and_then(|()| self.foca.apply_many(std::iter::empty(), false, &mut outbox));
         }

@@ -170,7 +170,7 @@ impl Replica {
         }
         let (vector, collected) = (&self.vector, self.collected);
         // Until all have agreed on what they hold of it, and those that return have issued what they brought, it is needed.
-        let issued = !self.roster.live().any(|origin| self.roster.get(origin).is_some_and(|seat| seat.returning));
+        let issued = !self.roster.is_returned_to();
         let lacked = |origin: u64, ended: u64| {
             !issued || ended > collected || vector.get(&origin).is_some_and(|cover| cover.wrote() > collected)
         };

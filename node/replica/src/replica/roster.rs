@@ -86,7 +86,12 @@ impl Roster {
     /// Whether an evicted process may still come back with writes of its own,
     /// or has come back and not issued them yet.
     pub(super) fn awaits_return(&self) -> bool {
-        self.seats.values().any(|seat| seat.state == SeatState::Evicted || (seat.is_live() && seat.returning))
+        self.seats.values().any(|seat| seat.state == SeatState::Evicted) || self.is_returned_to()
+    }
+
+    /// Whether a process has come back with writes of an ended seat and not issued them yet.
+    pub(super) fn is_returned_to(&self) -> bool {
+        self.seats.values().any(|seat| seat.is_live() && seat.returning)
     }
 
     /// Takes an account of a seat. Returns whether it told something new.
