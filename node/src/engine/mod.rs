@@ -23,10 +23,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use self::links::Linked;
-pub use self::wait::{Acked, Crowded, MAX_WAITING, Need, Place, SessionError};
+pub use self::wait::{Acked, Crowded, MAX_WAITING, Place, SessionError};
 pub use self::watching::{Happened, Lost, MAX_WATCHES, QUEUE_BYTES, QUEUE_EVENTS, Told, Watch, WatchError};
 use self::{heard::Heard, links::LinkTask, watching::Watcher};
 use crate::clock::{Dot, ms_of};
+pub use crate::replica::Need;
 use crate::replica::{Bounds, Counters, Full, LinkId, PeerId, Replica, Settings, View};
 use crate::session::Session;
 use crate::store::Record;

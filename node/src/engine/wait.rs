@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Engine, ReadError};
 use crate::clock::Dot;
-use crate::replica::{Coverage, Holders};
+use crate::replica::{Coverage, Holders, Need};
 use crate::session::{MAX_ORIGINS, Session, TooWide};
 
 /// Calls that may wait at a time.
@@ -23,27 +23,6 @@ pub struct Place(#[allow(dead_code)] OwnedSemaphorePermit); // held, never read
     "{MAX_WAITING} calls wait on this node for what other nodes do, which is the limit: try again, or another node"
 )]
 pub struct Crowded;
-
-/// Who shall hold a write before it is answered, beside the node that takes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Need {
-    /// This many others.
-    Count(usize),
-    /// A majority of the voters, this one counted if it is one.
-    Majority,
-    /// All that take part.
-    All,
-}
-
-impl Need {
-    const fn met(self, holders: &Holders) -> bool {
-        match self {
-            Self::Count(count) => holders.peers >= count,
-            Self::Majority => holders.voters >= holders.majority,
-            Self::All => holders.lacking == 0,
-        }
-    }
-}
 
 /// How far a wait for others came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

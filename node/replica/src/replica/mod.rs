@@ -36,7 +36,7 @@ pub use self::log::{LOG_MAX_BYTES, LOG_MAX_ENTRIES};
 use self::roster::Roster;
 pub use self::roster::{MAX_ENDED, MAX_SEATS, Seat};
 pub use self::stamps::STAMP_END;
-pub use self::types::{Bounds, Change, Counters, Coverage, Full, Holders, PeerId, Settings, View, Violation};
+pub use self::types::{Bounds, Change, Counters, Coverage, Full, Holders, Need, PeerId, Settings, View, Violation};
 pub use self::vector::{Cover, Vector};
 use crate::clock::{Clock, Dot};
 use crate::store::{Record, Store};

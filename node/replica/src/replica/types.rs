@@ -193,6 +193,28 @@ pub struct Holders {
     pub majority: usize,
 }
 
+/// Who shall hold a write before it is answered, beside the node that takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// This many others.
+    Count(usize),
+    /// A majority of the voters, this one counted if it is one.
+    Majority,
+    /// All that take part.
+    All,
+}
+
+impl Need {
+    /// Whether as many hold it.
+    pub const fn met(self, holders: &Holders) -> bool {
+        match self {
+            Self::Count(count) => holders.peers >= count,
+            Self::Majority => holders.voters >= holders.majority,
+            Self::All => holders.lacking == 0,
+        }
+    }
+}
+
 /// Whether a node holds a write that was seen elsewhere. Of several the largest is that of all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Coverage {

@@ -1,19 +1,9 @@
 //! What happens in one run, drawn from its seed before it begins, so that a
 //! run can be repeated with a part of it left out.
 
-use kvasir_replica::replica::{MAX_ENDED, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS};
+use kvasir_replica::replica::{MAX_ENDED, Need, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
-
-/// Who shall hold a write before it is acknowledged, beside the node that takes it.
-#[derive(Clone, Copy, Debug)]
-pub enum Need {
-    Peers(usize),
-    /// Of the voters.
-    Majority,
-    /// All that take part.
-    All,
-}
 
 /// Something that a client does, or that befalls the cluster. Nodes are named
 /// by their places.
@@ -145,7 +135,7 @@ impl Plan {
                     node,
                     key,
                     ttl_ms: rng.random_bool(0.2).then(|| rng.random_range(1..8_000)),
-                    ack: Need::Peers(rng.random_range(0..3)),
+                    ack: Need::Count(rng.random_range(0..3)),
                 },
                 4..7 => Op::Delete { node, key },
                 7 => Op::SessionPut { session, node, key },

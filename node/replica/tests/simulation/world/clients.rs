@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use kvasir_proto::peer::v1::SeatState;
 use kvasir_replica::clock::Dot;
-use kvasir_replica::replica::{Coverage, MAX_ENDED, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS};
+use kvasir_replica::replica::{Coverage, MAX_ENDED, Need, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS};
 use kvasir_replica::session::Session;
 
 use super::{DRAIN_MS, Node, SESSIONS, World};
 use crate::check::Acked;
-use crate::plan::{Need, Op};
+use crate::plan::Op;
 
 /// A client that sends its token along.
 #[derive(Default)]
@@ -48,7 +48,7 @@ impl World<'_> {
             Op::Put { node, key, ttl_ms, ack } => {
                 let Some(dot) = self.put(node, key, ttl_ms) else { return };
                 let origin = dot.origin;
-                if !matches!(ack, Need::Peers(0)) {
+                if !matches!(ack, Need::Count(0)) {
                     self.waiting.push((node, origin, dot, ack));
                 }
             }
@@ -60,7 +60,7 @@ impl World<'_> {
                     let ready = self.live().filter(|n| n.replica.is_ready());
                     let covered = ready.map(|n| (n.origin, n.replica.vector().clone())).collect();
                     self.history.deleted(key_of(key), dot, covered, before);
-                    self.waiting.push((place, dot.origin, dot, Need::Peers(1)));
+                    self.waiting.push((place, dot.origin, dot, Need::Count(1)));
                     self.absorb(place);
                 }
             }
@@ -257,12 +257,7 @@ impl World<'_> {
                 continue;
             }
             let said = node.replica.holders(dot.hlc);
-            let met = match ack {
-                Need::Peers(peers) => said.peers >= peers,
-                Need::Majority => said.voters >= said.majority,
-                Need::All => said.lacking == 0,
-            };
-            if !met {
+            if !ack.met(&said) {
                 self.waiting.push((place, origin, dot, ack));
                 continue;
             }
@@ -272,7 +267,7 @@ impl World<'_> {
             let voters = ready().filter(covers).filter(|n| n.replica.id().voter).count();
             let member = |n: &&Node| node.replica.seats().any(|(o, s)| o == n.origin && s.state == SeatState::Member);
             let true_of_it = match ack {
-                Need::Peers(peers) => holders.len() > peers,
+                Need::Count(peers) => holders.len() > peers,
                 Need::Majority => voters >= said.majority,
                 Need::All => ready().filter(member).all(|n| covers(&n)),
             };

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use bytes::Bytes;
 use kvasir_replica::clock::Dot;
-use kvasir_replica::replica::{Bounds, Change, LinkId, Replica, Settings};
+use kvasir_replica::replica::{Bounds, Change, LinkId, Need, Replica, Settings};
 use kvasir_replica::store::Store;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt as _, SeedableRng as _};
@@ -18,7 +18,7 @@ use self::clients::Client;
 pub use self::membership::Member;
 use self::network::{OnLink, Packet, pair};
 use crate::check::{History, Write};
-use crate::plan::{Need, Plan};
+use crate::plan::Plan;
 
 /// When a run begins, in simulated time.
 const BEGIN_MS: u64 = 10_000_000;
