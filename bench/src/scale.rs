@@ -41,8 +41,8 @@ const DIFFERING: u64 = 10_000;
 /// More own writes than a node keeps in its log.
 const BEYOND_THE_LOG: u64 = 70_000;
 const WINDOW: usize = 64;
-/// One in so many writes is watched on all nodes.
-const PROBE: u64 = 8;
+/// So many writes a second are watched on all nodes, which costs much more than to write them.
+const PROBES_A_SECOND: f64 = 1_000.0;
 /// Puts a second of a cluster that has little to do.
 const LIGHT: f64 = 2_000.0;
 const PROBES: u64 = 1 << 20;
@@ -353,21 +353,42 @@ async fn under_load(cluster: &Cluster, options: &Options, figures: &mut Figures)
     }
     figures.add("load: most puts, at all three nodes together", "", "/s", most.rate());
     cluster.equal().await?;
-    let (mut took_us, rate) = at_rate(cluster, keys, most.rate() / 2.0, Duration::from_secs(10)).await?;
-    figures.add("load at half of it: puts", "", "/s", rate);
-    figures.add("load at half of it: put to get at all, median", "", "ms", quantile(&mut took_us, 0.5) as f64 / 1e3);
-    figures.add("load at half of it: put to get at all, p99", "5 ms", "ms", quantile(&mut took_us, 0.99) as f64 / 1e3);
-    cluster.equal().await?;
-    let (mut took_us, rate) = at_rate(cluster, keys, LIGHT, Duration::from_secs(10)).await?;
-    figures.add("light load: puts", "", "/s", rate);
-    figures.add("light load: put to get at all, median", "", "ms", quantile(&mut took_us, 0.5) as f64 / 1e3);
-    figures.add("light load: put to get at all, p99", "", "ms", quantile(&mut took_us, 0.99) as f64 / 1e3);
-    cluster.equal().await?;
+    for (name, goal, rate) in [("load at half of it", "5 ms", most.rate() / 2.0), ("light load", "", LIGHT)] {
+        let stop = Arc::new(AtomicBool::new(false));
+        let late = std::thread::spawn({
+            let stop = stop.clone();
+            move || lateness(&stop)
+        });
+        let (mut took_us, rate) = at_rate(cluster, keys, rate, Duration::from_secs(10)).await?;
+        stop.store(true, Ordering::Relaxed);
+        let mut late_us = late.join().map_err(|_| anyhow::anyhow!("the thread that sleeps panicked"))?;
+        figures.add(&format!("{name}: puts"), "", "/s", rate);
+        for (quantile_name, part, goal) in [("median", 0.5, ""), ("p99", 0.99, goal)] {
+            let took = quantile(&mut took_us, part) as f64 / 1e3;
+            figures.add(&format!("{name}: put to get at all, {quantile_name}"), goal, "ms", took);
+        }
+        let late = quantile(&mut late_us, 0.99) as f64 / 1e3;
+        figures.add(&format!("{name}: how late a thread wakes that does nothing, p99"), "", "ms", late);
+        cluster.equal().await?;
+    }
     Ok(())
 }
 
-/// Puts at a rate, whether or not the nodes keep up, spread over the nodes; one
-/// in [`PROBE`] is watched for at all three. Returns for each of those the time
+/// By how much a thread that sleeps a millisecond at a time wakes too late,
+/// microseconds: what the machine adds to each wake-up beside all that runs on it.
+fn lateness(stop: &AtomicBool) -> Vec<u64> {
+    const NAP: Duration = Duration::from_millis(1);
+    let mut late_us = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        std::thread::sleep(NAP);
+        late_us.push(began.elapsed().saturating_sub(NAP).as_micros() as u64);
+    }
+    late_us
+}
+
+/// Puts at a rate, whether or not the nodes keep up, spread over the nodes;
+/// [`PROBES_A_SECOND`] are watched for at all three. Returns for each of those the time
 /// from when it was due to be sent until the last node has it, and the rate.
 async fn at_rate(cluster: &Cluster, keys: u64, rate: f64, time: Duration) -> anyhow::Result<(Vec<u64>, f64)> {
     let began = Instant::now();
@@ -410,6 +431,7 @@ async fn at_rate(cluster: &Cluster, keys: u64, rate: f64, time: Duration) -> any
     }
 
     let began_us = began.elapsed().as_micros() as u64;
+    let probe = whole(rate / PROBES_A_SECOND).max(1);
     let (mut sent, mut due_us) = (0u64, Vec::new());
     let mut ticks = tokio::time::interval(Duration::from_micros(500));
     while began.elapsed().as_micros() as u64 - began_us < time.as_micros() as u64 {
@@ -418,13 +440,13 @@ async fn at_rate(cluster: &Cluster, keys: u64, rate: f64, time: Duration) -> any
         let target = whole((now_us - began_us) as f64 / 1e6 * rate);
         while sent < target {
             let due = began_us + whole(sent as f64 / rate * 1e6);
-            let operation = if sent.is_multiple_of(PROBE) {
+            let operation = if sent.is_multiple_of(probe) {
                 due_us.push(due);
                 put(format!("probe/{}", due_us.len() - 1), VALUE)
             } else {
                 put_anywhere(sent, keys)
             };
-            let pipe = &pipes[(sent / PROBE % 3) as usize];
+            let pipe = &pipes[((sent % probe + sent / probe) % 3) as usize];
             pipe.send(PipeRequest { id: sent, operation: Some(operation) }).await?;
             sent += 1;
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use bytes::Bytes;
 use kvasir_proto::peer::v1::SeatState;
 use kvasir_replica::clock::Dot;
-use kvasir_replica::replica::Vector;
+use kvasir_replica::replica::{Replica, Vector};
 
 use crate::world::{Node, World};
 
@@ -115,30 +115,75 @@ fn map(node: &Node) -> BTreeMap<Bytes, Dot> {
     node.replica.store().scan(None).map(|(k, r)| (k.clone(), r.dot)).collect()
 }
 
-/// Holds at every moment.
-pub fn always(world: &World) {
-    for node in world.live().filter(|n| n.replica.is_ready()) {
+/// All of a replica on which depends what holds at every moment.
+#[derive(PartialEq)]
+pub struct Checked {
+    vector: Vector,
+    founding: (u64, u64),
+    collected: u64,
+    forgot: bool,
+    fingerprint: u128,
+}
+
+impl Checked {
+    fn is_of(&self, replica: &Replica) -> bool {
+        let store = replica.store();
+        (self.founding, self.collected, self.fingerprint)
+            == (replica.founding(), replica.collected(), store.fingerprint())
+            && self.forgot == store.is_collected(self.collected)
+            && self.vector == *replica.vector()
+    }
+
+    fn of(replica: &Replica) -> Self {
+        let (collected, store) = (replica.collected(), replica.store());
+        Self {
+            vector: replica.vector().clone(),
+            founding: replica.founding(),
+            collected,
+            forgot: store.is_collected(collected),
+            fingerprint: store.fingerprint(),
+        }
+    }
+}
+
+/// Holds at every moment. Of a node at which nothing has changed since the last
+/// time it holds still: what may be forgotten only grows.
+pub fn always(world: &mut World) {
+    let mut changed = BTreeSet::new();
+    for (place, node) in world.nodes.iter_mut().enumerate() {
+        let Some(node) = node.as_mut().filter(|n| n.replica.is_ready()) else { continue };
+        if !node.checked.as_ref().is_some_and(|checked| checked.is_of(&node.replica)) {
+            node.checked = Some(Checked::of(&node.replica));
+            changed.insert(place);
+        }
+    }
+    if changed.is_empty() {
+        return;
+    }
+    let world = &*world;
+    let late = world.now_ms + world.plan.apart_ms();
+    for node in changed.iter().filter_map(|place| world.nodes[*place].as_ref()) {
         let replica = &node.replica;
-        for (dot, write) in &world.history.writes {
-            let covered = replica.vector().get(&dot.origin).is_some_and(|c| c.seen >= dot.hlc);
-            let held = replica.store().get(&write.key).map(|r| r.dot);
-            if covered && held < Some(*dot) {
-                let forgotten = held.is_none() && world.history.ended(&write.key, *dot, world.now_ms + 8_000);
-                assert!(forgotten, "{} covers {dot:?} of {:?} but holds {held:?}", node.name, write.key);
+        // It holds the last of each key that it covers, and so none that is older.
+        for (key, dots) in &world.history.by_key {
+            let covers = |dot: &&Dot| replica.vector().get(&dot.origin).is_some_and(|c| c.seen >= dot.hlc);
+            let held = replica.store().get(key).map(|r| r.dot);
+            if let Some(dot) = dots.iter().rev().find(covers).filter(|dot| held < Some(**dot)) {
+                let forgotten = held.is_none() && world.history.ended(key, *dot, late);
+                assert!(forgotten, "{} covers {dot:?} of {key:?} but holds {held:?}", node.name);
             }
         }
         for (key, dot) in &node.held {
             let held = replica.store().get(key).map(|r| r.dot);
             if held != Some(*dot) {
-                let forgotten = held.is_none()
-                    && dot.hlc <= replica.collected()
-                    && world.history.ended(key, *dot, world.now_ms + 8_000);
+                let forgotten =
+                    held.is_none() && dot.hlc <= replica.collected() && world.history.ended(key, *dot, late);
                 assert!(forgotten, "{} held {dot:?} under {key:?} and now {held:?}", node.name);
             }
         }
     }
     // Equal vectors, equal maps.
-    let comparable = |n: &&Node| {
+    let comparable = |n: &Node| {
         let r = &n.replica;
         r.is_ready() && r.store().is_collected(r.collected()) && r.vector().values().all(|c| c.beyond == 0)
     };
@@ -146,9 +191,10 @@ pub fn always(world: &World) {
         let collected = n.replica.collected();
         n.replica.vector().iter().map(|(&o, c)| (o, c.last)).filter(|(_, w)| *w > collected).collect()
     };
-    let nodes: Vec<&Node> = world.live().filter(comparable).collect();
-    for (at, a) in nodes.iter().enumerate() {
-        for b in &nodes[at + 1..] {
+    let places = world.nodes.iter().enumerate();
+    let nodes: Vec<_> = places.filter_map(|(at, n)| Some((at, n.as_ref().filter(|n| comparable(n))?))).collect();
+    for (at, (i, a)) in nodes.iter().enumerate() {
+        for (_, b) in nodes[at + 1..].iter().filter(|(j, _)| changed.contains(i) || changed.contains(j)) {
             let (x, y) = (&a.replica, &b.replica);
             if x.founding() == y.founding() && x.collected() == y.collected() && wrote(a) == wrote(b) {
                 assert_eq!(map(a), map(b), "{} and {} took in the same", a.name, b.name);
@@ -185,24 +231,33 @@ pub fn waits(world: &World, node: &Node) -> bool {
     late || half_sent && replica.seats().any(|(_, seat)| seat.state == SeatState::Evicted)
 }
 
-/// Whether all are ready, equal, and have forgotten what may be forgotten.
 /// How often a process may begin anew: each eviction and each founding that does not stand is one.
 const MAX_RETURNS: u64 = 12;
 
-pub fn settled(world: &World) -> Result<(), String> {
+/// Whether all these are ready, and equal.
+pub fn equal<'a>(nodes: impl Iterator<Item = &'a Node>) -> Result<(), String> {
     let mut first = None;
-    for node in world.live() {
+    for node in nodes {
         let replica = &node.replica;
         if !replica.is_ready() {
             return Err(format!("{} is not ready", node.name));
-        }
-        if replica.counters().returns > MAX_RETURNS {
-            return Err(format!("{} began anew {} times", node.name, replica.counters().returns));
         }
         let alike = (replica.founding(), map(node), replica.store().fingerprint(), replica.store().buckets());
         let first = first.get_or_insert_with(|| alike.clone());
         if *first != alike {
             return Err(format!("{} differs: {:?} and {:?}", node.name, first, alike));
+        }
+    }
+    Ok(())
+}
+
+/// Whether all are ready, equal, and have forgotten what may be forgotten.
+pub fn settled(world: &World) -> Result<(), String> {
+    equal(world.live())?;
+    for node in world.live() {
+        let replica = &node.replica;
+        if replica.counters().returns > MAX_RETURNS {
+            return Err(format!("{} began anew {} times", node.name, replica.counters().returns));
         }
         let waits = waits(world, node);
         if !waits && replica.seats().any(|(_, seat)| seat.is_live() && seat.returning) {

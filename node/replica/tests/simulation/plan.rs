@@ -71,8 +71,14 @@ pub struct Plan {
     /// Messages of this pair take ten times as long.
     pub slow: (usize, usize),
     pub evict_after_ms: u64,
-    /// Node 0 has room for so many entries, and whether values that end make room.
+    /// A node has room for so many entries, and whether values that end make room.
     pub room: Option<(u64, bool)>,
+    /// Which node that is. Not drawn, as with `membership`.
+    pub cramped: usize,
+    /// Whether it has no more room once all heals, until everything is deleted. Not drawn.
+    pub stays_cramped: bool,
+    /// How far a wall clock is off, milliseconds at most: all take each other's, or refuse some. Not drawn.
+    pub skew_ms: i64,
     /// How long ended seats are remembered at least, milliseconds: as in production, or so short that all sessions
     /// are older. Not drawn, as with `membership`.
     pub remember_ended_ms: u64,
@@ -89,9 +95,9 @@ pub struct Plan {
 const OF_ONE_SIZE: u64 = 9_261;
 
 impl Plan {
-    /// All runs would take several times as long.
-    pub const fn checked_at_every_step(&self) -> bool {
-        self.seed.is_multiple_of(32)
+    /// How far two clocks are apart at most, milliseconds, with some room.
+    pub const fn apart_ms(&self) -> u64 {
+        2 * self.skew_ms.unsigned_abs() + 1_000
     }
 
     /// The plan of a seed, which also decides whether there is `membership` if
@@ -117,6 +123,9 @@ impl Plan {
             slow: (rng.random_range(0..size), rng.random_range(0..size)),
             evict_after_ms: if rng.random_bool(0.6) { rng.random_range(2_000..6_000) } else { 600_000 },
             room: rng.random_bool(0.15).then(|| (rng.random_range(2..8), rng.random_bool(0.5))),
+            cramped: if seed % 3 == 1 { (seed / 3) as usize % size } else { 0 },
+            stays_cramped: seed % 4 == 1,
+            skew_ms: if seed % 17 == 5 { 20_000 } else { 3_500 },
             remember_ended_ms: if seed.is_multiple_of(2) { 1_000 + seed % 7 * 2_000 } else { REMEMBER_ENDED_MS },
             remember_evicted_ms: if seed % 4 == 2 { 1_000 + seed % 5 * 3_000 } else { REMEMBER_EVICTED_MS },
             ended_seats: if seed % 13 == 4 || seed % 16 == 3 { 1 + (seed / 16 % 4) as usize } else { MAX_ENDED },
@@ -178,6 +187,12 @@ impl Plan {
                 && rng.random_bool(0.3)
             {
                 *ack = if rng.random_bool(0.5) { Need::Majority } else { Need::All };
+            }
+        }
+        if self.skew_ms > 10_000 {
+            for _ in 0..rng.random_range(1..5) {
+                let node = rng.random_range(0..self.voters + self.sidecars);
+                self.ops.push((rng.random_range(0..end_ms), Op::Jump(node, rng.random_range(-20_000..20_000))));
             }
         }
         if matches!(self.seed % 11, 6 | 10) && self.seed != OF_ONE_SIZE {

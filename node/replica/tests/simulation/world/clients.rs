@@ -120,7 +120,7 @@ impl World<'_> {
             }
             Op::Jump(node, by) => {
                 if let Some(node) = &mut self.nodes[node] {
-                    node.skew_ms = (node.skew_ms + by).clamp(-3_500, 3_500);
+                    node.skew_ms = (node.skew_ms + by).clamp(-self.plan.skew_ms, self.plan.skew_ms);
                     let (name, skew) = (node.name.clone(), node.skew_ms);
                     self.say(|| format!("the clock of {name} is now {skew} ms off"));
                 }
@@ -214,7 +214,8 @@ impl World<'_> {
         if let Some(&Seen { dot: last, ref held, named }) = self.sessions[session].last.get(&key) {
             // All who took part held it, and none is left: who was given up on before does not know what it lacks.
             let lost = (!named || self.forgets()) && !self.history.has_holder(held);
-            let fine = lost || record >= Some(last) || self.history.ended(&key_of(key), last, now + 8_000);
+            let fine =
+                lost || record >= Some(last) || self.history.ended(&key_of(key), last, now + self.plan.apart_ms());
             assert!(fine, "a session saw {last:?} of key {key}, and {record:?} at {}", node.name);
         }
         if let Some(dot) = record {

@@ -17,8 +17,8 @@ use rand::{RngExt as _, SeedableRng as _};
 use self::clients::Client;
 pub use self::membership::Member;
 use self::network::{OnLink, Packet, pair};
-use crate::check::{History, Write};
-use crate::plan::Plan;
+use crate::check::{Checked, History, Write};
+use crate::plan::{Op, Plan};
 
 /// When a run begins, in simulated time.
 const BEGIN_MS: u64 = 10_000_000;
@@ -28,6 +28,8 @@ pub const SESSIONS: usize = 3;
 const STEP_MS: u64 = 20;
 /// A connection over which one side hears nothing for this long is closed.
 const SILENCE_MS: u64 = 3_000;
+/// Nodes whose clocks are further apart refuse each other.
+pub const MAX_CLOCK_SKEW_MS: u64 = 10_000;
 /// Simulated time from healing until all must be equal, and all forgotten that may be.
 const HEAL_MS: u64 = 120_000;
 /// A leaving node waits this long for its writes to be held.
@@ -47,6 +49,8 @@ pub struct Node {
     member: Option<Member>,
     /// What each key's record was, to show that it never goes back.
     pub held: BTreeMap<Bytes, Dot>,
+    /// As it was when it was checked last, if nothing was written since.
+    pub checked: Option<Checked>,
 }
 
 pub struct World<'a> {
@@ -128,7 +132,7 @@ impl<'a> World<'a> {
         // A sidecar's pod gets a new name each time.
         let name = if voter { format!("n{place}") } else { format!("s{place}-{origin}") };
         let wall = self.now_ms.saturating_add_signed(skew_ms);
-        let room = self.plan.room.filter(|_| place == 0 && !self.healed);
+        let room = self.plan.room.filter(|_| place == self.plan.cramped && (!self.healed || self.plan.stays_cramped));
         let settings = Settings {
             origin,
             name: name.clone(),
@@ -138,7 +142,7 @@ impl<'a> World<'a> {
             voters: if voter { self.wanted } else { 0 },
             evict_after_ms: self.plan.evict_after_ms,
             sync_interval_ms: SYNC_INTERVAL_MS,
-            max_clock_skew_ms: 10_000,
+            max_clock_skew_ms: MAX_CLOCK_SKEW_MS,
             max_memory: room.map(|(entries, _)| entries * Store::cost_of(1, 8)),
             evict_ending: room.is_some_and(|(_, evict)| evict),
             may_found: voter,
@@ -158,8 +162,17 @@ impl<'a> World<'a> {
         replica.watch(true);
         self.say(|| format!("{name} starts as origin {origin}"));
         let links = BTreeMap::new();
-        self.nodes[place] =
-            Some(Node { replica, origin, name, skew_ms, links, leaves_by: None, member: None, held: BTreeMap::new() });
+        self.nodes[place] = Some(Node {
+            replica,
+            origin,
+            name,
+            skew_ms,
+            links,
+            leaves_by: None,
+            member: None,
+            held: BTreeMap::new(),
+            checked: None,
+        });
         if self.plan.membership {
             self.join(place);
         }
@@ -217,6 +230,9 @@ impl<'a> World<'a> {
     fn absorb(&mut self, place: usize) {
         let Some(node) = &mut self.nodes[place] else { return };
         let changes = node.replica.take_changes();
+        if !changes.is_empty() {
+            node.checked = None;
+        }
         let origin = node.replica.origin();
         if origin != node.origin {
             let before = std::mem::replace(&mut node.origin, origin);
@@ -303,9 +319,7 @@ impl<'a> World<'a> {
                         if let Some(node) = &mut self.nodes[packet.to]
                             && let Some(&(link, _)) = node.links.get(&place)
                         {
-                            let now = self.now_ms.saturating_add_signed(node.skew_ms);
-                            node.replica.receive(link, packet.content.1, now).expect("messages are whole");
-                            self.absorb(packet.to);
+                            self.receive(packet.to, link, packet.content.1);
                         }
                     } else if packet.from != place {
                         self.network.push(packet);
@@ -322,27 +336,56 @@ impl<'a> World<'a> {
         for (at, op) in &plan.ops {
             while self.now_ms < begin + at {
                 self.step();
-                if self.rng.random_bool(0.02) || plan.checked_at_every_step() {
-                    crate::check::always(&self);
-                }
+                crate::check::always(&mut self);
             }
             self.act(op);
         }
         self.heal();
     }
 
+    const fn is_cramped(&self, place: usize) -> bool {
+        self.plan.room.is_some() && place == self.plan.cramped
+    }
+
+    /// The nodes that have room, by place.
+    fn roomy(&self) -> impl Iterator<Item = (usize, &Node)> {
+        let places = self.nodes.iter().enumerate().filter(|(place, _)| !self.is_cramped(*place));
+        places.filter_map(|(place, node)| Some((place, node.as_ref()?)))
+    }
+
+    /// Goes on until that is so.
+    fn until(&mut self, done: impl Fn(&Self) -> Result<(), String>) {
+        let end = self.now_ms + HEAL_MS;
+        loop {
+            for _ in 0..50 {
+                self.step();
+                crate::check::always(self);
+            }
+            self.expect_met();
+            let Err(why) = done(self) else { return };
+            if self.trace && self.now_ms >= end {
+                self.live().for_each(|node| println!("{}\n{:#?}", node.name, node.replica));
+            }
+            assert!(self.now_ms < end, "not settled after {HEAL_MS} ms: {why}");
+        }
+    }
+
     fn heal(&mut self) {
         self.say(|| "everything heals".into());
         crate::check::always(self);
+        for node in self.nodes.iter_mut().flatten() {
+            node.skew_ms = node.skew_ms.clamp(-3_500, 3_500);
+        }
         self.blocked.clear();
         self.healed = true;
         self.changed_ms = self.now_ms;
         self.network.clear();
         for place in 0..self.nodes.len() {
-            // A node without room never holds all: it is given a new life with more.
+            // A node without room never holds all: it may be given a new life with more.
             // One that is about to leave is gone.
             let leaves = self.nodes[place].as_ref().is_some_and(|n| n.leaves_by.is_some());
-            if leaves || plan_is_cramped(self.plan, place) && self.nodes[place].is_some() {
+            let roomier = self.is_cramped(place) && !self.plan.stays_cramped;
+            if leaves || roomier && self.nodes[place].is_some() {
                 self.history.crashed = true;
                 self.remove(place);
             }
@@ -354,35 +397,23 @@ impl<'a> World<'a> {
             }
             self.look(place);
         }
-        let end = self.now_ms + HEAL_MS;
-        loop {
-            for _ in 0..50 {
-                self.step();
-            }
-            crate::check::always(self);
-            self.expect_met();
-            match crate::check::settled(self).and_then(|()| self.met()) {
-                Ok(()) => break,
-                Err(why) => {
-                    if self.trace && self.now_ms >= end {
-                        self.live().for_each(|node| println!("{}\n{:#?}", node.name, node.replica));
-                    }
-                    assert!(self.now_ms < end, "not settled after {HEAL_MS} ms: {why}");
-                }
+        if self.plan.stays_cramped && self.plan.room.is_some() {
+            self.until(|world| crate::check::equal(world.roomy().map(|(_, node)| node)));
+            // Deletes fit anywhere, and then there is room for all that is left.
+            let roomy = self.roomy().next().map(|(place, _)| place);
+            if let Some(node) = roomy {
+                (0..self.plan.keys).for_each(|key| self.act(&Op::Delete { node, key }));
             }
         }
-        crate::check::always(self);
+        self.until(|world| crate::check::settled(world).and_then(|()| world.met()));
         crate::check::at_the_end(self, &survivors);
         // A node comes to hold what a session saw, or says that it is lost.
         let end = self.now_ms + HEAL_MS;
         while let Some(held_up) = self.holds_up() {
             assert!(self.now_ms < end, "{held_up} for {HEAL_MS} ms");
             self.step();
+            crate::check::always(self);
         }
         self.read_all();
     }
-}
-
-fn plan_is_cramped(plan: &Plan, place: usize) -> bool {
-    plan.room.is_some() && place == 0
 }

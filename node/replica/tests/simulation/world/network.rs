@@ -4,9 +4,10 @@
 use std::cmp::Reverse;
 
 use kvasir_proto::peer::v1::Message;
+use kvasir_replica::replica::{LinkId, Violation};
 use rand::RngExt as _;
 
-use super::World;
+use super::{MAX_CLOCK_SKEW_MS, World};
 
 /// Something on its way from one place to another.
 pub(super) struct Packet<T> {
@@ -83,6 +84,10 @@ impl World<'_> {
             return None;
         }
         let [Some(x), Some(y)] = self.nodes.get_disjoint_mut([a, b]).expect("a is not b") else { return None };
+        // As the transport does when two greet each other.
+        if x.skew_ms.abs_diff(y.skew_ms) > MAX_CLOCK_SKEW_MS {
+            return None;
+        }
         let (from_x, from_y) = (x.replica.id(), y.replica.id());
         x.links.insert(b, (x.replica.link_up(from_y), self.now_ms));
         y.links.insert(a, (y.replica.link_up(from_x), self.now_ms));
@@ -138,12 +143,26 @@ impl World<'_> {
             let Some(link) = node.links.get_mut(&from) else { continue };
             link.1 = self.now_ms;
             let link = link.0;
-            let now = self.now_ms.saturating_add_signed(node.skew_ms);
             if self.trace && std::env::var_os("MESSAGES").is_some() {
                 println!("{:>9} ms    {from} -> {to}: {:?}", self.now_ms - super::BEGIN_MS, message.kind);
             }
-            node.replica.receive(link, message, now).expect("clocks are near each other and messages are whole");
-            self.absorb(to);
+            if !self.receive(to, link, message) {
+                self.say(|| format!("node {to} refuses node {from} for its clock"));
+                self.disconnect(from, to);
+            }
+        }
+    }
+
+    /// Gives a message to a node, which may refuse the sender for its clock.
+    pub(super) fn receive(&mut self, to: usize, link: LinkId, message: Message) -> bool {
+        let Some(node) = &mut self.nodes[to] else { return false };
+        let now = self.now_ms.saturating_add_signed(node.skew_ms);
+        let received = node.replica.receive(link, message, now);
+        self.absorb(to);
+        match received {
+            Ok(()) => true,
+            Err(Violation::ClockAhead { .. }) if self.plan.skew_ms.unsigned_abs() > MAX_CLOCK_SKEW_MS => false,
+            Err(violation) => panic!("messages are whole, and clocks near each other: {violation}"),
         }
     }
 }
