@@ -353,8 +353,17 @@ impl<'a> World<'a> {
         places.filter_map(|(place, node)| Some((place, node.as_ref()?)))
     }
 
+    /// Deletes what there is, where there is room: deletes fit anywhere, and make room. What somebody brought along
+    /// may be issued again after it.
+    fn delete_all(&mut self) {
+        let roomy = self.roomy().next().map(|(place, _)| place);
+        if let Some(node) = roomy {
+            (0..self.plan.keys).for_each(|key| self.act(&Op::Delete { node, key }));
+        }
+    }
+
     /// Goes on until that is so.
-    fn until(&mut self, done: impl Fn(&Self) -> Result<(), String>) {
+    fn until(&mut self, done: impl Fn(&mut Self) -> Result<(), String>) {
         let end = self.now_ms + HEAL_MS;
         loop {
             for _ in 0..50 {
@@ -399,13 +408,13 @@ impl<'a> World<'a> {
         }
         if self.plan.stays_cramped && self.plan.room.is_some() {
             self.until(|world| crate::check::equal(world.roomy().map(|(_, node)| node)));
-            // Deletes fit anywhere, and then there is room for all that is left.
-            let roomy = self.roomy().next().map(|(place, _)| place);
-            if let Some(node) = roomy {
-                (0..self.plan.keys).for_each(|key| self.act(&Op::Delete { node, key }));
-            }
         }
-        self.until(|world| crate::check::settled(world).and_then(|()| world.met()));
+        self.until(|world| {
+            if world.plan.stays_cramped && world.plan.room.is_some() {
+                world.delete_all();
+            }
+            crate::check::settled(world).and_then(|()| world.met())
+        });
         crate::check::at_the_end(self, &survivors);
         // A node comes to hold what a session saw, or says that it is lost.
         let end = self.now_ms + HEAL_MS;
