@@ -231,8 +231,9 @@ pub fn waits(world: &World, node: &Node) -> bool {
     late || half_sent && replica.seats().any(|(_, seat)| seat.state == SeatState::Evicted)
 }
 
-/// How often a process may begin anew: each eviction and each founding that does not stand is one.
-const MAX_RETURNS: u64 = 12;
+/// How often a process may begin anew: each eviction and each founding that does not stand is one. While the question of
+/// one node to another is lost, which takes it five seconds to see, a third one may go to and fro between the two.
+const MAX_RETURNS: u64 = 40;
 
 /// Whether all these are ready, and equal.
 pub fn equal<'a>(nodes: impl Iterator<Item = &'a Node>) -> Result<(), String> {

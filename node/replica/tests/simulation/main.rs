@@ -20,15 +20,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use plan::Plan;
+use plan::{KNOWN, Plan};
 use world::World;
-
-/// Seeds above the default 5000 that once failed, or by which a planted bug is found.
-const KNOWN: [u64; 29] = [
-    6_421, 8_950, 14_197, 15_412, 20_153, 20_607, 21_495, 25_080, 33_999, 35_997, 40_689, 42_307, 53_003, 61_973,
-    80_525, 81_586, 88_348, 125_180, 194_734, 200_701, 273_665, 312_994, 417_245, 544_381, 598_106, 599_570, 637_598,
-    885_997, 951_516,
-];
 
 /// Runs of a shorter and shorter plan, at most, to cut down one that fails.
 const SHRINK_RUNS: usize = 400;

@@ -213,7 +213,9 @@ impl World<'_> {
         let record = node.replica.store().get(&key_of(key)).map(|r| r.dot);
         if let Some(&Seen { dot: last, ref held, named }) = self.sessions[session].last.get(&key) {
             // All who took part held it, and none is left: who was given up on before does not know what it lacks.
-            let lost = (!named || self.forgets()) && !self.history.has_holder(held);
+            let mut lost = (!named || self.forgets()) && !self.history.has_holder(held);
+            // Or it was given up on so long ago that nobody knows of it any more.
+            lost |= self.forgets() && node.replica.seats().all(|(origin, _)| origin != last.origin);
             let fine =
                 lost || record >= Some(last) || self.history.ended(&key_of(key), last, now + self.plan.apart_ms());
             assert!(fine, "a session saw {last:?} of key {key}, and {record:?} at {}", node.name);

@@ -336,6 +336,9 @@ impl<'a> World<'a> {
         for (at, op) in &plan.ops {
             while self.now_ms < begin + at {
                 self.step();
+                if plan.draws {
+                    self.rng.random::<u64>();
+                }
                 crate::check::always(&mut self);
             }
             self.act(op);
