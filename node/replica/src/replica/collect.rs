@@ -34,7 +34,7 @@ impl Replica {
 
     /// Equal on two nodes that agree on who takes part, on the founding, and on
     /// what they hold of everyone who writes no more.
-    fn roster_hash(&self) -> u64 {
+    pub(super) fn roster_hash(&self) -> u64 {
         let mut hash = Xxh3::new();
         hash.update(&self.founding.0.to_le_bytes());
         hash.update(&self.founding.1.to_le_bytes());

@@ -25,6 +25,8 @@ pub(super) struct Bag {
     /// Of an origin that the snapshot knew nothing of, writes up to this stamp
     /// were taken in before.
     floor: u64,
+    /// The members were told of the last writes that it knows.
+    told: bool,
     /// The last key that was looked at.
     after: Option<Bytes>,
 }
@@ -99,6 +101,10 @@ impl Replica {
             return;
         }
         let Some(mut bag) = self.bags.pop() else { return };
+        if !std::mem::replace(&mut bag.told, true) && !self.is_too_late(&bag) && self.tell_of(&bag) {
+            self.bags.push(bag);
+            return;
+        }
         let step: Vec<_> =
             bag.store.scan(bag.after.as_deref()).take(SCAN_STEP).map(|(k, r)| (k.clone(), r.clone())).collect();
         let more = step.len() == SCAN_STEP;
@@ -128,6 +134,19 @@ impl Replica {
         } else {
             self.bags.push(bag);
         }
+    }
+
+    /// Another may return with the same writes, when this node has gone again: what was issued, deleted and forgotten
+    /// meanwhile would come back with it. So before the first is issued all members know of them as of half-sent
+    /// ones, by which deletes wait for whoever may return. Returns whether there is something that they did not know.
+    fn tell_of(&mut self, bag: &Bag) -> bool {
+        let before = self.roster_hash();
+        for (&origin, cover) in &bag.vector {
+            if !self.roster.is_live(origin) {
+                self.note_write(Dot { hlc: cover.wrote(), origin });
+            }
+        }
+        before != self.roster_hash()
     }
 
     /// Of several that return, one after the other issues what it brought, and
@@ -204,6 +223,7 @@ impl Replica {
                 vouched: self.vouched,
                 forgotten: self.forgotten,
                 floor: 0,
+                told: false,
                 after: None,
             });
         }
