@@ -1077,6 +1077,72 @@ fn of_two_that_return_one_with_a_write_and_one_with_its_delete_the_delete_stands
 }
 
 #[test]
+fn what_was_issued_again_and_deleted_does_not_come_back_with_another_who_returns() {
+    let mut net = Net::new(5);
+    let (first, second) = (4, 3);
+    for gone in [first, second] {
+        net.cut_off(gone);
+    }
+    net.link(first, second);
+    let dot = net.put(first, "k");
+    net.pass(&mut |_, _, _| true);
+    net.cut(first, second);
+    net.settle(12);
+    // The others have given up on both.
+    net.link(0, first);
+    net.end(first, 0);
+    (0..3).for_each(|node| net.link(first, node));
+    net.beats(6, &mut |from, _, kind| {
+        if let Kind::Delta(delta) = kind
+            && from == first
+        {
+            delta.seen.retain(|seen| seen.origin != dot.origin);
+        }
+        true
+    });
+    let returned = &net.nodes[first];
+    assert!(returned.is_ready() && returned.brought() == 1);
+    assert_eq!(returned.counters().reissued, 0, "the others do not know of it yet");
+    // They hear that there is such a write, and not that it was issued again.
+    let mut hide = |from: usize, _: usize, kind: &mut Kind| {
+        if let Kind::Delta(delta) = kind
+            && from == first
+        {
+            delta.seen.iter_mut().filter(|it| it.origin == dot.origin && it.hlc >= dot.hlc).for_each(|seen| {
+                (seen.hlc, seen.last) = (0, 0);
+            });
+        }
+        true
+    };
+    for _ in 0..10 {
+        if net.nodes[first].counters().reissued == 0 {
+            net.beats(1, &mut hide);
+        }
+    }
+    assert!((0..3).all(|node| net.holds(node, "k")));
+    net.delete(first, "k");
+    net.pass(&mut hide);
+    net.cut_off(first);
+    net.settle(12);
+    assert!((0..3).all(|node| !net.holds(node, "k") && net.tombstones(node) == 1));
+    net.link(0, second);
+    net.end(second, 0);
+    assert_eq!(net.nodes[second].brought(), 1);
+    for _ in 0..4 {
+        for node in 0..3 {
+            if !net.links.contains_key(&(second, node)) {
+                net.link(second, node);
+            }
+        }
+        net.settle(5);
+    }
+    assert!(net.nodes[second].is_ready() && net.nodes[second].brought() == 0);
+    for node in 0..4 {
+        assert!(!net.holds(node, "k"), "node {node} has what was deleted");
+    }
+}
+
+#[test]
 fn a_delete_of_what_was_taken_as_it_is_waits_for_whoever_may_bring_it_again() {
     let mut net = Net::new(5);
     let (dies, returns) = (4, 3);
