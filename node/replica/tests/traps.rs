@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use kvasir_proto::peer::v1::{Entry, Message, Roster, Seat, SeatState, Want, message::Kind};
-use kvasir_replica::clock::Dot;
+use kvasir_proto::peer::v1::{Entry, Message, Roster, Seat, SeatState, Seen, Want, message::Kind};
+use kvasir_replica::clock::{Dot, stamp_at};
 use kvasir_replica::replica::{
     Bounds, Change, Coverage, EXPIRE_STEP, LinkId, MAX_ENDED, MAX_SEATS, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS,
     Replica, Settings, View,
@@ -273,6 +273,28 @@ fn repair_makes_maps_equal_that_vectors_call_equal() {
         assert!(net.holds(node, "k") && net.holds(node, "spoilt"), "node {node}");
         assert!(net.nodes[node].counters().divergences > 0);
     }
+}
+
+#[test]
+fn what_a_peer_says_of_a_write_that_this_node_never_made_counts_for_nothing() {
+    let mut net = Net::new(2);
+    let own = net.nodes[0].origin();
+    net.cut(0, 1);
+    net.put(1, "k");
+    net.link(0, 1);
+    let mut told = 0;
+    net.beats(4, &mut |from, _, kind| {
+        if let Kind::Delta(delta) = kind
+            && from == 1
+            && delta.last
+        {
+            told += 1;
+            delta.seen.push(Seen { origin: own, beyond: stamp_at(START_MS + 60_000), ..Seen::default() });
+        }
+        true
+    });
+    assert!(told > 0 && net.holds(0, "k"));
+    assert_eq!(net.nodes[0].vector()[&own].beyond, 0);
 }
 
 #[test]

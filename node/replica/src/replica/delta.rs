@@ -229,8 +229,10 @@ impl Replica {
                 }
                 self.clock.observe(hlc);
                 self.cover(origin, hlc, last);
-                // Held there, or beaten: so it is here, now.
-                self.vector.entry(origin).or_default().note(beyond);
+                // Held there, or beaten: so it is here, now. (What is said of us is old news, or false.)
+                if origin != me {
+                    self.vector.entry(origin).or_default().note(beyond);
+                }
             }
             self.close_gap(link);
             link.ack_due = true;

@@ -123,7 +123,8 @@ impl Replica {
     /// A write is held. Of an origin that is forgotten everything was taken in: an entry for it would say that
     /// something before the write may be missing.
     pub(super) fn note_write(&mut self, dot: Dot) {
-        if dot.hlc > self.collected || self.vector.contains_key(&dot.origin) {
+        let remembered = dot.hlc > self.collected || self.vector.contains_key(&dot.origin);
+        if remembered && dot.origin != self.settings.origin {
             self.vector.entry(dot.origin).or_default().note(dot.hlc);
         }
     }
