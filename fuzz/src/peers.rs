@@ -504,5 +504,8 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         with([1, 1], &[&talk, &stray]),
         with([1, 0], &[&stray]),
         raw,
+        // Found by the fuzzer: a write of this node's that it never made; a node that leaves, with few seats remembered.
+        include_bytes!("found/peers-own-write").to_vec(),
+        include_bytes!("found/peers-leaves").to_vec(),
     ]
 }

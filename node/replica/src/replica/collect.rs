@@ -162,7 +162,8 @@ impl Replica {
         let gone: Vec<u64> = self
             .roster
             .iter()
-            .filter(|(o, s)| s.state == SeatState::Ended && self.may_forget(*o, s.since))
+            // Not one's own, which has ended when the node leaves.
+            .filter(|(o, s)| *o != self.settings.origin && s.state == SeatState::Ended && self.may_forget(*o, s.since))
             .map(|(o, _)| o)
             .collect();
         for origin in gone {
@@ -171,8 +172,12 @@ impl Replica {
         let (vector, collected) = (&self.vector, self.collected);
         // Until all have agreed on what they hold of it, and those that return have issued what they brought, it is needed.
         let issued = !self.roster.is_returned_to();
+        let me = self.settings.origin;
         let lacked = |origin: u64, ended: u64| {
-            !issued || ended > collected || vector.get(&origin).is_some_and(|cover| cover.wrote() > collected)
+            origin == me
+                || !issued
+                || ended > collected
+                || vector.get(&origin).is_some_and(|cover| cover.wrote() > collected)
         };
         for (ended, origin) in self.roster.bound(self.settings.bounds.ended_seats, lacked) {
             self.forgotten = self.forgotten.max(ended);
