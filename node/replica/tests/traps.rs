@@ -3,6 +3,7 @@
 //! a long run to find again.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use bytes::Bytes;
 use kvasir_proto::peer::v1::{Entry, Message, Roster, Seat, SeatState, Seen, Want, message::Kind};
@@ -170,6 +171,18 @@ impl Net {
     fn heal(&mut self) {
         for _ in 0..4 {
             self.link_all();
+            self.settle(5);
+        }
+    }
+
+    /// One reaches these again, also when it begins anew meanwhile.
+    fn come_back(&mut self, returns: usize, others: Range<usize>) {
+        for _ in 0..4 {
+            for node in others.clone() {
+                if !self.links.contains_key(&(returns, node)) {
+                    self.link(returns, node);
+                }
+            }
             self.settle(5);
         }
     }
@@ -815,17 +828,7 @@ fn a_delete_is_final_though_who_knew_what_it_deleted_is_gone() {
     net.settle(15);
     let evicted = net.nodes[1].take_changes().into_iter().filter(|change| matches!(change, Change::Evicted(_)));
     assert_eq!(evicted.count(), 2);
-    for node in 1..4 {
-        net.link(returns, node);
-    }
-    for _ in 0..4 {
-        net.settle(5);
-        for node in 1..4 {
-            if !net.links.contains_key(&(returns, node)) {
-                net.link(returns, node);
-            }
-        }
-    }
+    net.come_back(returns, 1..4);
     for node in 1..5 {
         assert!(net.nodes[node].is_ready() && !net.holds(node, "k"), "node {node} has what was deleted");
     }
@@ -1150,14 +1153,7 @@ fn what_was_issued_again_and_deleted_does_not_come_back_with_another_who_returns
     net.link(0, second);
     net.end(second, 0);
     assert_eq!(net.nodes[second].brought(), 1);
-    for _ in 0..4 {
-        for node in 0..3 {
-            if !net.links.contains_key(&(second, node)) {
-                net.link(second, node);
-            }
-        }
-        net.settle(5);
-    }
+    net.come_back(second, 0..3);
     assert!(net.nodes[second].is_ready() && net.nodes[second].brought() == 0);
     for node in 0..4 {
         assert!(!net.holds(node, "k"), "node {node} has what was deleted");

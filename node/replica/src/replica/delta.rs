@@ -229,10 +229,8 @@ impl Replica {
                 }
                 self.clock.observe(hlc);
                 self.cover(origin, hlc, last);
-                // Held there, or beaten: so it is here, now. (What is said of us is old news, or false.)
-                if origin != me {
-                    self.vector.entry(origin).or_default().note(beyond);
-                }
+                // Held there, or beaten: so it is here, now.
+                self.note_write(Dot { hlc: beyond, origin });
             }
             self.close_gap(link);
             link.ack_due = true;

@@ -114,14 +114,14 @@ impl Replica {
         if entry.replaced_hlc >= entry.hlc || (entry.replaced_hlc == 0) != (entry.replaced_origin == 0) {
             return Err(Violation::Malformed);
         }
-        if entry.replaced_hlc > self.covered(entry.replaced_origin) && entry.replaced_origin != self.settings.origin {
+        if entry.replaced_hlc > self.covered(entry.replaced_origin) {
             self.note_write(Dot { hlc: entry.replaced_hlc, origin: entry.replaced_origin });
         }
         Ok(())
     }
 
     /// A write is held. Of an origin that is forgotten everything was taken in: an entry for it would say that
-    /// something before the write may be missing.
+    /// something before the write may be missing. What is said of this node's own is old news, or false.
     pub(super) fn note_write(&mut self, dot: Dot) {
         let remembered = dot.hlc > self.collected || self.vector.contains_key(&dot.origin);
         if remembered && dot.origin != self.settings.origin {

@@ -18,7 +18,7 @@ use self::clients::Client;
 pub use self::membership::Member;
 use self::network::{OnLink, Packet, pair};
 use crate::check::{Checked, History, Write};
-use crate::plan::{Op, Plan};
+use crate::plan::{NEAR_MS, Op, Plan};
 
 /// When a run begins, in simulated time.
 const BEGIN_MS: u64 = 10_000_000;
@@ -386,7 +386,7 @@ impl<'a> World<'a> {
         self.say(|| "everything heals".into());
         crate::check::always(self);
         for node in self.nodes.iter_mut().flatten() {
-            node.skew_ms = node.skew_ms.clamp(-3_500, 3_500);
+            node.skew_ms = node.skew_ms.clamp(-NEAR_MS, NEAR_MS);
         }
         self.blocked.clear();
         self.healed = true;
@@ -409,11 +409,12 @@ impl<'a> World<'a> {
             }
             self.look(place);
         }
-        if self.plan.stays_cramped && self.plan.room.is_some() {
+        let stays_cramped = self.plan.room.is_some() && self.plan.stays_cramped;
+        if stays_cramped {
             self.until(|world| crate::check::equal(world.roomy().map(|(_, node)| node)));
         }
         self.until(|world| {
-            if world.plan.stays_cramped && world.plan.room.is_some() {
+            if stays_cramped {
                 world.delete_all();
             }
             crate::check::settled(world).and_then(|()| world.met())
