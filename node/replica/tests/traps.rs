@@ -1191,6 +1191,37 @@ fn a_delete_of_what_was_taken_as_it_is_waits_for_whoever_may_bring_it_again() {
 }
 
 #[test]
+fn what_one_that_returned_covers_of_what_was_taken_as_it_is_all_come_to_cover() {
+    let mut net = Net::new(5);
+    let (dies, returns) = (4, 3);
+    let mut session = Session::default();
+    // Of the first only one hears, the second is the last that is heard by all.
+    net.put(dies, "a");
+    net.pass(&mut |from, to, _| from != dies || to == returns);
+    session.saw(net.put(dies, "b"));
+    for to in 0..dies {
+        net.step(dies, to, &mut |_, _, _| true);
+    }
+    net.cut_off(dies);
+    net.cut_off(returns);
+    assert!((0..returns).all(|node| net.holds(node, "b") && !net.holds(node, "a")));
+    net.settle(10);
+    assert!(net.nodes[0].counters().adoptions > 0);
+    // It will not come back: another process has its name.
+    net.start("n4", 5);
+    net.nodes.swap_remove(dies);
+    (0..returns).for_each(|node| net.link(node, dies));
+    net.settle(10);
+    net.link(0, returns);
+    net.end(returns, 0);
+    net.heal();
+    for (at, node) in net.nodes.iter().enumerate() {
+        assert!(node.is_ready() && node.brought() == 0 && net.holds(at, "a"));
+        assert_eq!(session.coverage(node), Coverage::Covered, "node {at} holds all that came before it");
+    }
+}
+
+#[test]
 fn one_that_was_forgotten_for_want_of_room_brings_back_nothing_that_was_deleted() {
     let mut net = Net::new(3);
     let late = 2;

@@ -40,10 +40,8 @@ impl Replica {
         hash.update(&self.founding.1.to_le_bytes());
         self.roster.hash(&mut hash);
         let writes = |origin| self.roster.get(origin).is_some_and(|s| s.state == SeatState::Member);
-        for (origin, cover) in self.vector.iter().filter(|(o, c)| !writes(**o) && c.wrote() > self.floor(**o)) {
-            hash.update(&origin.to_le_bytes());
-            hash.update(&cover.last.to_le_bytes());
-            hash.update(&cover.beyond.to_le_bytes());
+        for (&origin, cover) in self.vector.iter().filter(|(o, c)| !writes(**o) && c.wrote() > self.floor(**o)) {
+            cover.hash(origin, &mut hash);
         }
         hash.digest()
     }

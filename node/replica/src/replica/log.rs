@@ -2,18 +2,63 @@
 //! are cut from. A peer that falls behind its start is served by a delta.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 
+use bytes::Bytes;
 use kvasir_proto::peer::v1::Entry;
+
+use crate::clock::Dot;
 
 /// At most this many writes are kept.
 pub const LOG_MAX_ENTRIES: usize = 65_536;
 /// At most this many bytes of keys and values are kept, and always the last write.
 pub const LOG_MAX_BYTES: usize = 32 << 20;
 
+/// An own write. Smaller than an [`Entry`]: with the log full it is the most that a node takes besides its map.
+#[derive(Debug, Default)]
+pub(super) struct Own {
+    pub(super) hlc: u64,
+    pub(super) key: Bytes,
+    pub(super) value: Option<Bytes>,
+    pub(super) expires_ms: Option<NonZeroU64>,
+    /// See `first` and `replaced` of an entry: most writes have neither.
+    pub(super) others: Option<Box<Others>>,
+}
+
+/// Writes of others that an own one stands for.
+#[derive(Debug, Default)]
+pub(super) struct Others {
+    pub(super) first: Dot,
+    pub(super) replaced: Dot,
+}
+
+impl Own {
+    /// The bytes of key and value.
+    pub(super) fn size(&self) -> usize {
+        self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
+    }
+
+    pub(super) fn to_entry(&self) -> Entry {
+        let (first, replaced) = self.others.as_ref().map_or_else(Default::default, |o| (o.first, o.replaced));
+        Entry {
+            key: self.key.clone(),
+            hlc: self.hlc,
+            origin: 0,
+            deleted: self.value.is_none(),
+            value: self.value.clone().unwrap_or_default(),
+            expires_ms: self.expires_ms.map_or(0, NonZeroU64::get),
+            first_hlc: first.hlc,
+            first_origin: first.origin,
+            replaced_hlc: replaced.hlc,
+            replaced_origin: replaced.origin,
+        }
+    }
+}
+
 /// Own writes in the order of their stamps.
 #[derive(Debug, Default)]
 pub(super) struct Log {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<Own>,
     bytes: usize,
     /// The stamp of the last write that was dropped; 0: none was.
     floor: u64,
@@ -25,12 +70,12 @@ impl Log {
         Self { max_entries, ..Self::default() }
     }
 
-    pub(super) fn append(&mut self, entry: Entry) {
-        self.bytes += size(&entry);
+    pub(super) fn append(&mut self, entry: Own) {
+        self.bytes += entry.size();
         // First: the queue would double once for the one that is too many.
         while self.entries.len() >= self.max_entries || self.bytes > LOG_MAX_BYTES {
             let Some(dropped) = self.entries.pop_front() else { break };
-            self.bytes -= size(&dropped);
+            self.bytes -= dropped.size();
             self.floor = dropped.hlc;
         }
         self.entries.push_back(entry);
@@ -48,14 +93,9 @@ impl Log {
     }
 
     /// The writes above `hlc`, oldest first.
-    pub(super) fn above(&self, hlc: u64) -> impl Iterator<Item = &Entry> {
+    pub(super) fn above(&self, hlc: u64) -> impl Iterator<Item = &Own> {
         self.entries.range(self.entries.partition_point(|e| e.hlc <= hlc)..)
     }
-}
-
-/// The bytes of an entry's key and value.
-pub(super) fn size(entry: &Entry) -> usize {
-    entry.key.len() + entry.value.len()
 }
 
 #[cfg(test)]
@@ -66,7 +106,7 @@ mod tests {
     fn keeps_the_newest_and_knows_what_it_dropped() {
         let mut log = Log::new(3);
         for hlc in 1..=5 {
-            log.append(Entry { hlc, ..Entry::default() });
+            log.append(Own { hlc, ..Own::default() });
         }
         assert_eq!(log.above(3).map(|e| e.hlc).collect::<Vec<_>>(), [4, 5]);
         assert!(log.covers(2) && !log.covers(1));

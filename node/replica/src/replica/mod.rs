@@ -24,15 +24,17 @@ mod types;
 mod vector;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 
 use bytes::Bytes;
 use kvasir_proto::peer::v1::{Ack, Digest, Entry, Message, Report, Standing, Stranger, Want, message::Kind};
+use xxhash_rust::xxh3::Xxh3;
 
 use self::life::Bag;
 use self::link::Link;
 pub use self::link::LinkId;
-use self::log::Log;
 pub use self::log::{LOG_MAX_BYTES, LOG_MAX_ENTRIES};
+use self::log::{Log, Others, Own};
 use self::roster::Roster;
 pub use self::roster::{MAX_ENDED, MAX_SEATS, Seat};
 pub use self::stamps::STAMP_END;
@@ -246,18 +248,14 @@ impl Replica {
     ) -> Dot {
         let dot = Dot { hlc: self.clock.tick(now_ms), origin: self.settings.origin };
         let others = |held: &Dot| held.origin != dot.origin && held.hlc > self.collected;
-        let replaced = self.store.get(&key).map(|held| held.dot).filter(others).unwrap_or_default();
-        self.log.append(Entry {
-            key: key.clone(),
+        let replaced = self.store.get(&key).map(|held| held.dot).filter(others);
+        self.log.append(Own {
             hlc: dot.hlc,
-            origin: 0,
-            deleted: value.is_none(),
-            value: value.clone().unwrap_or_default(),
-            expires_ms: expires_ms.unwrap_or(0),
-            first_hlc: first.map_or(0, |f| f.hlc),
-            first_origin: first.map_or(0, |f| f.origin),
-            replaced_hlc: replaced.hlc,
-            replaced_origin: replaced.origin,
+            key: key.clone(),
+            value: value.clone(),
+            expires_ms: expires_ms.and_then(NonZeroU64::new),
+            others: (first.is_some() || replaced.is_some())
+                .then(|| Box::new(Others { first: first.unwrap_or_default(), replaced: replaced.unwrap_or_default() })),
         });
         let took = self.merge(key, Record { dot, value, expires_ms, first: first.map(Box::new) });
         debug_assert!(took, "a stamp of our own is above everything we hold");
@@ -524,8 +522,13 @@ impl Replica {
         }
     }
 
+    /// Equal on two nodes that took in the same writes.
     fn seen_hash(&self) -> u64 {
-        vector::hash(self.vector.iter().filter(|(o, c)| c.wrote() > self.floor(**o)))
+        let mut hash = Xxh3::new();
+        for (&origin, cover) in self.vector.iter().filter(|(o, c)| c.wrote() > self.floor(**o)) {
+            cover.hash(origin, &mut hash);
+        }
+        hash.digest()
     }
 
     fn standing(&self) -> Standing {

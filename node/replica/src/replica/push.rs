@@ -4,7 +4,7 @@ use bytes::Bytes;
 use kvasir_proto::peer::v1::{Digest, Entry, Push, Want};
 
 use super::link::Link;
-use super::{HEADROOM, MESSAGE_MAX_BYTES, Replica, STRIKES, Violation, log};
+use super::{HEADROOM, MESSAGE_MAX_BYTES, Replica, STRIKES, Violation};
 use crate::clock::Dot;
 use crate::store::{Record, Store};
 
@@ -142,8 +142,8 @@ impl Replica {
                 last = entries.last().map_or(last, |e: &Entry| e.hlc);
                 break;
             }
-            bytes += log::size(entry);
-            entries.push(entry.clone());
+            bytes += entry.size();
+            entries.push(entry.to_entry());
         }
         self.counters.entries_out += entries.len() as u64;
         link.cursor = Some(last);

@@ -50,19 +50,15 @@ impl Cover {
     pub(super) fn wrote(&self) -> u64 {
         self.last.max(self.beyond)
     }
+
+    /// Equal for two nodes that took in the same writes of the origin, whatever heartbeats each has had. One that
+    /// holds a write above a gap is equal to nobody who does not, nor to one for whom there is no gap.
+    pub(super) fn hash(&self, origin: u64, hash: &mut Xxh3) {
+        for part in [origin, self.last.min(self.seen), self.last, self.beyond] {
+            hash.update(&part.to_le_bytes());
+        }
+    }
 }
 
 /// Covers by origin.
 pub type Vector = BTreeMap<u64, Cover>;
-
-/// Equal for two nodes that took in the same writes, whatever heartbeats each
-/// has had. One that holds a write above a gap is equal to nobody who does not.
-pub(super) fn hash<'a>(vector: impl Iterator<Item = (&'a u64, &'a Cover)>) -> u64 {
-    let mut hash = Xxh3::new();
-    for (origin, cover) in vector {
-        hash.update(&origin.to_le_bytes());
-        hash.update(&cover.last.to_le_bytes());
-        hash.update(&cover.beyond.to_le_bytes());
-    }
-    hash.digest()
-}

@@ -176,12 +176,8 @@ impl World<'_> {
             Coverage::Behind => None,
             Coverage::Lost => {
                 // Of another founding, or of a seat that it forgot early, a node may know nothing, and who is there may
-                // come too late. Of half-sent writes it may hold the one that was seen, and not what came before it.
-                let half_sent = |dot: Dot| {
-                    node.replica.vector().get(&dot.origin).is_some_and(|c| c.seen < dot.hlc && dot.hlc <= c.last)
-                };
+                // come too late.
                 let judged = seen.founding() == node.replica.founding()
-                    && !named(&self.sessions[session].token).any(half_sent)
                     && self.plan.remember_evicted_ms == REMEMBER_EVICTED_MS
                     && !self.forgets();
                 let client = std::mem::take(&mut self.sessions[session]);
