@@ -857,6 +857,7 @@ fn what_is_written_just_after_a_start_needs_no_heartbeat_to_arrive() {
             true
         };
         while !net.nodes.iter().all(Replica::is_ready) {
+            assert!(net.now_ms < START_MS + 60_000, "seed {seed}: they are never ready");
             let at = rng.random_range(0..2);
             match rng.random_range(0..8) {
                 0 => {
@@ -1192,32 +1193,75 @@ fn a_delete_of_what_was_taken_as_it_is_waits_for_whoever_may_bring_it_again() {
 
 #[test]
 fn what_one_that_returned_covers_of_what_was_taken_as_it_is_all_come_to_cover() {
-    let mut net = Net::new(5);
-    let (dies, returns) = (4, 3);
-    let mut session = Session::default();
-    // Of the first only one hears, the second is the last that is heard by all.
-    net.put(dies, "a");
-    net.pass(&mut |from, to, _| from != dies || to == returns);
-    session.saw(net.put(dies, "b"));
-    for to in 0..dies {
-        net.step(dies, to, &mut |_, _, _| true);
+    // Also when there is always a write under way.
+    for busy in [false, true] {
+        let mut net = Net::new(5);
+        let (dies, returns) = (4, 3);
+        let mut session = Session::default();
+        // Of the first only one hears, the second is the last that is heard by all.
+        net.put(dies, "a");
+        net.pass(&mut |from, to, _| from != dies || to == returns);
+        session.saw(net.put(dies, "b"));
+        for to in 0..dies {
+            net.step(dies, to, &mut |_, _, _| true);
+        }
+        net.cut_off(dies);
+        net.cut_off(returns);
+        assert!((0..returns).all(|node| net.holds(node, "b") && !net.holds(node, "a")));
+        net.settle(10);
+        assert!(net.nodes[0].counters().adoptions > 0);
+        // It will not come back: another process has its name.
+        net.start("n4", 5);
+        net.nodes.swap_remove(dies);
+        (0..returns).for_each(|node| net.link(node, dies));
+        net.settle(10);
+        net.link(0, returns);
+        net.end(returns, 0);
+        for other in [0, 1, 2, dies] {
+            net.link(returns, other);
+        }
+        // What it covers gets to nobody until it has issued again what it brought.
+        net.beats(10, &mut |from, _, kind| {
+            if let Kind::Delta(delta) = kind
+                && from == returns
+            {
+                delta.seen.clear();
+            }
+            true
+        });
+        for at in 0..5 {
+            assert!(net.nodes[at].is_ready() && net.nodes[at].brought() == 0 && net.holds(at, "a"));
+            assert_eq!(session.coverage(&net.nodes[at]) == Coverage::Covered, at == returns);
+        }
+        for _ in 0..10 {
+            if busy {
+                net.put(returns, "c");
+            }
+            net.beats(1, &mut |from, _, kind| {
+                from != returns || !matches!(kind, Kind::Push(push) if !push.entries.is_empty())
+            });
+        }
+        for (at, node) in net.nodes.iter().enumerate() {
+            assert_eq!(session.coverage(node), Coverage::Covered, "node {at} holds all that came before it");
+        }
     }
-    net.cut_off(dies);
-    net.cut_off(returns);
-    assert!((0..returns).all(|node| net.holds(node, "b") && !net.holds(node, "a")));
-    net.settle(10);
-    assert!(net.nodes[0].counters().adoptions > 0);
-    // It will not come back: another process has its name.
-    net.start("n4", 5);
-    net.nodes.swap_remove(dies);
-    (0..returns).for_each(|node| net.link(node, dies));
-    net.settle(10);
-    net.link(0, returns);
-    net.end(returns, 0);
-    net.heal();
-    for (at, node) in net.nodes.iter().enumerate() {
-        assert!(node.is_ready() && node.brought() == 0 && net.holds(at, "a"));
-        assert_eq!(session.coverage(node), Coverage::Covered, "node {at} holds all that came before it");
+}
+
+#[test]
+fn a_snapshot_misses_nothing_of_what_is_overwritten_meanwhile() {
+    let mut net = Net::new(2);
+    for key in ["a", "b", "c"] {
+        net.put(0, key);
+    }
+    net.settle(1);
+    let joins = net.start("n2", 3);
+    net.link(joins, 0);
+    net.first_part(joins, 0);
+    net.put(0, "a");
+    net.pass(&mut |_, _, _| true);
+    assert!(net.nodes[joins].is_ready());
+    for key in ["a", "b", "c"] {
+        assert!(net.holds(joins, key), "{key}");
     }
 }
 

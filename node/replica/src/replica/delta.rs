@@ -109,9 +109,8 @@ impl Replica {
         let me = self.settings.origin;
         let collected = sync.standing.unwrap_or_default().collected;
         let last = |origin: u64| sync.seen.iter().find(|s| s.origin == origin).map_or(0, |s| s.last);
-        let held = |origin: u64| {
-            theirs.get(&origin).copied().unwrap_or(0).max(last(origin)).max(self.floor(origin).min(collected))
-        };
+        let covered = |origin: u64| theirs.get(&origin).copied().unwrap_or(0).max(self.floor(origin).min(collected));
+        let held = |origin: u64| covered(origin).max(last(origin));
         let mine = theirs.get(&me).copied().unwrap_or(0);
         link.acked = link.acked.max(mine);
 
@@ -123,12 +122,16 @@ impl Replica {
         let lacks = |origin: u64, last: u64| held(origin) < last;
         let scan = want == Want::Repair
             || self.vector.iter().any(|(&origin, cover)| {
-                lacks(origin, cover.wrote())
+                // What is covered of one that is gone, too: without a scan it would get across only when no write is on
+                // its way.
+                let uncovered = covered(origin) < cover.seen.min(cover.last) && !self.roster.is_live(origin);
+                let lacking = lacks(origin, cover.wrote())
                     && if origin == me {
                         !self.log.covers(mine)
                     } else {
                         held(origin) < stale || !self.roster.is_live(origin) || self.draining && !self.is_linked(origin)
-                    }
+                    };
+                uncovered || lacking
             });
         let mut seen = to_wire(&self.vector);
         if scan {

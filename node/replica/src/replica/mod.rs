@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 
 use bytes::Bytes;
-use kvasir_proto::peer::v1::{Ack, Digest, Entry, Message, Report, Standing, Stranger, Want, message::Kind};
+use kvasir_proto::peer::v1::{Ack, Digest, Message, Report, Standing, Stranger, Want, message::Kind};
 use xxhash_rust::xxh3::Xxh3;
 
 use self::life::Bag;

@@ -20,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use plan::{KNOWN, Plan};
+use plan::{KNOWN, KNOWN_SINCE, Plan};
 use world::World;
 
 /// Runs of a shorter and shorter plan, at most, to cut down one that fails.
@@ -76,7 +76,7 @@ fn clusters_keep_every_promise_whatever_the_network_does() {
     let from = number("FROM");
     let first = from.unwrap_or(0);
     let seeds = first..first + number("SEEDS").unwrap_or(5_000);
-    let known = KNOWN.into_iter().filter(|seed| from.is_none() && !seeds.contains(seed));
+    let known = KNOWN.into_iter().chain(KNOWN_SINCE).filter(|seed| from.is_none() && !seeds.contains(seed));
     let queue = Mutex::new(known.chain(seeds.clone()).enumerate());
     let failed = AtomicU64::new(u64::MAX);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
