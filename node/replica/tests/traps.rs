@@ -197,6 +197,19 @@ impl Net {
         joins
     }
 
+    /// Two that hold `a`, `b` and `c`, and one that has taken the first of it from the first of them.
+    fn half_a_snapshot() -> (Self, usize) {
+        let mut net = Self::new(2);
+        for key in ["a", "b", "c"] {
+            net.put(0, key);
+        }
+        net.settle(2);
+        let joins = net.start("n2", 3);
+        net.link(joins, 0);
+        net.first_part(joins, 0);
+        (net, joins)
+    }
+
     /// Messages until the first of several parts of an answer has got there.
     fn first_part(&mut self, asks: usize, answers: usize) {
         let mut parts = 0;
@@ -501,14 +514,7 @@ fn a_session_is_told_that_a_later_founding_is_gone() {
 
 #[test]
 fn a_part_of_a_snapshot_brings_back_nothing_that_was_deleted() {
-    let mut net = Net::new(2);
-    for key in ["a", "b", "c"] {
-        net.put(0, key);
-    }
-    net.settle(2);
-    let joins = net.start("n2", 3);
-    net.link(joins, 0);
-    net.first_part(joins, 0);
+    let (mut net, joins) = Net::half_a_snapshot();
     assert!(net.holds(joins, "a") && !net.nodes[joins].is_ready());
     net.cut_off(joins);
     net.nodes[joins].tick(ALONE, net.now_ms);
@@ -1249,14 +1255,7 @@ fn what_one_that_returned_covers_of_what_was_taken_as_it_is_all_come_to_cover() 
 
 #[test]
 fn a_snapshot_misses_nothing_of_what_is_overwritten_meanwhile() {
-    let mut net = Net::new(2);
-    for key in ["a", "b", "c"] {
-        net.put(0, key);
-    }
-    net.settle(1);
-    let joins = net.start("n2", 3);
-    net.link(joins, 0);
-    net.first_part(joins, 0);
+    let (mut net, joins) = Net::half_a_snapshot();
     net.put(0, "a");
     net.pass(&mut |_, _, _| true);
     assert!(net.nodes[joins].is_ready());
