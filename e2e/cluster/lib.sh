@@ -83,10 +83,35 @@ unit_stop() {
   done
 }
 
-# Cgroups (v1) of node $1: one in each hierarchy.
+# ---- cgroups: one tree with every controller (v2), or a tree for each controller (v1). In systemd's hybrid mode there are both, and
+# the controllers are v1's.
+CGROUP=/sys/fs/cgroup
+cgroup2() { [ "$(stat -fc %T $CGROUP 2>/dev/null)" = cgroup2fs ]; }
+
+# The controllers that a kubelet needs and this machine does not have.
+cgroup_missing() {
+  local c
+  for c in cpu cpuset memory pids; do
+    if cgroup2; then grep -qw "$c" $CGROUP/cgroup.controllers; else [ -d "$CGROUP/$c" ]; fi || echo "$c"
+  done
+}
+
+# The folders of node $1 (also a pattern): one, or with v1 one for each controller.
+cgroup_folders() { if cgroup2; then compgen -G "$CGROUP/$KV_PREFIX-node$1"; else compgen -G "$CGROUP/*/$KV_PREFIX-node$1"; fi || true; }
+# The numbers of the nodes that have cgroups.
+cgroup_nodes() { cgroup_folders '[0-9]*' | sed 's/.*-node//' | sort -un; }
+
 cgroup_make() {
   local h c
-  for h in /sys/fs/cgroup/*/; do
+  if cgroup2; then
+    c=$CGROUP/$KV_PREFIX-node$1
+    cgroup2_enable $CGROUP || { cgroup2_vacate && cgroup2_enable $CGROUP; } ||
+      { say "$CGROUP hands down only: $(cat $CGROUP/cgroup.subtree_control), of $(cat $CGROUP/cgroup.controllers)"; return 1; }
+    # Enabled below as well, so that systemd cannot disable a controller at the top that none of its own units uses.
+    mkdir -p "$c" && cgroup2_enable "$c"
+    return
+  fi
+  for h in "$CGROUP"/*/; do
     c=$h$KV_PREFIX-node$1
     mkdir -p "$c" || return 1
     [ -f "$h/cpuset.cpus" ] || continue
@@ -94,15 +119,43 @@ cgroup_make() {
     cat "$h/cpuset.mems" >"$c/cpuset.mems"
   done
 }
-cgroup_pids() { find /sys/fs/cgroup/*/"$KV_PREFIX-node$1" -name cgroup.procs -exec cat {} + 2>/dev/null | sort -u | grep -vx 0 || true; }
+
+# cgroup2_enable FOLDER: give the children of FOLDER those of its controllers that a kubelet and runc use. One at a time, for a
+# refused one would take the others with it.
+cgroup2_enable() {
+  local c refused=""
+  for c in cpu cpuset hugetlb io memory pids; do
+    if grep -qw $c "$1/cgroup.controllers" && ! grep -qw $c "$1/cgroup.subtree_control"; then
+      { echo "+$c" >"$1/cgroup.subtree_control"; } 2>/dev/null || refused+=" $c"
+    fi
+  done
+  [ -z "$refused" ]
+}
+
+# In a container the top that can be seen is not the machine's own (which alone has no cgroup.events), and a group with processes
+# cannot enable controllers for its children: move the processes one level down. Several times, since they may start others meanwhile.
+cgroup2_vacate() {
+  local p
+  [ -e $CGROUP/cgroup.events ] && mkdir -p $CGROUP/kv-rest || return 1
+  for _ in 1 2 3; do
+    while read -r p; do { echo "$p" >$CGROUP/kv-rest/cgroup.procs; } 2>/dev/null || true; done <$CGROUP/cgroup.procs
+  done
+}
+
+cgroup_pids() {
+  local c
+  for c in $(cgroup_folders "$1"); do find "$c" -name cgroup.procs -exec cat {} + 2>/dev/null || true; done | sort -u | grep -vx 0 || true
+}
 # End what is left in node $1's cgroups, then remove them.
 cgroup_remove() {
-  local end=$((SECONDS + 10)) pids
+  local end=$((SECONDS + 10)) pids c
   while pids=$(cgroup_pids "$1"); [ -n "$pids" ]; do
     ((SECONDS < end)) || { say "processes left in the cgroups of node$1: $pids"; return 1; }
+    # Kills all at once, also what is just being started; v2 since Linux 5.14.
+    for c in $(cgroup_folders "$1"); do if [ -e "$c/cgroup.kill" ]; then echo 1 >"$c/cgroup.kill"; fi; done
     # shellcheck disable=SC2086 # a list
     kill -s KILL $pids 2>/dev/null || true
     sleep 0.1
   done
-  find /sys/fs/cgroup/*/"$KV_PREFIX-node$1" -depth -type d -exec rmdir {} + 2>/dev/null || true
+  for c in $(cgroup_folders "$1"); do find "$c" -depth -type d -exec rmdir {} + 2>/dev/null || true; done
 }
