@@ -147,7 +147,12 @@ mod tests {
             tokio::task::yield_now().await;
         }
 
-        std::fs::write(&path, "bad").unwrap();
+        // Whole: who reads in the middle of a write sees an empty file, which would be a change.
+        let exchange = |text| {
+            std::fs::write(dir.path().join("new"), text).unwrap();
+            std::fs::rename(dir.path().join("new"), &path).unwrap();
+        };
+        exchange("bad");
         while reloads.read()["test"].error.is_none() {
             tokio::time::sleep(every).await;
         }
@@ -167,7 +172,7 @@ mod tests {
         while reloads.read()["test"].error.is_none() {
             tokio::time::sleep(every).await;
         }
-        std::fs::write(&path, "two").unwrap();
+        exchange("two");
         while reloads.read()["test"].error.is_some() {
             tokio::time::sleep(every).await;
         }

@@ -246,7 +246,8 @@ async fn a_node_that_is_not_there_or_not_ready_exits_with_4_within_the_timeout()
     node.node.levers.draining.store(false, Ordering::SeqCst);
     node.node.levers.silent.store(true, Ordering::SeqCst);
     kvctl(&node, &["--timeout", "300ms", "get", "k"]).await.fails(4, "no answer within 300 ms");
-    assert!(started.elapsed() < Duration::from_secs(12), "took {:?}", started.elapsed());
+    // 3.3 s, and the time to start four processes on a busy machine; with the default of 10 s it would be 40 s.
+    assert!(started.elapsed() < Duration::from_secs(30), "took {:?}", started.elapsed());
 }
 
 #[tokio::test]

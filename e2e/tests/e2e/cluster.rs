@@ -1,7 +1,5 @@
 //! The life of a `KvCluster` as kubectl sees it: made, looked at, scaled, refused, deleted.
 
-use std::time::Duration;
-
 use anyhow::ensure;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::events::v1::Event;
@@ -9,7 +7,7 @@ use kube::ResourceExt;
 use kube::api::ListParams;
 use kvasir_e2e::lab::workspace;
 use kvasir_e2e::trial::held;
-use kvasir_e2e::{alone, run, until, within};
+use kvasir_e2e::{alone, run, until};
 use serde_json::json;
 
 use crate::operator::{OWNED, owned};
@@ -74,7 +72,7 @@ fn scaled_up_and_down_no_key_is_lost() {
         // Members that left are not waited for by those that stay.
         for pod in t.member_pods("demo").await? {
             let client = t.speak_to(&pod)?;
-            within(Duration::from_secs(30), "the members to be three", async || {
+            until("the members to be three", async || {
                 let members = client.members().await?;
                 ensure!(members.len() == 3, "{members:?}");
                 Ok(())
@@ -171,7 +169,7 @@ fn a_service_serves_only_ready_members() {
         client.put("through-the-service", "yes", kvasir_client::PutOptions::default()).await?;
         for pod in t.member_pods("demo").await? {
             let client = t.speak_to(&pod)?;
-            within(Duration::from_secs(1), "the key at every member", async || {
+            until("the key at every member", async || {
                 ensure!(held(&client).await?.contains_key("through-the-service"), "not at {}", pod.name_any());
                 Ok(())
             })

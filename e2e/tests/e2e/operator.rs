@@ -17,6 +17,8 @@ use kvasir_e2e::{Trial, alone, audit, until};
 pub(crate) const OWNED: [&str; 7] =
     ["ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Service", "StatefulSet", "PodDisruptionBudget"];
 
+/// What does not change for so long has come to rest: far longer than the operator takes to look at what it wrote itself.
+const SETTLED: Duration = Duration::from_secs(5);
 /// How long nothing may happen.
 const QUIET: Duration = Duration::from_secs(30);
 
@@ -58,15 +60,20 @@ fn with_nothing_to_do_it_writes_nothing() {
             Ok(())
         })
         .await?;
-        // The last write's own echo, and the end of what the test itself did.
-        tokio::time::sleep(Duration::from_secs(3)).await;
-
         let look = async || -> Result<BTreeMap<String, String>> {
             let mut all = owned(t, "demo").await?;
             let cluster = t.get("demo").await?;
             all.insert("KvCluster/demo".into(), cluster.resource_version().context("no resourceVersion")?);
             Ok(all)
         };
+        // The last write's own echo, and the end of what the test itself did, are over when nothing changes for a while.
+        until("the objects to come to rest", async || {
+            let before = look().await?;
+            tokio::time::sleep(SETTLED).await;
+            ensure!(before == look().await?, "they still change");
+            Ok(())
+        })
+        .await?;
         let (before, mark) = (look().await?, audit::mark().await?);
         ensure!(before.len() >= OWNED.len() + 2, "the operator made too little: {before:?}");
         let status_before = status(&t.get("demo").await?);

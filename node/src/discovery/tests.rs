@@ -20,8 +20,11 @@ fn at(addresses: &[&str]) -> BTreeSet<SocketAddr> {
     addresses.iter().map(|it| it.parse().unwrap()).collect()
 }
 
+/// Long enough for a machine that is busy with other work.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 async fn wait(view: &mut watch::Receiver<Arc<View>>, wanted: impl FnMut(&Arc<View>) -> bool) -> Arc<View> {
-    let seen = timeout(Duration::from_secs(10), view.wait_for(wanted)).await.map(|seen| Arc::clone(&seen.unwrap()));
+    let seen = timeout(PATIENCE, view.wait_for(wanted)).await.map(|seen| Arc::clone(&seen.unwrap()));
     seen.unwrap_or_else(|_| panic!("waited in vain; the view is {:?}", view.borrow()))
 }
 
@@ -153,7 +156,7 @@ async fn without_providers_the_node_is_alone_by_choice() {
 async fn providers_end_when_nobody_looks() {
     let (a, a_told) = mpsc::channel(1);
     drop(start(vec![Box::new(Told("a", a_told))]));
-    timeout(Duration::from_secs(10), a.closed()).await.unwrap();
+    timeout(PATIENCE, a.closed()).await.unwrap();
 }
 
 #[tokio::test]
@@ -206,8 +209,8 @@ async fn names_are_resolved_again_in_each_round_and_a_silent_one_holds_nobody_up
     assert!(seen.providers[0].error.as_ref().unwrap().starts_with("cannot resolve silent:2: "), "{seen:?}");
 }
 
-/// The TTL of every record, in seconds.
-const TTL: u32 = 4;
+/// The TTL of every record, in seconds: longer than any test waits.
+const TTL: u32 = 3600;
 
 /// What the server answers: the addresses of each name, and whether it answers at all.
 #[derive(Default)]
@@ -305,10 +308,9 @@ async fn a_name_that_comes_changes_and_goes_is_followed() {
     assert_eq!(addresses(&seen), at(&["10.0.0.1:7071", "10.0.0.2:7071"]));
     assert_eq!(seen.providers[0].found(), 2);
 
-    let changed = tokio::time::Instant::now();
+    // Asked again before the TTL ends, and not answered by a cache.
     set(Some(vec!["10.0.0.2", "10.0.0.3"]));
     wait(&mut view, |view| addresses(view) == at(&["10.0.0.2:7071", "10.0.0.3:7071"])).await;
-    assert!(changed.elapsed() < Duration::from_secs(TTL.into()), "asked again before the TTL ended");
 
     zone.lock().broken = true;
     let seen = wait(&mut view, |view| view.providers[0].error.is_some()).await;

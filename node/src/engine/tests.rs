@@ -332,11 +332,11 @@ fn one_that_has_just_lost_its_links_does_not_take_itself_for_the_only_one() {
 #[test]
 fn a_node_is_full_no_more_once_anything_made_room() {
     let engine = alone(Some(1_000));
-    engine.put("k", &Bytes::from(vec![0; 500]), Some(Duration::from_millis(1))).unwrap();
+    engine.put("k", &Bytes::from(vec![0; 500]), Some(Duration::from_hours(1))).unwrap();
     assert!(engine.put("l", &Bytes::from(vec![0; 500]), None).is_err());
     assert!(engine.stats().full);
     let mut inner = engine.inner.lock();
-    inner.replica.tick(View { answered: true, unlinked: 0 }, wall_ms() + 10);
+    inner.replica.tick(View { answered: true, unlinked: 0 }, wall_ms() + millis(Duration::from_hours(1)));
     drop(inner);
     assert!(!engine.stats().full, "what expired made room");
 }

@@ -377,30 +377,32 @@ mod tests {
         watch::channel(Arc::new(View { addresses, providers: Vec::new() })).1
     }
 
+    /// Long enough for a machine that is busy with other work.
+    const PATIENCE: Duration = Duration::from_mins(1);
+
     async fn node(name: &str, seeds: &[SocketAddr]) -> Node {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        node_at(name, socket, seeds)
+        node_at(name, socket, seeds, SwimConfig::LAN)
     }
 
-    fn node_at(name: &str, socket: UdpSocket, seeds: &[SocketAddr]) -> Node {
+    fn node_at(name: &str, socket: UdpSocket, seeds: &[SocketAddr], swim: SwimConfig) -> Node {
         let address = socket.local_addr().unwrap();
         let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let me = NodeId::new(name, rand::random(), Role::Member, address, since_1970.as_millis() as u64);
         let stop = CancellationToken::new();
-        let membership = start(me, socket, view(seeds), "test", SwimConfig::LAN, None, stop.clone());
+        let membership = start(me, socket, view(seeds), "test", swim, None, stop.clone());
         Node { membership, address, stop }
     }
 
-    async fn sees(node: &Node, names: &[&str]) -> Duration {
-        let started = Instant::now();
+    /// Waits until it sees these. How long that takes is held by the simulation, whose clock does not depend on the machine.
+    async fn sees(node: &Node, names: &[&str]) {
         let mut members = node.membership.members();
         let all =
             |members: &Arc<Vec<MemberInfo>>| members.iter().map(|it| it.id.name.as_str()).eq(names.iter().copied());
-        timeout(Duration::from_secs(10), members.wait_for(all))
+        timeout(PATIENCE, members.wait_for(all))
             .await
             .unwrap_or_else(|_| panic!("{:?} is not {names:?}", node.membership.members().borrow()))
             .unwrap();
-        started.elapsed()
     }
 
     #[tokio::test]
@@ -411,21 +413,18 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(2)).await;
         let c = node("c", &[a.address]).await;
         for (node, others) in [(&a, ["b", "c"]), (&b, ["a", "c"]), (&c, ["a", "b"])] {
-            let took = sees(node, &others).await;
-            assert!(took < Duration::from_secs(2), "{took:?}");
+            sees(node, &others).await;
         }
 
         b.membership.leave().await;
-        // Sooner than anyone could be suspected, let alone declared dead.
-        assert!(sees(&a, &["c"]).await < SwimConfig::LAN.suspicion);
-        assert!(sees(&c, &["a"]).await < SwimConfig::LAN.suspicion);
+        // By its goodbye: nobody was declared dead.
+        sees(&a, &["c"]).await;
+        sees(&c, &["a"]).await;
         assert_eq!(a.membership.counters().left.load(Relaxed), 1);
         assert_eq!(a.membership.counters().failed.load(Relaxed), 0);
 
         c.stop.cancel();
-        let took = sees(&a, &[]).await;
-        // The simulation holds it to 3 s; this machine may be busy.
-        assert!(took < Duration::from_secs(5), "{took:?}");
+        sees(&a, &[]).await;
         assert_eq!(a.membership.counters().failed.load(Relaxed), 1);
         assert_eq!(a.membership.counters().left.load(Relaxed), 1);
         assert_eq!(a.membership.counters().faults.load(Relaxed), 0);
@@ -433,18 +432,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_restart_at_the_same_address_replaces_the_old_life_at_once() {
-        let a = node("a", &[]).await;
+        // Nobody is declared dead within this test: only being replaced ends the old life.
+        let swim = SwimConfig { suspicion: 10 * PATIENCE, ..SwimConfig::LAN };
+        let bind = async || UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let a = node_at("a", bind().await, &[], swim);
         tokio::time::sleep(Duration::from_millis(2)).await;
-        let b = node("b", &[a.address]).await;
+        let b = node_at("b", bind().await, &[a.address], swim);
         sees(&a, &["b"]).await;
         let old = b.membership.me().borrow().origin;
         b.stop.cancel();
         b.membership.task.await.unwrap();
         let socket = UdpSocket::bind(b.address).await.unwrap();
-        let b = node_at("b", socket, &[a.address]);
+        let b = node_at("b", socket, &[a.address], swim);
         let mut members = a.membership.members();
         let replaced = members.wait_for(|members| members.len() == 1 && members[0].id.origin != old);
-        timeout(Duration::from_secs(1), replaced).await.unwrap().unwrap();
+        timeout(PATIENCE, replaced).await.unwrap().unwrap();
         assert_eq!(a.membership.counters().failed.load(Relaxed), 1);
         sees(&b, &["a"]).await;
     }

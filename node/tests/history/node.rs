@@ -15,7 +15,7 @@ use crate::namespaces;
 pub(crate) const EVICT_AFTER: Duration = Duration::from_secs(3);
 const DRAIN: Duration = Duration::from_secs(4);
 /// Far more than [`DRAIN`] and what comes after it take.
-const ENDS_WITHIN: Duration = Duration::from_secs(20);
+const ENDS_WITHIN: Duration = Duration::from_mins(1);
 
 /// A node of the cluster: its process, while it runs.
 pub(crate) struct Node {

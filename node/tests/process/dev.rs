@@ -44,9 +44,12 @@ async fn three_nodes_run_in_one_process_until_ctrl_c() {
     assert_eq!(status.code(), Some(0));
 }
 
-/// A machine that is busy with other tests may be slow once, but not each time.
+/// In under a second, on a machine that has nothing else to do; five times that on one that is busy, and not each time. What this
+/// is about would take longer by far: a node that waits for its join timeout takes ten seconds.
+const READY_WITHIN: Duration = Duration::from_secs(5);
+
 #[tokio::test]
-async fn it_is_ready_in_under_a_second() {
+async fn it_is_ready_without_waiting_for_a_timeout() {
     let mut took = Vec::new();
     for _ in 0..10 {
         let settings = DevSettings { nodes: 3, port: 0, log_level: "error".to_owned() };
@@ -55,11 +58,11 @@ async fn it_is_ready_in_under_a_second() {
         cluster.ready().await;
         took.push(began.elapsed());
         cluster.stop().await;
-        if took.last() < Some(&Duration::from_secs(1)) {
+        if took.last() < Some(&READY_WITHIN) {
             return;
         }
     }
-    panic!("never under a second: {took:?}");
+    panic!("never within {READY_WITHIN:?}: {took:?}");
 }
 
 #[tokio::test]

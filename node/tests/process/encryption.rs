@@ -349,8 +349,8 @@ async fn all_have(nodes: &[Node], wanted: &[String]) {
 #[tokio::test]
 async fn keys_are_exchanged_under_load_with_no_failed_write_and_no_lost_member() {
     let files = Files::new();
-    // A machine that stands still for a second must not look like a lost member.
-    let patient = |node: Node| node.with("swim-suspicion", "6s");
+    // A machine that stands still for seconds must not look like a lost member.
+    let patient = |node: Node| node.with("swim-suspicion", "20s");
     let mut all: Vec<_> = encrypted(3, &files, &key_file("demo", &[1])).into_iter().map(patient).collect();
     ready(&mut all).await;
     let old = names(&all[0]).await.remove(0);

@@ -188,6 +188,10 @@ async fn garbage_datagrams_are_counted_and_do_no_harm() {
     })
     .await;
     serves(&nodes[0]).await;
-    let status = nodes[0].status().await;
-    assert_eq!((&status["phase"], &status["peers"][0]["state"]), (&"ready".into(), &"alive".into()), "{status}");
+    eventually("the peer is alive", async || {
+        let status = nodes[0].status().await;
+        assert_eq!(status["phase"], "ready", "{status}");
+        if status["peers"][0]["state"] == "alive" { Ok(()) } else { Err(status) }
+    })
+    .await;
 }

@@ -6,11 +6,12 @@ use kvasir_client::{
     Ack, AckLevel, Client, ClusterEvent, Error, Event, ListOptions, PutOptions, RetryPolicy, WatchOptions,
 };
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::harness::{Node, cluster, eventually};
+use crate::harness::{Node, PATIENCE, cluster, eventually};
 use crate::sdk::{client, listed};
 
 /// An address that stands for one node, and then for another one, as a Service's does.
@@ -46,7 +47,7 @@ impl Service {
 
     /// One that goes on trying for as long as a test may take.
     async fn client(&self) -> Client {
-        let patient = RetryPolicy { budget: Duration::from_secs(30), ..RetryPolicy::default() };
+        let patient = RetryPolicy { budget: PATIENCE, ..RetryPolicy::default() };
         Client::builder(self.address.to_string()).retry(patient).connect().await.unwrap()
     }
 }
@@ -69,19 +70,24 @@ async fn a_pipe_goes_on_at_another_node_when_its_own_is_killed() {
     assert!(!pipe.exists("held/1").await.unwrap() && !pipe.touch("held/1", None).await.unwrap());
 
     // Calls are under way all the while; each is answered in the end.
+    let answered = Arc::new(AtomicUsize::new(0));
     let calls: Vec<_> = (0..20)
         .map(|task| {
-            let pipe = pipe.clone();
+            let (pipe, answered) = (pipe.clone(), answered.clone());
             tokio::spawn(async move {
                 for n in 0..100 {
                     pipe.put(format!("later/{task}/{n}"), "v", PutOptions::default()).await?;
+                    answered.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 Ok::<_, Error>(())
             })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    // A part of them; the rest needs longer, as each task pauses.
+    while answered.load(Ordering::Relaxed) < 200 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     service.point_to(&nodes[1]);
     nodes[0].kill();
     for call in calls {
@@ -100,19 +106,24 @@ async fn a_pipe_goes_on_at_another_node_when_its_own_is_killed() {
 #[tokio::test]
 async fn a_call_in_a_pipe_that_waits_for_a_peer_holds_up_no_other() {
     let mut nodes = cluster(2).await;
-    let pipe = client(&nodes[0]).await.pipe();
+    let patient = Client::builder(nodes[0].client.to_string()).request_timeout(PATIENCE);
+    let pipe = patient.connect().await.unwrap().pipe();
     pipe.put("k", "v", PutOptions::default()).await.unwrap();
     nodes[1].freeze();
-    let ack = Ack { level: AckLevel::Count(1), timeout: Some(Duration::from_secs(2)) };
+    let ack = |timeout| Ack { level: AckLevel::Count(1), timeout: Some(timeout) };
+    let long = ack(Duration::from_mins(1));
     let waits = {
         let pipe = pipe.clone();
-        tokio::spawn(async move { pipe.put("waits", "v", PutOptions::with_ack(ack)).await })
+        tokio::spawn(async move { pipe.put("waits", "v", PutOptions::with_ack(long)).await })
     };
     for n in 0..200 {
         pipe.put("k", n.to_string(), PutOptions::default()).await.unwrap();
     }
     assert!(!waits.is_finished(), "the others overtook it");
-    assert!(matches!(waits.await.unwrap(), Err(Error::NotHeld { peers: 0, voters: 1, .. })));
+    let short = PutOptions::with_ack(ack(Duration::from_millis(200)));
+    assert!(matches!(pipe.put("k", "v", short).await, Err(Error::NotHeld { peers: 0, voters: 1, .. })));
+    nodes[1].resume();
+    waits.await.unwrap().unwrap();
     assert!(matches!(pipe.put("", "v", PutOptions::default()).await, Err(Error::Refused(_))));
     assert!(pipe.exists("waits").await.unwrap(), "it stays");
 }
@@ -146,7 +157,7 @@ async fn a_session_goes_from_pipe_to_pipe_and_sees_its_batches_and_listings() {
 #[tokio::test]
 async fn a_watch_begins_again_when_its_node_comes_back() {
     let mut node = Node::alone().await;
-    let patient = RetryPolicy { budget: Duration::from_secs(30), ..RetryPolicy::default() };
+    let patient = RetryPolicy { budget: PATIENCE, ..RetryPolicy::default() };
     let a = Client::builder(node.client.to_string()).retry(patient).connect().await.unwrap();
     let mut events = a.watch("w/", WatchOptions::default());
     assert_eq!(events.next().await.unwrap().unwrap(), Event::Live);
@@ -194,9 +205,9 @@ async fn a_watch_that_lost_its_place_begins_again_with_all_there_is() {
         assert!(told(events.next().await).starts_with(&format!("w/{n:02}=")), "the content, in order");
     }
     assert_eq!(told(events.next().await), "live");
-    a.put("w/ends", "v", PutOptions::with_ttl(Duration::from_millis(300))).await.unwrap();
     assert!(a.delete("w/01").await.unwrap());
-    for expected in ["w/ends=v", "w/01 deleted", "w/ends expired"] {
+    a.put("w/ends", "v", PutOptions::with_ttl(Duration::from_millis(300))).await.unwrap();
+    for expected in ["w/01 deleted", "w/ends=v", "w/ends expired"] {
         assert_eq!(told(events.next().await), expected);
     }
 }

@@ -28,7 +28,7 @@ pub(crate) fn with_tls(node: Node, files: &Mounted) -> Node {
 pub(crate) fn client(node: &Node, credentials: Credentials) -> Client {
     Client::builder(format!("https://{}", node.client))
         .credentials(credentials)
-        .request_timeout(Duration::from_secs(5))
+        .request_timeout(PATIENCE)
         .retry(RetryPolicy { budget: Duration::ZERO, ..RetryPolicy::default() })
         .build()
         .unwrap()
