@@ -2,7 +2,8 @@
 export CARGO_INCREMENTAL := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-lint test-unit test-sim sim mutations fuzz test-process histories test-e2e bench-convergence bench-scale \
+.PHONY: help setup test test-lint test-unit test-sim sim mutations fuzz test-process histories test-e2e test-cgroup2 bench-convergence \
+  bench-scale \
   demo image crds clean
 
 help: ## list the targets
@@ -42,13 +43,19 @@ histories: setup ## five real nodes under faults, their histories judged; MINUTE
 test-e2e: setup ## the whole product on a real Kubernetes
 	scripts/test e2e
 
+test-cgroup2: ## the throwaway Kubernetes on a Debian with systemd and cgroup v2, in an emulated machine; not part of test
+	scripts/setup demo
+	scripts/image
+	scripts/test-cgroup2
+
 bench-convergence: ## a write to all of 3 to 100 simulated replicas: time and bytes, into docs/benchmarks.md
 	cargo run --release --locked -p kvasir-bench -- --write docs convergence
 
 bench-scale: setup ## real nodes with a million keys: traffic, join, repair, load, memory, into docs/benchmarks.md
 	scripts/bench-scale
 
-demo: $(if $(KUBECONFIG),,setup) ## watch it work on a real Kubernetes
+demo: ## watch it work on a real Kubernetes
+	$(if $(KUBECONFIG),,scripts/setup demo)
 	scripts/demo
 
 image: ## the container images, as dist/*.tar
