@@ -180,6 +180,11 @@ async fn serves_while_draining(node: &Node, kv: &mut Kv) -> Result<(), String> {
         other => Err(other),
     })
     .await;
+    eventually("nor healthy", async || match crate::observe::ask_health(node, "").await {
+        Ok(health) if health == tonic_health::ServingStatus::Serving as i32 => Err("still serving"),
+        _ => Ok(()),
+    })
+    .await;
     kv.put("meanwhile", "v").await.map_err(|status| status.to_string())?;
     let got = kv.get("before").await.map_err(|status| status.to_string())?;
     let (_, status) = node.http("/status").await.map_err(|error| error.to_string())?;

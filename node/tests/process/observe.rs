@@ -41,7 +41,12 @@ async fn health_is_readiness() {
     peer.start();
     assert_eq!(watch.message().await.unwrap().unwrap().status, ServingStatus::Serving as i32);
     assert_eq!(node.http("/readyz").await.unwrap(), (200, "ready\n".to_owned()));
-    assert_eq!(health(&node, "").await, ServingStatus::Serving as i32);
+    // One service after the other gets its new status.
+    crate::harness::eventually("the node as a whole serves", async || match health(&node, "").await {
+        now if now == ServingStatus::Serving as i32 => Ok(()),
+        other => Err(other),
+    })
+    .await;
 
     let unknown = HealthCheckRequest { service: "nobody".to_owned() };
     assert_eq!(HealthClient::new(node.channel()).check(unknown).await.unwrap_err().code(), Code::NotFound);
