@@ -1,8 +1,10 @@
+use k8s_openapi::jiff::SignedDuration;
+use kvasir_crds::EncryptionStatus;
 use serde_json::{Value, json};
 
-use super::*;
+use super::{pods::REVISION, troubles::ROLLOUT_DEADLINE, *};
 use crate::{
-    poll::{CertificateStatus, DiscoveryStatus, KeysStatus, PeerStatus, PollError, ReloadStatus},
+    poll::{CertificateStatus, DiscoveryStatus, KeysStatus, NodeStatus, PeerStatus, PollError, ReloadStatus},
     validate::tests::cluster,
     webhook::count::Missing,
 };
