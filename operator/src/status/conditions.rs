@@ -2,7 +2,7 @@
 
 use kvasir_crds::{KvClusterStatus, condition};
 
-use super::{NO_MEMBER_READY, Obstacle, Sight, Verdict, find, was_available};
+use super::{NO_MEMBER_READY, Obstacle, Sight, Truth, Verdict, find, was_available};
 
 /// Reasons of the Progressing condition.
 mod progress {
@@ -14,7 +14,10 @@ mod progress {
 }
 
 pub(super) fn available(sight: &Sight, before: &KvClusterStatus, ready: i32) -> Verdict {
-    let verdict = |holds, reason, message| Verdict { type_: condition::AVAILABLE, holds, reason, message };
+    let verdict = |holds, reason, message| {
+        let truth = Truth::from(holds);
+        Verdict { type_: condition::AVAILABLE, truth, reason, message }
+    };
     let wanted = sight.cluster.spec.replicas;
     if was_available(before) {
         return if ready > 0 {
@@ -35,7 +38,10 @@ pub(super) fn available(sight: &Sight, before: &KvClusterStatus, ready: i32) -> 
 }
 
 pub(super) fn progressing(sight: &Sight, before: &KvClusterStatus, replicas: i32, ready: i32) -> Verdict {
-    let verdict = |holds, reason, message| Verdict { type_: condition::PROGRESSING, holds, reason, message };
+    let verdict = |holds, reason, message| {
+        let truth = Truth::from(holds);
+        Verdict { type_: condition::PROGRESSING, truth, reason, message }
+    };
     let wanted = sight.cluster.spec.replicas;
     if let Some(obstacle) = &sight.obstacle {
         return verdict(false, progress::STOPPED, obstacle.message.clone());

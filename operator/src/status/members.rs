@@ -2,22 +2,34 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use kube::ResourceExt;
-use kvasir_crds::{EncryptionStatus, MemberStatus};
+use kvasir_crds::{EncryptionStatus, KvClusterStatus, MemberStatus};
 
-use super::Sight;
-use crate::poll::NodeStatus;
+use super::{Sight, data::founded, pods::oom_killed, whole_seconds};
+use crate::{poll::NodeStatus, resources::CONTAINER};
 
 /// Lag below which members that take writes count as holding the same.
-const CONVERGED_LAG_MS: u64 = 2_000;
+pub(super) const CONVERGED_LAG_MS: u64 = 2_000;
 
 pub(super) fn answer<'a>(sight: &'a Sight, pod: &Pod) -> Option<&'a NodeStatus> {
     sight.answers.get(&pod.name_any()).and_then(|answer| answer.as_ref().ok())
 }
 
-pub(super) fn member(sight: &Sight, pod: &Pod) -> MemberStatus {
+/// What those members say that answer.
+pub(super) fn answers<'a>(sight: &'a Sight) -> impl Iterator<Item = &'a NodeStatus> {
+    sight.pods.iter().filter_map(|pod| answer(sight, pod))
+}
+
+pub(super) fn member(sight: &Sight, before: &KvClusterStatus, pod: &Pod) -> MemberStatus {
     let answer = answer(sight, pod);
+    let before = before.members.iter().find(|member| member.name == pod.name_any());
+    let silent = is_ready(pod) && answer.is_none();
+    let silent_since = before.and_then(|before| before.silent_since.clone()).or(Some(Time(whole_seconds(sight.now))));
+    let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    // A kill is known until the pod is replaced, also when its container ended in another way since.
+    let killed_before = before.and_then(|before| before.oom_killed_at.clone());
+    let killed_before = killed_before.filter(|at| pod.creation_timestamp().is_some_and(|created| created <= *at));
     let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     MemberStatus {
         name: pod.name_any(),
@@ -30,7 +42,10 @@ pub(super) fn member(sight: &Sight, pod: &Pod) -> MemberStatus {
             .map(|lag| number(if lag < 2000 { 0 } else { lag / 1000 * 1000 })),
         version: answer.map(|status| status.version.clone()),
         node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
-        origin: answer.map(|status| status.origin.clone()),
+        origin: answer.map_or_else(|| before.and_then(|it| it.origin.clone()), |status| Some(status.origin.clone())),
+        founded_at: answer.map_or_else(|| before.and_then(|it| it.founded_at.clone()), founded),
+        silent_since: silent_since.filter(|_| silent),
+        oom_killed_at: oom_killed(containers, CONTAINER).map(Time).max(killed_before),
         found_by: answer.and_then(|status| found_by(sight, &status.origin)),
     }
 }
@@ -76,7 +91,7 @@ pub(super) fn ordinal(name: &str) -> Option<u32> {
 }
 
 /// A pod on its way out is no member to count on, ready or not.
-pub(super) fn is_ready(pod: &Pod) -> bool {
+pub(crate) fn is_ready(pod: &Pod) -> bool {
     if pod.metadata.deletion_timestamp.is_some() {
         return false;
     }

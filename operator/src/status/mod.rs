@@ -4,8 +4,10 @@
 //! nothing to write. Knows nothing of how things were seen.
 
 mod conditions;
+mod data;
 mod members;
 mod pods;
+mod redundancy;
 mod troubles;
 
 use k8s_openapi::{
@@ -14,14 +16,22 @@ use k8s_openapi::{
     jiff::{Timestamp, Unit},
 };
 use kube::ResourceExt;
-use kvasir_crds::{KvCluster, KvClusterStatus, MemberStatus, condition};
+use kvasir_crds::{KvCluster, KvClusterStatus, MemberStatus, SidecarStatus, condition};
 
 use self::{
     conditions::{available, progressing},
     members::{converged, keys, member, ordinal, versions},
-    troubles::degraded,
+    redundancy::redundant,
+    troubles::{NOT_SEEN, degraded},
 };
-use crate::{labels, poll::Answers, webhook::count::Sidecars};
+pub(crate) use self::{
+    data::{DATA_LOST, describe},
+    members::is_ready,
+    pods::{GRACE, broken, oom_killed, waiting},
+    redundancy::{ONE_MACHINE, SINGLE_MEMBER},
+    troubles::{OOM_KILLED, killed},
+};
+use crate::{events::Warning, labels, poll::Answers, webhook::count::Sidecars};
 
 /// Reason of the Available condition of a cluster that was complete once and has no ready member left.
 const NO_MEMBER_READY: &str = "NoMemberReady";
@@ -52,8 +62,12 @@ pub struct Sight<'a> {
     pub pods: &'a [Pod],
     /// What the members say.
     pub answers: &'a Answers,
-    /// Application pods.
-    pub sidecars: &'a Sidecars,
+    /// Application pods; nothing if they could not be looked at.
+    pub sidecars: Option<&'a Sidecars>,
+    /// What Kubernetes says of the cluster's objects, oldest first.
+    pub warnings: &'a [Warning],
+    /// What could not be looked at, each in a sentence that says why.
+    pub unseen: &'a [String],
     /// The time.
     pub now: Timestamp,
 }
@@ -65,17 +79,18 @@ pub fn status(sight: &Sight) -> KvClusterStatus {
     let wanted = sight.cluster.spec.replicas;
     let mut pods: Vec<&Pod> = sight.pods.iter().collect();
     pods.sort_by_key(|pod| (ordinal(&pod.name_any()), pod.name_any()));
-    let members: Vec<MemberStatus> = pods.iter().map(|pod| member(sight, pod)).collect();
+    let members: Vec<MemberStatus> = pods.iter().map(|pod| member(sight, &before, pod)).collect();
     let ready = members.iter().filter(|member| member.ready).count();
     let ready_replicas = i32::try_from(ready).unwrap_or(i32::MAX);
     let replicas = i32::try_from(members.len()).unwrap_or(i32::MAX);
 
     let progressing = progressing(sight, &before, replicas, ready_replicas);
     let available = available(sight, &before, ready_replicas);
-    let degraded = degraded(sight, &before, &pods, &progressing, &available);
+    let data = data::data(sight, &before, &members);
+    let degraded = degraded(sight, &before, &pods, &members, data.as_ref(), &progressing, &available);
 
     let generation = sight.cluster.metadata.generation.unwrap_or_default();
-    let conditions = [available, progressing, degraded]
+    let conditions = [available, progressing, degraded, redundant(sight)]
         .map(|verdict| verdict.condition(&before.conditions, generation, sight.now))
         .into();
     KvClusterStatus {
@@ -86,12 +101,34 @@ pub fn status(sight: &Sight) -> KvClusterStatus {
         ready: format!("{ready_replicas}/{wanted}"),
         selector: labels::selector_text(&name),
         keys: members.iter().filter_map(|member| member.keys).max(),
+        data,
         converged: replicas == wanted && ready_replicas == wanted && converged(sight),
         version: versions(&members),
-        sidecars: sight.sidecars.status(),
+        sidecars: sidecars(sight, &before),
         encryption: keys(sight),
         members,
     }
+}
+
+fn sidecars(sight: &Sight, before: &KvClusterStatus) -> SidecarStatus {
+    let known = before.sidecars.clone();
+    let Some(now) = sight.sidecars.map(Sidecars::status) else { return known };
+    // Kills stay known after their pods are gone, or an older one would be news again.
+    SidecarStatus { oom_killed_at: now.oom_killed_at.max(known.oom_killed_at), ..now }
+}
+
+/// The status of a cluster that could not be looked at: as it was, and that nothing is known of how it is now.
+pub fn unseen(cluster: &KvCluster, why: &str, now: Timestamp) -> KvClusterStatus {
+    let before = cluster.status.clone().unwrap_or_default();
+    let generation = cluster.metadata.generation.unwrap_or_default();
+    let verdict = |type_| Verdict { type_, truth: Truth::Unknown, reason: NOT_SEEN, message: why.to_owned() };
+    let mut conditions = before.conditions.clone();
+    for type_ in [condition::DEGRADED, condition::REDUNDANT] {
+        let unknown = verdict(type_).condition(&before.conditions, generation, now);
+        conditions.retain(|condition| condition.type_ != type_);
+        conditions.push(unknown);
+    }
+    KvClusterStatus { conditions, ..before }
 }
 
 /// Whether a cluster is at rest, so that looking at it now and then is enough.
@@ -109,18 +146,39 @@ pub fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Conditio
     conditions.iter().find(|condition| condition.type_ == type_)
 }
 
+/// Something that is wrong: its reason, and what to do.
+type Trouble = (&'static str, String);
+
+/// Whether a condition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Truth {
+    True,
+    False,
+    Unknown,
+}
+
+impl From<bool> for Truth {
+    fn from(holds: bool) -> Self {
+        if holds { Self::True } else { Self::False }
+    }
+}
+
 /// A condition before it is compared with what it was.
 #[derive(Clone, Debug)]
 struct Verdict {
     type_: &'static str,
-    holds: bool,
+    truth: Truth,
     reason: &'static str,
     message: String,
 }
 
 impl Verdict {
     fn condition(self, before: &[Condition], generation: i64, now: Timestamp) -> Condition {
-        let status = if self.holds { "True" } else { "False" };
+        let status = match self.truth {
+            Truth::True => "True",
+            Truth::False => "False",
+            Truth::Unknown => "Unknown",
+        };
         let since = find(before, self.type_)
             .filter(|before| before.status == status)
             .map_or_else(|| Time(whole_seconds(now)), |before| before.last_transition_time.clone());
