@@ -42,8 +42,7 @@ fn applied_it_becomes_available_and_its_columns_tell() {
         // Not at the first look: an answer may have been late in just that moment.
         until("each condition as at rest", async || {
             let status = t.get("demo").await?.status.unwrap_or_default();
-            let rest =
-                [("Available", "True"), ("Progressing", "False"), ("Degraded", "False"), ("Redundant", "True")];
+            let rest = [("Available", "True"), ("Progressing", "False"), ("Degraded", "False"), ("Redundant", "True")];
             for (kind, wanted) in rest {
                 let condition = status.conditions.iter().find(|condition| condition.type_ == kind);
                 ensure!(
