@@ -123,6 +123,9 @@ pub struct Status {
     pub returns: u64,
     /// The nodes that it refuses because their clock and its own are too far apart.
     pub skewed: Vec<SkewedPeer>,
+    /// When the map that the node holds was founded; none until it has one. Later than before: the former map is gone, or
+    /// two maps were merged.
+    pub founded_at: Option<SystemTime>,
 }
 
 /// A node that is refused because its clock and the answering one's are too far apart.
@@ -279,6 +282,7 @@ pub(crate) fn status(wire: v1::StatusResponse) -> Result<Status, Error> {
         overfull: wire.overfull,
         returns: wire.returns,
         skewed: wire.skewed.into_iter().map(|v1::SkewedPeer { name, reason }| SkewedPeer { name, reason }).collect(),
+        founded_at: wire.founded_at.and_then(|at| SystemTime::try_from(at).ok()),
     })
 }
 

@@ -14,7 +14,7 @@ pub use access::{Access, AccessRule, ServiceAccounts};
 pub use discovery::{Discovery, DnsDiscovery, KubernetesDiscovery, NatsDiscovery, SecretKey, StaticDiscovery};
 pub use security::{CertificateRef, Encryption, IssuerRef, KeyFileRef, OperatorAuthority, Tls};
 pub use spec::{KvCluster, KvClusterSpec, MAX_NAME, MAX_REPLICAS, Resources};
-pub use status::{EncryptionStatus, KvClusterStatus, MemberStatus, SidecarStatus, condition};
+pub use status::{DataStatus, EncryptionStatus, KvClusterStatus, LostData, MemberStatus, SidecarStatus, condition};
 
 use kube::CustomResourceExt;
 

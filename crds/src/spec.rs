@@ -47,6 +47,7 @@ pub const MAX_REPLICAS: i32 = 64;
     printcolumn(name = "Keys", type_ = "integer", json_path = ".status.keys", description = "Keys that the cluster holds"),
     printcolumn(name = "Converged", type_ = "boolean", json_path = ".status.converged", description = "Whether all members hold the same"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Version that the members run"),
+    printcolumn(name = "Redundant", type_ = "string", priority = 1, json_path = ".status.conditions[?(@.type=='Redundant')].status", description = "Whether any one pod or Kubernetes node may fail and no key is lost"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 52 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("choose a metadata.name of at most 52 lower-case letters, digits and dashes that starts with a letter and ends with a letter or digit: Services and pods are named after it"),

@@ -2,7 +2,7 @@
 //!
 //! Knows nothing of how the numbers are found.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -12,8 +12,10 @@ pub mod condition {
     pub const AVAILABLE: &str = "Available";
     /// A change that was asked for is under way.
     pub const PROGRESSING: &str = "Progressing";
-    /// Something is wrong that a person may have to mend; the message says what.
+    /// Something is wrong that a person may have to mend; the message says what. Unknown: not everything could be looked at.
     pub const DEGRADED: &str = "Degraded";
+    /// Any one pod or Kubernetes node may fail and no key is lost.
+    pub const REDUNDANT: &str = "Redundant";
 }
 
 /// What the operator last saw.
@@ -21,7 +23,7 @@ pub mod condition {
 #[serde(rename_all = "camelCase")]
 pub struct KvClusterStatus {
     /// Available: the cluster serves. Progressing: a change is under way. Degraded: something is wrong; the message says
-    /// what and what to do.
+    /// what and what to do. Redundant: any one pod or Kubernetes node may fail and no key is lost.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -47,6 +49,9 @@ pub struct KvClusterStatus {
     /// Keys that the cluster holds: the most that any member counts. Unset while no member answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<i64>,
+    /// The map that the members hold, as last seen: it stays while no member answers. Unset before a member has told of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataStatus>,
     /// Whether all members are ready and hold the same, or lag less than two seconds behind.
     #[serde(default)]
     pub converged: bool,
@@ -59,6 +64,34 @@ pub struct KvClusterStatus {
     /// The keys that members encrypt with. Unset without encryption, and while no member answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<EncryptionStatus>,
+}
+
+/// The map that the members hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DataStatus {
+    /// When the map was founded: it holds what was written since, and nothing older. Another moment than before: the former
+    /// map is gone (see lost), or two maps that were apart were merged.
+    pub founded_at: MicroTime,
+    /// Keys that the map held when it was last seen.
+    #[serde(default)]
+    pub keys: i64,
+    /// The last map of this cluster that was lost with keys in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<LostData>,
+}
+
+/// A map that is gone: the members that held it ended, and others began an empty one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LostData {
+    /// When the lost map was founded.
+    pub founded_at: MicroTime,
+    /// Keys that it held when it was last seen.
+    #[serde(default)]
+    pub keys: i64,
+    /// When the operator found it gone.
+    pub noticed_at: Time,
 }
 
 /// The keys that members encrypt with, by names that tell nothing of them.
@@ -101,16 +134,25 @@ pub struct MemberStatus {
     /// Kubernetes node that the pod runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// Identity of the member's process; a new one at each start.
+    /// Identity of the member's process; a new one at each start. As last told, while the member does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
+    /// When the map that the member holds was founded. As last told, while the member does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub founded_at: Option<MicroTime>,
+    /// Since when the member does not answer though its pod is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent_since: Option<Time>,
+    /// When the member's container was last killed for want of memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_killed_at: Option<Time>,
     /// Ways of discovery by which the other members found it, with commas. Unset: none of them did, or none says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found_by: Option<String>,
 }
 
 /// Application pods labelled for this cluster.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SidecarStatus {
     /// Pods that have their sidecar.
@@ -119,4 +161,10 @@ pub struct SidecarStatus {
     /// Pods that came through without: delete them, so that they are made anew with one.
     #[serde(default)]
     pub missing: i32,
+    /// Pods whose sidecar does not run: see the Degraded condition.
+    #[serde(default)]
+    pub failing: i32,
+    /// When a sidecar was last killed for want of memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_killed_at: Option<Time>,
 }

@@ -25,7 +25,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{PartialObjectMeta, Patch, PatchParams},
+    api::{Patch, PatchParams},
 };
 use kube_runtime::{
     Config, Controller, PredicateConfig, WatchStreamExt,
@@ -42,6 +42,7 @@ use crate::{
     access::{self, AccessError},
     apply::{self, ApplyError, Outcome},
     encryption::{self, keep::KeysError},
+    events,
     fetch::{self, FetchError, Live},
     labels,
     metrics::{End, Metrics},
@@ -51,7 +52,7 @@ use crate::{
     status::{self, Obstacle, Sight},
     tls::{self, keep::TlsError},
     validate::{self, ValidatedCluster},
-    webhook::count::{self, CountError},
+    webhook::count::{self, CountError, Watched},
 };
 
 /// Clusters reconciled at the same time.
@@ -105,6 +106,7 @@ pub struct Context {
     metrics: Metrics,
     poller: Poller,
     told: count::Warned,
+    applications: Watched,
     failures: Mutex<HashMap<ObjectRef<KvCluster>, u32>>,
 }
 
@@ -126,6 +128,7 @@ impl Context {
             metrics,
             poller: Poller::default(),
             told: count::Warned::default(),
+            applications: Watched::default(),
             failures: Mutex::default(),
         }
     }
@@ -148,6 +151,8 @@ pub async fn run(context: Context, ready: Arc<AtomicBool>, shutdown: impl Future
         })
         .applied_objects()
         .predicate_filter(predicates::generation, PredicateConfig::default());
+    let (watched, changes) = count::watch(scope(&context));
+    let context = Context { applications: watched, ..context };
     let owned = || watcher::Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::OPERATOR));
     let members = watcher::Config::default().labels(labels::MEMBER_OF);
     Controller::for_stream(clusters, reader)
@@ -160,7 +165,7 @@ pub async fn run(context: Context, ready: Arc<AtomicBool>, shutdown: impl Future
         .owns(scope::<StatefulSet>(&context), owned())
         .owns(scope::<PodDisruptionBudget>(&context), owned())
         .watches(scope::<Pod>(&context), members, cluster_of_member)
-        .watches(scope::<PartialObjectMeta<Pod>>(&context), count::watch_config(), count::cluster_of)
+        .watches_stream(changes, count::cluster_of)
         .graceful_shutdown_on(shutdown)
         .run(reconcile, retry, Arc::new(context))
         .for_each(|outcome| async {
@@ -231,7 +236,19 @@ async fn reconcile_once(context: &Context, namespace: &str, name: &str) -> Resul
         // The garbage collector takes what is owned; making it again would be in its way.
         return Ok(Action::await_change());
     }
-    let live = Box::pin(fetch::live(client, namespace, name)).await?;
+    let live = match Box::pin(fetch::live(client, namespace, name)).await {
+        Ok(live) => live,
+        Err(error) => {
+            // "Nothing is wrong" would stand there for as long as this lasts.
+            let unseen = status::unseen(&cluster, &error.to_string(), Timestamp::now());
+            if cluster.status.as_ref() != Some(&unseen)
+                && let Err(error) = write_status(context, &cluster, namespace, &unseen).await
+            {
+                tracing::warn!(namespace, cluster = name, %error, "the status goes on to say what is not known any more");
+            }
+            return Err(error.into());
+        }
+    };
 
     let mut failure = None;
     let mut obstacle = None;
@@ -294,7 +311,14 @@ async fn observe(
     let (client, name) = (&context.client, cluster.name_any());
     let namespace = cluster.namespace().unwrap_or_default();
     let answers = context.poller.poll(addresses(&live.pods)).await;
-    let sidecars = count::sidecars(client, &namespace, &name).await?;
+    let now = Timestamp::now();
+    let mut unseen = Vec::new();
+    let sidecars = context.applications.sidecars(client, &namespace, &name, now).await;
+    let sidecars = sidecars.map_err(|error| unseen.push(error.to_string())).ok();
+    let warnings = events::look(client, &namespace, &waiting(&live.pods)).await.unwrap_or_else(|error| {
+        unseen.push(format!("events cannot be read, check that the operator may list events: {error}"));
+        Vec::new()
+    });
     let after = status::status(&Sight {
         cluster,
         obstacle,
@@ -303,20 +327,29 @@ async fn observe(
         changed: outcome == Outcome::Updated,
         pods: &live.pods,
         answers: &answers,
-        sidecars: &sidecars,
-        now: Timestamp::now(),
+        sidecars: sidecars.as_ref(),
+        warnings: &warnings,
+        unseen: &unseen,
+        now,
     });
     if cluster.status.as_ref() != Some(&after) {
         write_status(context, cluster, &namespace, &after).await?;
     }
     let before = cluster.status.clone().unwrap_or_default();
-    for notice in notice::notices(cluster, live.stateful_set.as_ref(), outcome, &before, &after) {
+    for notice in notice::notices(cluster, live.stateful_set.as_ref(), outcome, &before, &after, sidecars.as_ref()) {
         tracing::info!(namespace, cluster = name, reason = notice.reason, "{}", notice.note);
         context.metrics.wrote("Event");
         notice::publish(client, cluster, &notice).await.map_err(|error| ReconcileError::Event(Box::new(error)))?;
     }
-    context.told.tell(client, &namespace, &name, &sidecars).await?;
+    if let Some(sidecars) = &sidecars {
+        context.told.tell(client, &namespace, &name, sidecars).await?;
+    }
     Ok(after)
+}
+
+/// The member pods that are not ready: of these what Kubernetes says is of interest.
+fn waiting(pods: &[Pod]) -> Vec<String> {
+    pods.iter().filter(|pod| !status::is_ready(pod)).map(ResourceExt::name_any).collect()
 }
 
 async fn write_status(

@@ -10,6 +10,8 @@ pub const OPERATOR: &str = "kvasir-operator";
 pub const MEMBER_OF: &str = "kvasir.dev/member-of";
 /// Label that says who looks after an object.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Annotation of a `KvCluster` that takes a loss of data out of its Degraded condition: `status.data.lost.foundedAt`.
+pub const ACKNOWLEDGE_DATA_LOSS: &str = "kvasir.dev/acknowledge-data-loss";
 /// Annotation on applied objects: a hash of what was last applied.
 pub const APPLIED: &str = "kvasir.dev/applied";
 /// Annotation on the pod template: a hash of the node's configuration, so that a change of it restarts the pods.

@@ -10,6 +10,7 @@ pub mod apply;
 pub mod certs;
 pub mod controller;
 pub mod encryption;
+pub mod events;
 pub mod fetch;
 pub mod labels;
 pub mod metrics;

@@ -6,7 +6,7 @@
 
 use k8s_openapi::{
     api::{apps::v1::StatefulSet, events::v1::Event},
-    apimachinery::pkg::apis::meta::v1::MicroTime,
+    apimachinery::pkg::apis::meta::v1::{MicroTime, Time},
     jiff::Timestamp,
 };
 use kube::{
@@ -15,10 +15,12 @@ use kube::{
 };
 use kvasir_crds::{KvCluster, KvClusterStatus, condition};
 
-use crate::{apply::Outcome, labels, status};
+use crate::{apply::Outcome, labels, status, webhook::count::Sidecars};
 
 /// The longest note that the API server takes.
 const LONGEST_NOTE: usize = 1024;
+/// The most kills of sidecars that are told of one by one.
+const MOST_KILLS: usize = 10;
 
 /// Something to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +40,7 @@ pub fn notices(
     outcome: Outcome,
     before: &KvClusterStatus,
     after: &KvClusterStatus,
+    sidecars: Option<&Sidecars>,
 ) -> Vec<Notice> {
     let mut notices = Vec::new();
     let mut tell = |warning, reason: &str, note: String| {
@@ -61,13 +64,43 @@ pub fn notices(
     if was(condition::AVAILABLE) && !is(condition::AVAILABLE) {
         tell(true, "Unavailable", "no member is ready".to_owned());
     }
+    if let Some(data) = &after.data
+        && let Some(lost) = &data.lost
+        && before.data.as_ref().and_then(|data| data.lost.as_ref()) != Some(lost)
+    {
+        tell(true, status::DATA_LOST, status::describe(&cluster.name_any(), data, lost));
+    }
+    for member in &after.members {
+        let known = before.members.iter().find(|before| before.name == member.name);
+        if let Some(Time(at)) = &member.oom_killed_at
+            && known.and_then(|known| known.oom_killed_at.as_ref()).is_none_or(|known| known.0 < *at)
+        {
+            tell(true, status::OOM_KILLED, status::killed(&member.name, *at));
+        }
+    }
+    for (pod, at) in sidecars.iter().flat_map(|sidecars| &sidecars.killed).take(MOST_KILLS) {
+        if before.sidecars.oom_killed_at.as_ref().is_none_or(|known| known.0 < *at) {
+            tell(true, status::OOM_KILLED, status::killed(&format!("the sidecar of {pod}"), *at));
+        }
+    }
+    if let Some(now) = status::find(&after.conditions, condition::REDUNDANT).filter(|now| now.status == "False") {
+        let then = status::find(&before.conditions, condition::REDUNDANT);
+        let lasts =
+            now.reason == status::SINGLE_MEMBER || (now.reason == status::ONE_MACHINE && !is(condition::PROGRESSING));
+        // Of what passes with a start or a rollout, only that redundancy was lost is worth an event.
+        if was(condition::REDUNDANT) || (lasts && then.is_none_or(|then| then.reason != now.reason)) {
+            tell(true, "NotRedundant", now.message.clone());
+        }
+    }
     let degraded = |status: &KvClusterStatus| status::find(&status.conditions, condition::DEGRADED).cloned();
     if let Some(now) = degraded(after) {
         let same = degraded(before).is_some_and(|then| then.status == now.status && then.reason == now.reason);
-        if now.status == "True" && !same {
+        // Of these there is an event each time.
+        let told = [status::DATA_LOST, status::OOM_KILLED].contains(&now.reason.as_str());
+        if now.status == "True" && !same && !told {
             tell(true, &now.reason, now.message);
         } else if now.status == "False" && was(condition::DEGRADED) {
-            tell(false, "Recovered", "nothing is wrong any more".to_owned());
+            tell(false, "Recovered", now.message);
         }
     }
     notices
@@ -141,7 +174,7 @@ mod tests {
             spec: Some(StatefulSetSpec { replicas: Some(had), ..StatefulSetSpec::default() }),
             ..StatefulSet::default()
         };
-        let notices = notices(&cluster("{replicas: 3}"), Some(&set), outcome, before, after);
+        let notices = notices(&cluster("{replicas: 3}"), Some(&set), outcome, before, after, None);
         notices.into_iter().map(|notice| notice.reason).collect()
     }
 

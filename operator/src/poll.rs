@@ -32,6 +32,10 @@ const MAX_BYTES: usize = 1 << 20;
 pub struct NodeStatus {
     /// Identity of its process.
     pub origin: String,
+    /// Origins of the same process before it rejoined: what it held then it brought along.
+    pub former_origins: Vec<String>,
+    /// The founding that its map goes back to, once it has one.
+    pub founding: Option<FoundingStatus>,
     /// Its version.
     pub version: String,
     /// Where in its life it is.
@@ -56,6 +60,14 @@ pub struct NodeStatus {
     pub discovery: Vec<DiscoveryStatus>,
     /// The others, as it sees them.
     pub peers: Vec<PeerStatus>,
+}
+
+/// When a map began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct FoundingStatus {
+    /// Milliseconds since 1970.
+    pub at_ms: i64,
 }
 
 /// Another node, as a member sees it.
@@ -192,7 +204,7 @@ mod tests {
     async fn a_member_is_heard_whatever_its_version() {
         let answer = r#"{"name":"demo-0","origin":"ab","version":"9.9.9","phase":"ready","keys":12,"full":true,
             "fingerprint":"cd","lagMs":null,"discovery":[{"provider":"kubernetes","found":3,"error":"no"}],"new":1,
-            "encryption":{"primary":"0a","keys":["0a","0b"]},"reloads":{"encryption":{"times":2,"error":"bad"}},"certificates":{"client":{"notAfterMs":7}}}"#;
+            "encryption":{"primary":"0a","keys":["0a","0b"]},"founding":{"atMs":5,"by":"ab"},"formerOrigins":["aa"],"reloads":{"encryption":{"times":2,"error":"bad"}},"certificates":{"client":{"notAfterMs":7}}}"#;
         let address = serve(Router::new().route("/status", get(move || async move { answer }))).await;
         let status = Poller::default().ask(address).await.unwrap();
         assert_eq!((status.keys, status.full, status.lag_ms), (12, true, None));
@@ -200,6 +212,10 @@ mod tests {
         assert_eq!(status.encryption.unwrap().keys, ["0a", "0b"]);
         assert_eq!(status.reloads["encryption"].error.as_deref(), Some("bad"));
         assert_eq!(status.certificates["client"].not_after_ms, Some(7));
+        assert_eq!(
+            (status.founding, status.former_origins),
+            (Some(FoundingStatus { at_ms: 5 }), vec!["aa".to_owned()])
+        );
     }
 
     #[tokio::test]

@@ -204,7 +204,9 @@ async fn the_cluster_verbs_print_tables_and_json() {
     ] {
         assert!(status.text().lines().any(|it| it == line), "no '{line}' in\n{}", status.text());
     }
+    assert!(status.text().lines().any(|it| it.starts_with("founded:") && it.ends_with(" ago")), "{}", status.text());
     let status = kvctl(&node, &["-o", "json", "status"]).await.json();
+    assert_eq!(status["foundedAtMs"], json!(1_700_000_000_007_u64));
     assert_eq!((&status["phase"], &status["lagMs"]), (&json!("syncing"), &json!(12)));
     assert_eq!((&status["maxMemoryBytes"], &status["member"]), (&Json::Null, &first));
     assert_eq!(status["seats"], json!({"joining": 0, "member": 2, "evicted": 1, "ended": 0}));

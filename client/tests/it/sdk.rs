@@ -100,6 +100,7 @@ async fn the_cluster_calls_are_read_whole() {
     assert_eq!(status.discovery[0].error.as_deref(), Some("no such name"));
     assert_eq!((status.seats["member"], status.seats["evicted"], status.seats.len()), (2, 1, 4));
     assert_eq!((status.collected_age, status.overfull, status.returns), (Some(Duration::from_secs(7)), true, 4));
+    assert_eq!(status.founded_at, Some(UNIX_EPOCH + Duration::from_millis(1_700_000_000_007)));
     let skewed = SkewedPeer { name: "demo-2".into(), reason: "its clock is 90s ahead of ours".into() };
     assert_eq!(status.skewed, [skewed]);
 }

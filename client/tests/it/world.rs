@@ -481,6 +481,7 @@ impl Cluster for Node {
             collected_age: Some(Duration::from_secs(7).try_into().unwrap()),
             overfull: true,
             returns: 4,
+            founded_at: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 7_000_000 }),
             skewed: vec![v1::SkewedPeer {
                 name: "demo-2".to_owned(),
                 reason: "its clock is 90s ahead of ours".to_owned(),

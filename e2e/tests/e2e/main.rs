@@ -13,3 +13,4 @@ mod failures;
 mod operator;
 mod security;
 mod sidecar;
+mod status;

@@ -101,6 +101,10 @@ impl Scrape {
         )?;
         let by_state = SEAT_STATES.iter().map(|(_, name)| *name).zip(stats.seats.map(|count| count as f64));
         page.gauges("seats", "Seats of the roster, by state", "state", by_state)?;
+        if let Some(founding) = stats.founding {
+            let help = "When the map that this node holds was founded, seconds since 1970; absent until it has one";
+            page.gauge("founded_timestamp_seconds", help, founding.at_ms as f64 / 1000.0)?;
+        }
         if let Some(age) = stats.collected_age {
             let help = "How old the stamp is up to which deletes are forgotten; absent while none are";
             page.gauge("collected_age_seconds", help, age.as_secs_f64())?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::api::overview::{Overview, Peer};
-use crate::engine::SEAT_STATES;
+use crate::engine::{Founding, SEAT_STATES};
 use crate::reload::Reload;
 use crate::tls::Expiry;
 
@@ -29,6 +29,12 @@ pub struct Status {
     pub reason: String,
     /// When its process started, milliseconds since 1970.
     pub started_at_ms: u64,
+    /// Origins under which the same process ran before it rejoined, latest last, the last eight: what it held then it
+    /// brought along.
+    pub former_origins: Vec<String>,
+    /// The founding that its map goes back to; `null` until it has a map. Another one than before: what the former map
+    /// held is gone, or the two maps were merged.
+    pub founding: Option<FoundingStatus>,
     /// Live keys.
     pub keys: u64,
     /// Deleted and expired keys still remembered.
@@ -65,6 +71,16 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// The discovery providers.
     pub discovery: Vec<ProviderStatus>,
+}
+
+/// When a map began, and by whom.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FoundingStatus {
+    /// When, milliseconds since 1970.
+    pub at_ms: u64,
+    /// The process that founded it.
+    pub by: String,
 }
 
 /// A node that has no link for its clock, or this one's.
@@ -158,6 +174,8 @@ impl Status {
             phase: overview.phase().as_str(),
             reason: overview.reason(),
             started_at_ms: me.started_ms,
+            former_origins: stats.former_origins.iter().map(|origin| format!("{origin:016x}")).collect(),
+            founding: stats.founding.map(|Founding { at_ms, by }| FoundingStatus { at_ms, by: format!("{by:016x}") }),
             keys: stats.keys,
             tombstones: stats.tombstones,
             memory_bytes: stats.memory_bytes,

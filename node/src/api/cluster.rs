@@ -93,6 +93,7 @@ impl cluster_server::Cluster for Cluster {
             overfull: stats.overfull,
             returns: stats.counters.returns,
             skewed: self.overview.skewed().into_iter().map(|(name, reason)| SkewedPeer { name, reason }).collect(),
+            founded_at: stats.founding.map(|founding| timestamp(founding.at_ms)),
         }))
     }
 }
@@ -109,6 +110,13 @@ fn duration(given: Duration) -> prost_types::Duration {
     }
 }
 
+fn timestamp(ms: u64) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: i64::try_from(ms / 1000).expect("an u64 of milliseconds fits an i64 of seconds"),
+        nanos: i32::try_from(ms % 1000 * 1_000_000).expect("less than a second"),
+    }
+}
+
 fn member(peer: Peer) -> Member {
     let Peer { id, state, linked, found_by } = peer;
     let state = match state {
@@ -121,10 +129,7 @@ fn member(peer: Peer) -> Member {
         role: role(id.role).into(),
         peer_address: id.peer_address.to_string(),
         state: state.into(),
-        started_at: Some(prost_types::Timestamp {
-            seconds: i64::try_from(id.started_ms / 1000).expect("an u64 of milliseconds fits an i64 of seconds"),
-            nanos: i32::try_from(id.started_ms % 1000 * 1_000_000).expect("less than a second"),
-        }),
+        started_at: Some(timestamp(id.started_ms)),
         version: id.version,
         linked,
         found_by: found_by.unwrap_or_default().to_owned(),

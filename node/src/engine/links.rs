@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{Engine, Inner, TICK, wall_ms};
+use super::{Engine, FORMER_ORIGINS_KEPT, Inner, TICK, wall_ms};
 use crate::replica::{LinkId, PeerId, Violation};
 
 /// How often a link must have had nothing to send until what was due when the
@@ -116,6 +116,10 @@ impl Engine {
         }
         let (before, id) = (inner.origin, inner.replica.id());
         inner.origin = id.origin;
+        if inner.former_origins.len() == FORMER_ORIGINS_KEPT {
+            inner.former_origins.pop_front();
+        }
+        inner.former_origins.push_back(before);
         let (why, entries) = (inner.replica.ended_because(), inner.replica.brought());
         warn!(
             before = format!("{before:016x}"),

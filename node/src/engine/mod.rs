@@ -10,7 +10,7 @@ mod links;
 mod wait;
 mod watching;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -38,6 +38,8 @@ const TICK: Duration = Duration::from_millis(20);
 const LIST_STEP: usize = 4096;
 /// Evictions that are kept for a listener who has not taken them yet.
 const EVICTIONS_KEPT: usize = 256;
+/// Former origins of this process that are kept for the status; the oldest go first.
+const FORMER_ORIGINS_KEPT: usize = 8;
 
 /// Where a seat can be in its life, with the name that metrics and status use.
 pub const SEAT_STATES: [(SeatState, &str); 4] = [
@@ -131,6 +133,15 @@ pub enum WriteError {
     Full(#[from] Full),
 }
 
+/// The founding that a map goes back to: it holds what was written since, and nothing older.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Founding {
+    /// When it was, milliseconds since 1970.
+    pub at_ms: u64,
+    /// The process that founded.
+    pub by: u64,
+}
+
 /// Figures for status and metrics.
 #[derive(Clone, Debug)]
 pub struct Stats {
@@ -152,6 +163,10 @@ pub struct Stats {
     pub linked: Vec<u64>,
     /// Seats of the roster in each [state](SEAT_STATES).
     pub seats: [usize; SEAT_STATES.len()],
+    /// The founding that this node's map goes back to; `None` before it has a map.
+    pub founding: Option<Founding>,
+    /// Origins under which this process ran before it rejoined, latest last.
+    pub former_origins: Vec<u64>,
     /// How long ago the stamp was up to which deletes are forgotten; `None`
     /// while none are.
     pub collected_age: Option<Duration>,
@@ -182,6 +197,8 @@ struct Inner {
     leaving: bool,
     /// What the replica's origin was when it was last looked at.
     origin: u64,
+    /// The origins before that one, latest last; at most [`FORMER_ORIGINS_KEPT`].
+    former_origins: VecDeque<u64>,
     /// The tasks that carry the links.
     links: BTreeMap<LinkId, LinkTask>,
     watchers: BTreeMap<u64, Watcher>,
@@ -267,6 +284,7 @@ impl Engine {
             draining: false,
             leaving: false,
             origin: options.origin,
+            former_origins: VecDeque::new(),
             links: BTreeMap::new(),
             watchers: BTreeMap::new(),
             next_watch: 0,
@@ -579,6 +597,10 @@ impl Engine {
                 .map(|lag| Duration::from_millis(lag.min(now_ms.saturating_sub(self.started_ms)))),
             linked: inner.replica.linked().collect(),
             seats: SEAT_STATES.map(|(state, _)| inner.replica.seats().filter(|(_, seat)| seat.state == state).count()),
+            founding: Some(inner.replica.founding())
+                .filter(|(stamp, _)| *stamp > 0)
+                .map(|(stamp, by)| Founding { at_ms: ms_of(stamp), by }),
+            former_origins: inner.former_origins.iter().copied().collect(),
             collected_age: Some(inner.replica.collected())
                 .filter(|stamp| *stamp > 0)
                 .map(|stamp| Duration::from_millis(now_ms.saturating_sub(ms_of(stamp)))),

@@ -60,6 +60,16 @@ fn a_full_node_refuses_puts_and_takes_deletes() {
 }
 
 #[test]
+fn founding_is_shown_once_there_is_a_map() {
+    assert_eq!(Engine::new(&options(7, None)).stats().founding, None, "it has no map yet");
+    let before = wall_ms();
+    let founding = alone(None).stats().founding.unwrap();
+    assert!(founding.by == 7 && (before..=wall_ms()).contains(&founding.at_ms), "{founding:?}");
+    let (a, b, _) = pair();
+    assert_eq!(a.stats().founding, b.stats().founding, "one map, one founding");
+}
+
+#[test]
 fn a_draining_node_serves_reads_only() {
     let engine = alone(None);
     engine.put("k", &Bytes::from_static(b"v"), None).unwrap();
@@ -298,6 +308,7 @@ fn one_whose_seat_was_ended_drops_its_links_and_takes_another_origin() {
     assert_ne!(b.origin(), 8);
     assert!(identity.has_changed().unwrap());
     assert_eq!((b.stats().counters.returns, identity.borrow().returning), (1, true));
+    assert_eq!(b.stats().former_origins, [8]);
     assert!(b.link_up(8, a.id()).is_none(), "a handshake as the old one is void");
 }
 

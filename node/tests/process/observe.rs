@@ -166,6 +166,10 @@ async fn the_status_document_has_what_the_operator_reads() {
     assert_eq!((number("keys"), number("tombstones"), number("maxMemoryBytes")), (1, 1, 0));
     assert!(number("memoryBytes") > 0 && number("startedAtMs") > 1_700_000_000_000);
     assert_eq!(status["full"], false);
+    let founding = &status["founding"];
+    assert!(founding["atMs"].as_u64().is_some_and(|at| at > 1_700_000_000_000), "{status}");
+    assert_eq!((founding["by"].as_str().map(str::len), &status["formerOrigins"]), (Some(16), &serde_json::json!([])));
+    assert_eq!(*founding, nodes[1].status().await["founding"], "both hold one map");
     assert!(number("lagMs") < 2_000, "{status}");
     let peer = &status["peers"][0];
     assert_eq!((&peer["name"], &peer["role"], &peer["state"]), (&"n1".into(), &"member".into(), &"alive".into()));

@@ -30,6 +30,8 @@ pub const CLIENT_PORT: i32 = 7070;
 pub const PEER_PORT: i32 = 7071;
 /// Port of health, metrics and status.
 pub const ADMIN_PORT: i32 = 7072;
+/// Name of the container in member pods.
+pub const CONTAINER: &str = "kvasir";
 
 /// Everything that a cluster is made of.
 #[derive(Clone, Debug, PartialEq)]

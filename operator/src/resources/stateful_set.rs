@@ -21,7 +21,7 @@ use k8s_openapi::{
     },
 };
 
-use super::{ADMIN_PORT, CLIENT_PORT, PEER_PORT, config_map, discovery, headless_service, metadata};
+use super::{ADMIN_PORT, CLIENT_PORT, CONTAINER, PEER_PORT, config_map, discovery, headless_service, metadata};
 use crate::{
     access,
     encryption::{self, KeyFile},
@@ -137,7 +137,7 @@ fn container(cluster: &ValidatedCluster) -> Container {
     let certificate = cluster.tls.as_ref().map(|_| tls::mount());
     let clients = cluster.access.as_ref().and_then(access::mount);
     Container {
-        name: "kvasir".to_owned(),
+        name: CONTAINER.to_owned(),
         image: Some(cluster.image.clone()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         command: Some(vec![

@@ -6,39 +6,57 @@
 //! # For the controller
 //!
 //! ```text
-//! // Reconcile a cluster when one of its application pods changes:
-//! controller.watches(Api::<PartialObjectMeta<Pod>>::all(client), count::watch_config(), count::cluster_of)
+//! // Once: the watch feeds a store, and its changes are a reason to look at a cluster again.
+//! let (watched, changes) = count::watch(Api::<Pod>::all(client));
+//! controller.watches_stream(changes, count::cluster_of)
 //!
 //! // In the status step, with one `count::Warned` for the controller's life:
-//! let sidecars = count::sidecars(&client, namespace, name).await?;
+//! let sidecars = watched.sidecars(&client, namespace, name, now).await?;
 //! status.sidecars = sidecars.status();
 //! warned.tell(&client, namespace, name, &sidecars).await?;  // writes once for each pod without a sidecar
 //! ```
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
+use futures::{Stream, StreamExt};
 use k8s_openapi::{
     api::{
-        core::v1::{ObjectReference, Pod},
+        core::v1::{Container, ContainerStatus, ObjectReference, Pod, PodSpec, PodStatus},
         events::v1::Event,
     },
-    apimachinery::pkg::apis::meta::v1::MicroTime,
-    jiff::Timestamp,
+    apimachinery::pkg::apis::meta::v1::{MicroTime, Time},
+    jiff::{SignedDuration, Timestamp},
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{ListParams, ObjectMeta, PartialObjectMeta, PostParams},
+    api::{ListParams, ObjectMeta, PostParams},
 };
-use kube_runtime::{reflector::ObjectRef, watcher};
+use kube_runtime::{
+    WatchStreamExt,
+    reflector::{self, ObjectRef, Store},
+    watcher,
+};
 use kvasir_crds::{KvCluster, SidecarStatus};
 use parking_lot::Mutex;
 
 use super::{CLUSTER_LABEL, INJECT_ANNOTATION, SIDECAR_NAME};
+use crate::status::{GRACE, broken, oom_killed, waiting};
 
 /// Reason of the event on a pod without its sidecar.
 pub const REASON: &str = "SidecarMissing";
+/// What the keys of this project's labels and annotations begin with.
+const PREFIX: &str = "kvasir.dev/";
 /// Who says so.
 const CONTROLLER: &str = "kvasir.dev/operator";
+
+/// How long a sidecar may run until it holds what the members hold and lets its application start.
+const STARTS_WITHIN: SignedDuration = SignedDuration::from_secs(30);
 
 /// Why the pods could not be counted or told.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +86,21 @@ pub struct Sidecars {
     pub injected: usize,
     /// Those that should have one and have not, by name.
     pub missing: Vec<Missing>,
+    /// Those whose sidecar does not run, by name.
+    pub failing: Vec<Failing>,
+    /// When sidecars were last killed for want of memory, with the names of their pods, the latest first.
+    pub killed: Vec<(String, Timestamp)>,
+    /// When the newest pod of each owner was created, by the owner's name.
+    pub newest: BTreeMap<String, Timestamp>,
+}
+
+/// A pod whose sidecar does not run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Failing {
+    /// Its name.
+    pub name: String,
+    /// Why, and what to do.
+    pub why: String,
 }
 
 /// A pod that came through without its sidecar.
@@ -87,38 +120,159 @@ impl Sidecars {
     /// The numbers, for the status.
     pub fn status(&self) -> SidecarStatus {
         let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
-        SidecarStatus { injected: number(self.injected), missing: number(self.missing.len()) }
+        SidecarStatus {
+            injected: number(self.injected),
+            missing: number(self.missing.len()),
+            failing: number(self.failing.len()),
+            oom_killed_at: self.killed.first().map(|(_, at)| Time(*at)),
+        }
     }
 }
 
-/// Looks at every application pod of a cluster that is not finished, not going, and has not declined.
-pub async fn sidecars(client: &Client, namespace: &str, cluster: &str) -> Result<Sidecars, CountError> {
+/// The application pods of all clusters, as a watch tells of them: cut down to what is looked at, so that thousands of them
+/// take little memory and looking at them costs no request.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    pods: Store<Pod>,
+    /// Whether the watch listed them and did not break since.
+    is_whole: Arc<AtomicBool>,
+}
+
+impl Default for Watched {
+    /// Before there is a watch.
+    fn default() -> Self {
+        Self { pods: reflector::store().0, is_whole: Arc::default() }
+    }
+}
+
+/// Begins the watch; it goes on while the stream is read.
+pub fn watch(pods: Api<Pod>) -> (Watched, impl Stream<Item = Result<Pod, watcher::Error>> + Send + 'static) {
+    follow(watcher(pods, watch_config()).default_backoff())
+}
+
+fn follow(
+    events: impl Stream<Item = watcher::Result<watcher::Event<Pod>>> + Send + 'static,
+) -> (Watched, impl Stream<Item = Result<Pod, watcher::Error>> + Send + 'static) {
+    let (reader, writer) = reflector::store();
+    let is_whole = Arc::new(AtomicBool::new(false));
+    let watched = Watched { pods: reader, is_whole: is_whole.clone() };
+    let changes = events
+        .modify(cut)
+        .reflect(writer)
+        .inspect(move |event| match event {
+            // A list that began is not whole before its end.
+            Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
+            Ok(_) => is_whole.store(true, Ordering::Release),
+            Err(_) => is_whole.store(false, Ordering::Release),
+        })
+        .touched_objects();
+    (watched, changes)
+}
+
+impl Watched {
+    /// Looks at every application pod of a cluster that is not finished, not going, and has not declined. While the watch is
+    /// broken the API server is asked: what the watch told of last may be long ago.
+    pub async fn sidecars(
+        &self,
+        client: &Client,
+        namespace: &str,
+        cluster: &str,
+        now: Timestamp,
+    ) -> Result<Sidecars, CountError> {
+        if !self.is_whole.load(Ordering::Acquire) {
+            return list(client, namespace, cluster, now).await;
+        }
+        let pods = self.pods.state_filter(|pod| {
+            let labelled = pod.labels().get(CLUSTER_LABEL).is_some_and(|name| name == cluster);
+            labelled && pod.metadata.namespace.as_deref() == Some(namespace)
+        });
+        Ok(count(pods.iter().map(AsRef::as_ref), now))
+    }
+}
+
+async fn list(client: &Client, namespace: &str, cluster: &str, now: Timestamp) -> Result<Sidecars, CountError> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let params = ListParams::default().labels(&format!("{CLUSTER_LABEL}={cluster}"));
     let pods = pods
         .list(&params)
         .await
         .map_err(|source| CountError::List { cluster: format!("{namespace}/{cluster}"), source: Box::new(source) })?;
-    Ok(count(&pods.items))
+    Ok(count(&pods.items, now))
 }
 
-/// Which pods the controller has to watch.
-pub fn watch_config() -> watcher::Config {
+/// Leaves of a pod what is looked at.
+fn cut(pod: &mut Pod) {
+    let metadata = std::mem::take(&mut pod.metadata);
+    let ours = |map: Option<BTreeMap<String, String>>| {
+        let mut map = map?;
+        map.retain(|key, _| key.starts_with(PREFIX));
+        Some(map)
+    };
+    pod.metadata = ObjectMeta {
+        name: metadata.name,
+        namespace: metadata.namespace,
+        uid: metadata.uid,
+        resource_version: metadata.resource_version,
+        creation_timestamp: metadata.creation_timestamp,
+        deletion_timestamp: metadata.deletion_timestamp,
+        owner_references: metadata.owner_references,
+        labels: ours(metadata.labels),
+        annotations: ours(metadata.annotations),
+        ..ObjectMeta::default()
+    };
+    pod.spec = pod.spec.take().map(|spec| PodSpec {
+        host_network: spec.host_network,
+        node_name: spec.node_name,
+        init_containers: spec.init_containers.map(|containers| {
+            let sidecars = containers.into_iter().filter(|container| container.name == SIDECAR_NAME);
+            let cut = |one: Container| Container {
+                name: one.name,
+                restart_policy: one.restart_policy,
+                ..Container::default()
+            };
+            sidecars.map(cut).collect()
+        }),
+        ..PodSpec::default()
+    });
+    pod.status = pod.status.take().map(|status| PodStatus {
+        phase: status.phase,
+        init_container_statuses: status.init_container_statuses.map(|mut containers| {
+            containers.retain(|container| container.name == SIDECAR_NAME);
+            containers
+        }),
+        ..PodStatus::default()
+    });
+}
+
+fn watch_config() -> watcher::Config {
     watcher::Config::default().labels(CLUSTER_LABEL)
 }
 
-/// The cluster that a change of this pod is news for; the pod's metadata is enough to tell.
-pub fn cluster_of(pod: PartialObjectMeta<Pod>) -> Option<ObjectRef<KvCluster>> {
+/// The cluster that a change of this pod is news for.
+pub fn cluster_of(pod: Pod) -> Option<ObjectRef<KvCluster>> {
     let namespace = pod.namespace()?;
     let cluster = pod.metadata.labels?.remove(CLUSTER_LABEL)?;
     Some(ObjectRef::new(&cluster).within(&namespace))
 }
 
-fn count(pods: &[Pod]) -> Sidecars {
+fn count<'a>(pods: impl IntoIterator<Item = &'a Pod>, now: Timestamp) -> Sidecars {
     let mut sidecars = Sidecars::default();
-    for pod in pods.iter().filter(|pod| should_have_one(pod)) {
+    for pod in pods.into_iter().filter(|pod| should_have_one(pod)) {
+        if let (Some(owner), Some(created)) = (pod.owner_references().first(), pod.creation_timestamp()) {
+            let newest = sidecars.newest.entry(owner.name.clone()).or_insert(created.0);
+            *newest = (*newest).max(created.0);
+        }
         if has_sidecar(pod) {
             sidecars.injected += 1;
+            let containers =
+                pod.status.as_ref().and_then(|it| it.init_container_statuses.as_deref()).unwrap_or_default();
+            let sidecar = containers.iter().find(|container| container.name == SIDECAR_NAME);
+            if let Some(why) = sidecar.and_then(|sidecar| fails(pod, sidecar, now)) {
+                sidecars.failing.push(Failing { name: pod.name_any(), why });
+            }
+            if let Some(at) = oom_killed(containers, SIDECAR_NAME) {
+                sidecars.killed.push((pod.name_any(), at));
+            }
         } else {
             sidecars.missing.push(Missing {
                 name: pod.name_any(),
@@ -129,7 +283,39 @@ fn count(pods: &[Pod]) -> Sidecars {
         }
     }
     sidecars.missing.sort_by(|one, other| one.name.cmp(&other.name));
+    sidecars.failing.sort_by(|one, other| one.name.cmp(&other.name));
+    sidecars.killed.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
     sidecars
+}
+
+/// Why a pod's sidecar does not run, or holds its application back.
+fn fails(pod: &Pod, sidecar: &ContainerStatus, now: Timestamp) -> Option<String> {
+    if let Some(why) = broken(sidecar) {
+        return Some(why);
+    }
+    if sidecar.started == Some(true) {
+        return None;
+    }
+    let running = sidecar.state.as_ref().and_then(|state| state.running.as_ref()).and_then(|it| it.started_at.as_ref());
+    if let Some(since) = running {
+        return (now.duration_since(since.0) >= STARTS_WITHIN).then(|| {
+            format!(
+                "it runs since {} and does not hold what the members hold: it cannot reach them, or takes in much. See its \
+                 logs, container {SIDECAR_NAME}",
+                since.0
+            )
+        });
+    }
+    // Only a pod that has its place waits for its volumes or its image.
+    pod.spec.as_ref()?.node_name.as_ref()?;
+    let since = pod.creation_timestamp()?.0;
+    let (reason, _) = waiting(sidecar)?;
+    (now.duration_since(since) >= STARTS_WITHIN.max(GRACE)).then(|| {
+        format!(
+            "{reason} since {since}: see kubectl describe pod {}, for a volume or an image that is not there",
+            pod.name_any()
+        )
+    })
 }
 
 fn should_have_one(pod: &Pod) -> bool {

@@ -12,6 +12,11 @@ use serde_json::{Value, json};
 
 use super::*;
 
+/// The moment of each look.
+fn now() -> Timestamp {
+    "2026-11-01T00:01:00Z".parse().unwrap()
+}
+
 fn pod(name: &str, extra: &str) -> Pod {
     let yaml = format!(
         "{{metadata: {{name: {name}, namespace: shop, uid: uid-{name}, labels: {{kvasir.dev/cluster: demo}}}}}}"
@@ -38,9 +43,9 @@ fn pods_are_told_apart_by_the_container_itself() {
         pod("a", "{metadata: {annotations: {kvasir.dev/injected: 'true'}}, spec: {containers: [{name: app}]}}"),
         pod("ordinary", "{spec: {initContainers: [{name: kvasir}], containers: [{name: app}]}}"),
     ];
-    let sidecars = count(&pods);
+    let sidecars = count(&pods, now());
     assert_eq!(names(&sidecars), ["a", "b", "ordinary"], "in order, whatever an annotation claims");
-    assert_eq!(sidecars.status(), SidecarStatus { injected: 1, missing: 3 });
+    assert_eq!(sidecars.status(), SidecarStatus { injected: 1, missing: 3, ..SidecarStatus::default() });
 }
 
 #[test]
@@ -55,15 +60,15 @@ fn pods_that_are_finished_going_or_declined_do_not_count() {
         pod("going", "{metadata: {deletionTimestamp: '2026-11-01T00:00:00Z'}, spec: {containers: [{name: app}]}}"),
         pod("declined", "{metadata: {annotations: {kvasir.dev/inject: 'false'}}, spec: {containers: [{name: app}]}}"),
     ];
-    assert_eq!(count(&pods), Sidecars::default());
-    assert_eq!(count(&[pod("pending", "{status: {phase: Pending}, spec: {containers: []}}")]).missing.len(), 1);
+    assert_eq!(count(&pods, now()), Sidecars::default());
+    let pending = pod("pending", "{status: {phase: Pending}, spec: {containers: []}}");
+    assert_eq!(count(&[pending], now()).missing.len(), 1);
 }
 
 #[test]
 fn a_change_of_a_pod_is_news_for_the_cluster_on_its_label() {
-    let metadata = |pod: Pod| serde_json::from_value(json!({"metadata": pod.metadata})).unwrap();
-    assert_eq!(cluster_of(metadata(pod("a", WITH))), Some(ObjectRef::new("demo").within("shop")));
-    assert_eq!(cluster_of(metadata(Pod::default())), None);
+    assert_eq!(cluster_of(pod("a", WITH)), Some(ObjectRef::new("demo").within("shop")));
+    assert_eq!(cluster_of(Pod::default()), None);
     assert_eq!(watch_config().label_selector.as_deref(), Some("kvasir.dev/cluster"));
 }
 
@@ -100,7 +105,7 @@ async fn each_pod_is_told_once_even_by_an_operator_that_was_restarted() {
     let host = "{spec: {hostNetwork: true, containers: []}}";
     let (client, events) =
         api_server(vec![pod("with", WITH), pod("bare", WITHOUT), pod("host", host), pod("owned", owned)]);
-    let sidecars = sidecars(&client, "shop", "demo").await.unwrap();
+    let sidecars = Watched::default().sidecars(&client, "shop", "demo", now()).await.unwrap();
     assert_eq!(names(&sidecars), ["bare", "host", "owned"]);
 
     let warned = Warned::default();
@@ -130,8 +135,8 @@ async fn each_pod_is_told_once_even_by_an_operator_that_was_restarted() {
 async fn what_was_told_is_forgotten_with_the_pod() {
     let (client, _) = api_server(vec![]);
     let missing = |name: &str| Missing { name: name.into(), uid: name.into(), ..Missing::default() };
-    let both = Sidecars { injected: 0, missing: vec![missing("a"), missing("b")] };
-    let one = Sidecars { injected: 0, missing: vec![missing("b")] };
+    let both = Sidecars { missing: vec![missing("a"), missing("b")], ..Sidecars::default() };
+    let one = Sidecars { missing: vec![missing("b")], ..Sidecars::default() };
     let key = ObjectRef::new("demo").within("shop");
     let warned = Warned::default();
     warned.tell(&client, "shop", "demo", &both).await.unwrap();
@@ -147,9 +152,106 @@ async fn an_event_that_could_not_be_written_is_tried_again() {
     let refuse = || async { failure(StatusCode::FORBIDDEN, "Forbidden") };
     let router = Router::new().route("/apis/events.k8s.io/v1/namespaces/shop/events", post(refuse));
     let client = Client::new(router, "default");
-    let sidecars = count(&[pod("a", WITHOUT)]);
+    let sidecars = count(&[pod("a", WITHOUT)], now());
     let warned = Warned::default();
     let error = warned.tell(&client, "shop", "demo", &sidecars).await.expect_err("forbidden");
     assert!(error.to_string().contains("shop/a, check that the operator may create events"), "{error}");
     assert_eq!(warned.untold(&ObjectRef::new("demo").within("shop"), &sidecars).len(), 1);
+}
+
+/// A pod whose sidecar has this state.
+fn with_sidecar(name: &str, state: &str) -> Pod {
+    let container = format!("{{name: kvasir, image: i, imageID: '', ready: false, restartCount: 0, {state}}}");
+    pod(
+        name,
+        &format!(
+            "{{metadata: {{creationTimestamp: '2026-11-01T00:00:00Z'}}, spec: {{nodeName: n, containers: [], \
+             initContainers: [{{name: kvasir, restartPolicy: Always}}]}}, status: {{initContainerStatuses: [{container}]}}}}"
+        ),
+    )
+}
+
+#[test]
+fn sidecars_that_do_not_run_are_named() {
+    let pods = [
+        with_sidecar("pull", "state: {waiting: {reason: ImagePullBackOff, message: no such image}}"),
+        with_sidecar("stuck", "state: {running: {startedAt: '2026-11-01T00:00:10Z'}}, started: false"),
+        with_sidecar("late", "state: {running: {startedAt: '2026-11-01T00:00:50Z'}}, started: false"),
+        with_sidecar("well", "state: {running: {startedAt: '2026-11-01T00:00:10Z'}}, started: true"),
+        with_sidecar("mount", "state: {waiting: {reason: PodInitializing}}"),
+        with_sidecar(
+            "crash",
+            "state: {waiting: {reason: CrashLoopBackOff}}, restartCount: 4, lastState: {terminated: {exitCode: 2, message: bad key}}",
+        ),
+    ];
+    let sidecars = count(&pods, now());
+    let named: Vec<_> = sidecars.failing.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(named, ["crash", "mount", "pull", "stuck"]);
+    let why = |name: &str| sidecars.failing.iter().find(|one| one.name == name).unwrap().why.clone();
+    assert!(
+        why("crash").contains("4 times, last with exit code 2") && why("crash").contains("bad key"),
+        "{sidecars:?}"
+    );
+    assert_eq!(why("pull"), "ImagePullBackOff: no such image");
+    assert!(why("stuck").contains("2026-11-01T00:00:10Z") && why("mount").contains("PodInitializing"), "{sidecars:?}");
+    let status = sidecars.status();
+    assert_eq!((status.injected, status.failing), (6, 4));
+}
+
+#[test]
+fn a_killed_sidecar_is_found_with_its_time() {
+    let killed = |name: &str, at: &str| {
+        let end = format!("{{exitCode: 137, reason: OOMKilled, finishedAt: '{at}'}}");
+        with_sidecar(name, &format!("state: {{running: {{}}}}, started: true, lastState: {{terminated: {end}}}"))
+    };
+    let pods = [killed("a", "2026-11-01T00:00:20Z"), killed("b", "2026-11-01T00:00:30Z"), pod("with", WITH)];
+    let sidecars = count(&pods, now());
+    let names: Vec<_> = sidecars.killed.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["b", "a"], "the latest first");
+    assert_eq!(sidecars.status().oom_killed_at.unwrap().0, "2026-11-01T00:00:30Z".parse().unwrap());
+    assert_eq!(sidecars.status().failing, 0, "they run again");
+}
+
+#[test]
+fn a_pod_cut_down_is_counted_the_same() {
+    let owned = "{metadata: {ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: r, uid: r}], \
+                 labels: {app: x}}, spec: {containers: [{name: app, image: large}]}}";
+    let mut pods = vec![
+        pod("with", WITH),
+        pod("bare", WITHOUT),
+        pod("owned", owned),
+        pod("host", "{spec: {hostNetwork: true, containers: []}}"),
+        pod("declined", "{metadata: {annotations: {kvasir.dev/inject: 'false'}}, spec: {containers: []}}"),
+        pod("done", "{status: {phase: Succeeded}, spec: {containers: []}}"),
+        with_sidecar("pull", "state: {waiting: {reason: ImagePullBackOff, message: no such image}}"),
+    ];
+    let whole = count(&pods, now());
+    pods.iter_mut().for_each(cut);
+    assert_eq!(count(&pods, now()), whole);
+    let left = serde_json::to_value(&pods[2]).unwrap().to_string();
+    assert!(!left.contains("large") && !left.contains("\"app\""), "{left}");
+}
+
+#[tokio::test]
+async fn a_broken_watch_is_not_believed() {
+    let (client, _) = api_server(vec![pod("now", WITHOUT)]);
+    let broken = || Err(watcher::Error::NoResourceVersion);
+    let events: Vec<watcher::Result<watcher::Event<Pod>>> = vec![
+        Ok(watcher::Event::Init),
+        Ok(watcher::Event::InitApply(pod("then", WITHOUT))),
+        Ok(watcher::Event::InitDone),
+        broken(),
+        Ok(watcher::Event::Apply(pod("later", WITHOUT))),
+    ];
+    let (watched, changes) = follow(futures::stream::iter(events));
+    let mut changes = Box::pin(changes);
+    let seen = async || watched.sidecars(&client, "shop", "demo", now()).await.map(|it| it.missing.len()).unwrap();
+    assert_eq!(seen().await, 1, "asked of the API server, before the first list");
+    // The one from the list, once it is whole.
+    assert!(changes.next().await.unwrap().is_ok());
+    assert_eq!(watched.sidecars(&client, "shop", "demo", now()).await.unwrap().missing[0].name, "then");
+    assert!(changes.next().await.unwrap().is_err());
+    assert_eq!(watched.sidecars(&client, "shop", "demo", now()).await.unwrap().missing[0].name, "now");
+    assert!(changes.next().await.unwrap().is_ok());
+    assert_eq!(seen().await, 2, "it tells again: \"then\" and \"later\"");
 }

@@ -145,6 +145,7 @@ impl Out {
                     field("phase", &status.phase),
                     field("version", &status.member.version),
                     field("age", &age(&status.member)),
+                    field("founded", &founded(status)),
                     field("keys", &status.keys),
                     field("tombstones", &status.tombstones),
                     field("memory", &format!("{} bytes", status.memory_bytes)),
@@ -179,6 +180,7 @@ impl Out {
             Format::Json => self.json(&json!({
                 "member": member(&status.member),
                 "phase": status.phase.to_string(),
+                "foundedAtMs": status.founded_at.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map(millis),
                 "keys": status.keys,
                 "tombstones": status.tombstones,
                 "memoryBytes": status.memory_bytes,
@@ -333,11 +335,17 @@ fn forgotten(status: &Status) -> String {
     status.collected_age.map_or("none".into(), |age| format!("up to {} ago", duration::show(age)))
 }
 
+fn founded(status: &Status) -> String {
+    status.founded_at.map_or("not yet".into(), |at| format!("{} ago", since(at)))
+}
+
 fn age(member: &Member) -> String {
+    member.started_at.map_or("-".into(), since)
+}
+
+fn since(at: SystemTime) -> String {
     // A clock that runs behind the other node's makes it newborn, not an error.
-    member
-        .started_at
-        .map_or("-".into(), |at| duration::show(SystemTime::now().duration_since(at).unwrap_or(Duration::ZERO)))
+    duration::show(SystemTime::now().duration_since(at).unwrap_or(Duration::ZERO))
 }
 
 fn field(name: &str, value: &impl ToString) -> Vec<String> {
