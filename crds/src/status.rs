@@ -14,6 +14,8 @@ pub mod condition {
     pub const PROGRESSING: &str = "Progressing";
     /// Something is wrong that a person may have to mend; the message says what.
     pub const DEGRADED: &str = "Degraded";
+    /// No member can be killed for the memory that it takes before it is full and refuses writes.
+    pub const MEMORY_BOUNDED: &str = "MemoryBounded";
 }
 
 /// What the operator last saw.
@@ -21,7 +23,7 @@ pub mod condition {
 #[serde(rename_all = "camelCase")]
 pub struct KvClusterStatus {
     /// Available: the cluster serves. Progressing: a change is under way. Degraded: something is wrong; the message says
-    /// what and what to do.
+    /// what and what to do. MemoryBounded: a member that is full refuses writes before it is killed for its memory.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -12,6 +12,7 @@ pub mod controller;
 pub mod encryption;
 pub mod fetch;
 pub mod labels;
+pub mod memory;
 pub mod metrics;
 pub mod notice;
 pub mod poll;

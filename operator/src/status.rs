@@ -14,7 +14,7 @@ use kube::ResourceExt;
 use kvasir_crds::{EncryptionStatus, KvCluster, KvClusterStatus, MemberStatus, condition};
 
 use crate::{
-    labels,
+    labels, memory,
     poll::{Answers, NodeStatus},
     webhook::count::Sidecars,
 };
@@ -103,9 +103,16 @@ pub fn status(sight: &Sight) -> KvClusterStatus {
     let degraded = degraded(sight, &before, &pods, &progressing, &available);
 
     let generation = sight.cluster.metadata.generation.unwrap_or_default();
+    // What no member tells of is not known to have changed.
+    let memory = memory::bounded(sight.answers)
+        .map(|(holds, reason, message)| Verdict { type_: condition::MEMORY_BOUNDED, holds, reason, message })
+        .map(|verdict| verdict.condition(&before.conditions, generation, sight.now))
+        .or_else(|| find(&before.conditions, condition::MEMORY_BOUNDED).cloned());
     let conditions = [available, progressing, degraded]
         .map(|verdict| verdict.condition(&before.conditions, generation, sight.now))
-        .into();
+        .into_iter()
+        .chain(memory)
+        .collect();
     KvClusterStatus {
         conditions,
         observed_generation: generation,
@@ -311,7 +318,8 @@ fn complaints(member: &str, status: &NodeStatus, now: Timestamp) -> Vec<(&'stati
         complaints.push((
             "NodeFull",
             format!(
-                "{member} is full and refuses writes: delete keys, or raise spec.maxMemory ({} bytes now)",
+                "{member} is full and refuses writes: delete keys, or raise spec.maxMemory, or where that is unset \
+                 spec.resources.limits.memory ({} bytes for entries now)",
                 status.max_memory_bytes
             ),
         ));
