@@ -13,7 +13,7 @@ mod status;
 pub use access::{Access, AccessRule, ServiceAccounts};
 pub use discovery::{Discovery, DnsDiscovery, KubernetesDiscovery, NatsDiscovery, SecretKey, StaticDiscovery};
 pub use security::{CertificateRef, Encryption, IssuerRef, KeyFileRef, OperatorAuthority, Tls};
-pub use spec::{KvCluster, KvClusterSpec, MAX_NAME, MAX_REPLICAS, Resources};
+pub use spec::{EMPTY_NODE_BYTES, KvCluster, KvClusterSpec, LEAST_MEMORY_LIMIT, MAX_NAME, MAX_REPLICAS, Resources};
 pub use status::{DataStatus, EncryptionStatus, KvClusterStatus, LostData, MemberStatus, SidecarStatus, condition};
 
 use kube::CustomResourceExt;
@@ -49,6 +49,15 @@ mod tests {
         let annotations = read["metadata"].as_object_mut().unwrap().remove("annotations").unwrap();
         assert_eq!(annotations, serde_json::json!({ "helm.sh/resource-policy": "keep" }));
         assert_eq!(read, serde_json::to_value(KvCluster::crd()).unwrap());
+    }
+
+    #[test]
+    fn memory_rules_name_the_constants() {
+        let yaml = yaml().unwrap();
+        for bytes in [EMPTY_NODE_BYTES, LEAST_MEMORY_LIMIT] {
+            let quantity = format!("quantity('{}Mi')", bytes >> 20);
+            assert!(bytes.trailing_zeros() >= 20 && yaml.contains(&quantity), "no rule has {quantity}");
+        }
     }
 
     #[test]

@@ -22,6 +22,10 @@ use crate::{
 
 /// Longest name of a `KvCluster`: `NAME-xxxxxxxxxx` has to fit into a label of the member pods.
 pub const MAX_NAME: usize = 52;
+/// What a node takes before it holds anything, as its own measurement says; rules name it as 24Mi.
+pub const EMPTY_NODE_BYTES: u64 = 24 << 20;
+/// The least memory limit of a container in which a node starts; rules name it as 50Mi.
+pub const LEAST_MEMORY_LIMIT: u64 = 50 << 20;
 /// Most members of a cluster: each one talks to every other.
 pub const MAX_REPLICAS: i32 = 64;
 
@@ -53,8 +57,10 @@ pub const MAX_REPLICAS: i32 = 64;
         .message("choose a metadata.name of at most 52 lower-case letters, digits and dashes that starts with a letter and ends with a letter or digit: Services and pods are named after it"),
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.maxMemory) || !isQuantity(self.maxMemory) || !has(self.resources) || !has(self.resources.limits) || !('memory' in self.resources.limits) || !isQuantity(string(self.resources.limits['memory'])) || quantity(self.maxMemory).isLessThan(quantity(string(self.resources.limits['memory'])))")
-    .message("set maxMemory lower than resources.limits.memory: a node needs room beside its entries, or it is killed before it is full"))]
+#[x_kube(validation = Rule::new("!has(self.maxMemory) || !isQuantity(self.maxMemory) || !has(self.resources) || !has(self.resources.limits) || !('memory' in self.resources.limits) || !isQuantity(string(self.resources.limits['memory'])) || !quantity(self.maxMemory).add(quantity('24Mi')).isGreaterThan(quantity(string(self.resources.limits['memory'])))")
+    .message("set maxMemory at least 24Mi lower than resources.limits.memory, or leave it out for what fits: a node takes that much before it holds anything, and would be killed before it is full"))]
+#[x_kube(validation = Rule::new("has(self.maxMemory) || !has(self.resources) || !has(self.resources.limits) || !('memory' in self.resources.limits) || !isQuantity(string(self.resources.limits['memory'])) || !quantity(string(self.resources.limits['memory'])).isLessThan(quantity('50Mi'))")
+    .message("set resources.limits.memory to at least 50Mi: in less a node can hold nothing, and does not start"))]
 #[x_kube(validation = Rule::new("has(self.encryption) == has(oldSelf.encryption) && (!has(self.encryption) || self.encryption == oldSelf.encryption)")
     .message("leave encryption as it is: members with and without it, or with other keys, do not hear each other, and all keys would be lost while they are replaced. To exchange keys change the Secret; to begin or end encryption make a new KvCluster"))]
 #[x_kube(validation = Rule::new("!has(self.encryption) || !has(self.tls) || !has(self.tls.peers) || !self.tls.peers")
@@ -75,7 +81,7 @@ pub struct KvClusterSpec {
     #[x_kube(validation = Rule::new("self.matches('^[^\\\\s]+$')")
         .message("set image to a reference such as registry.example/kvasir:0.1.0, or leave it out for the operator's own"))]
     pub image: Option<String>,
-    /// Resources of each member's container. Unset: requests of 50m CPU and 64Mi memory, no limits.
+    /// Resources of each member's container, and each sidecar's. Unset: requests of 50m CPU and 64Mi memory, no limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
     /// How often members compare what they hold, from 100ms to 60s. Writes go out at once; this mends what got lost.
@@ -86,13 +92,15 @@ pub struct KvClusterSpec {
     #[x_kube(validation = Rule::new("!self.matches('^([0-9]+(ms|s|m|h))+$') || (duration(self) >= duration('100ms') && duration(self) <= duration('60s'))")
         .message("set syncInterval to at least 100ms and at most 60s"))]
     pub sync_interval: String,
-    /// Memory for entries on each node, such as 256Mi. A full node refuses writes and still answers reads. Unset: no limit.
+    /// Memory for entries on each node, such as 256Mi. A full node refuses writes and still answers reads. Unset: what fits
+    /// into the memory limit of the node's container; with no such limit either, entries have none, and the condition
+    /// MemoryBounded is False.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new("isQuantity(self)")
         .message("write maxMemory as a quantity such as 256Mi or 1Gi"))]
     #[x_kube(validation = Rule::new("!isQuantity(self) || quantity(self).compareTo(quantity('1Mi')) >= 0")
-        .message("set maxMemory to at least 1Mi, or leave it out for no limit"))]
+        .message("set maxMemory to at least 1Mi, or leave it out for what fits into resources.limits.memory"))]
     pub max_memory: Option<String>,
     /// What a node at maxMemory does with a write: noeviction refuses it; ttl-first deletes values that have a TTL, those
     /// that end first going first, on every node. Unset: noeviction.

@@ -16,6 +16,8 @@ pub mod condition {
     pub const DEGRADED: &str = "Degraded";
     /// Any one pod or Kubernetes node may fail and no key is lost.
     pub const REDUNDANT: &str = "Redundant";
+    /// No member can be killed for the memory that it takes before it is full and refuses writes.
+    pub const MEMORY_BOUNDED: &str = "MemoryBounded";
 }
 
 /// What the operator last saw.
@@ -23,7 +25,8 @@ pub mod condition {
 #[serde(rename_all = "camelCase")]
 pub struct KvClusterStatus {
     /// Available: the cluster serves. Progressing: a change is under way. Degraded: something is wrong; the message says
-    /// what and what to do. Redundant: any one pod or Kubernetes node may fail and no key is lost.
+    /// what and what to do. Redundant: any one pod or Kubernetes node may fail and no key is lost. MemoryBounded: a member
+    /// that is full refuses writes before it is killed for its memory.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -7,6 +7,7 @@
 pub mod artifacts;
 pub mod audit;
 pub mod lab;
+pub mod ledger;
 pub mod trial;
 pub mod wait;
 

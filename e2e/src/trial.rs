@@ -120,7 +120,8 @@ fn conduct(name: &str, test: impl AsyncFnOnce(&Trial) -> Result<()>) {
 }
 
 impl Trial {
-    async fn begin(&self) -> Result<()> {
+    /// Installs the operator, if need be, and makes the namespace anew.
+    pub async fn begin(&self) -> Result<()> {
         self.lab.operator().await.context("cannot install the operator")?;
         self.end().await?;
         let namespaces: Api<Namespace> = Api::all(self.lab.client.clone());
@@ -138,7 +139,7 @@ impl Trial {
     }
 
     /// Has the namespace deleted; does not wait for it.
-    async fn end(&self) -> Result<()> {
+    pub async fn end(&self) -> Result<()> {
         let namespaces: Api<Namespace> = Api::all(self.lab.client.clone());
         match namespaces.delete(&self.namespace, &DeleteParams::default()).await {
             Ok(_) => Ok(()),
@@ -224,9 +225,14 @@ impl Trial {
 
     /// A client of the cluster's Service, with the retries that everyone has.
     pub async fn speak_to_service(&self, cluster: &str) -> Result<Client> {
+        Ok(Client::builder(self.service_address(cluster).await?).build()?)
+    }
+
+    /// Where the cluster's Service is reached.
+    pub async fn service_address(&self, cluster: &str) -> Result<String> {
         let service: k8s_openapi::api::core::v1::Service = self.api().get(cluster).await?;
         let address = service.spec.and_then(|spec| spec.cluster_ip).context("the Service has no address")?;
-        Ok(Client::builder(format!("{address}:7070")).build()?)
+        Ok(format!("{address}:7070"))
     }
 
     /// Puts `key-0000`, `key-0001` and so on, spread over all members; gives what was put.

@@ -36,7 +36,7 @@ pub(crate) fn run(bytes: &[u8]) {
         .validate()
         .unwrap_or_else(|error| panic!("the node refuses what the operator writes: {error}\n{file}"));
     assert_eq!((config.sync_interval, config.evict_after), (valid.sync_interval, valid.evict_after));
-    assert_eq!(config.max_memory.unwrap_or(0), valid.max_memory);
+    assert_eq!(config.max_memory, valid.max_memory);
     assert_eq!(config.voters, usize::try_from(valid.replicas).expect("at least 1"));
 }
 

@@ -9,7 +9,7 @@ use kvasir_proto::peer::v1::{
     Ack, Delta, Digest, Entry, Hello, Message, Push, Report, Roster, Seat, Seen, Standing, Sync, message::Kind,
 };
 use kvasir_replica::clock::Dot;
-use kvasir_replica::replica::{Bounds, LinkId, PeerId, Replica, Settings, View};
+use kvasir_replica::replica::{Bounds, LOG_MAX_BYTES, LinkId, PeerId, Replica, Settings, View};
 use kvasir_replica::store::Store;
 use prost::Message as _;
 
@@ -95,6 +95,7 @@ fn settings(origin: u64, name: &str) -> Settings {
         join_timeout_ms: 500,
         bounds: Bounds {
             log_entries: 8,
+            log_bytes: LOG_MAX_BYTES,
             message_entries: 3,
             scan_step: 4,
             remember_ended_ms: 1_000,

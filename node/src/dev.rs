@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::{
     config::{ConfigError, DevSettings, DurationText, Settings},
     discovery::{Provider, Reporter},
+    memory,
     node::{Addresses, Node, NodeError},
 };
 
@@ -51,7 +52,9 @@ impl DevCluster {
         let (all, found) = watch::channel(BTreeSet::new());
         let mut nodes = Vec::new();
         for number in 0..settings.nodes {
-            let config = node_settings(settings, number)?.validate()?;
+            let mut config = node_settings(settings, number)?.validate()?.within(memory::limit())?;
+            // All of them are in this one process.
+            config.max_memory = config.max_memory.map(|max| max / u64::from(settings.nodes));
             nodes.push(Node::start_with(config, vec![Box::new(Neighbours(found.clone()))]).await?);
         }
         all.send_replace(nodes.iter().map(|node| node.addresses().peer).collect());

@@ -16,6 +16,7 @@ pub mod encryption;
 pub mod engine;
 pub mod gate;
 pub mod membership;
+pub mod memory;
 pub mod metrics;
 pub mod node;
 pub mod reload;

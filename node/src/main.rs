@@ -12,6 +12,7 @@ use clap::Parser as _;
 use kvasir_node::config::{Cli, Command, Config, DevSettings, LogConfig, LogFormat};
 use kvasir_node::descriptors;
 use kvasir_node::dev::DevCluster;
+use kvasir_node::memory;
 use kvasir_node::node::Node;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
         return finish(&LogConfig { level: settings.log_level.clone(), format: LogFormat::Text }, dev(settings));
     }
     let print = cli.print_config;
-    let config = match Config::from_cli(cli) {
+    let config = match Config::from_cli(cli).and_then(|config| config.within(memory::limit())) {
         Ok(config) => config,
         Err(error) => return bad_config(&error),
     };

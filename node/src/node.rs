@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::admin::{Admin, Scrape};
 use crate::api::listen::Connections;
-use crate::api::overview::Overview;
+use crate::api::overview::{MemoryBounds, Overview};
 use crate::api::{Api, ApiError};
 use crate::auth::Auth;
 use crate::config::{AuthConfig, Config, Role};
@@ -144,6 +144,7 @@ impl Node {
     /// The same, looking for peers also in ways that the settings do not know.
     pub async fn start_with(config: Config, more: Vec<Box<dyn Provider>>) -> Result<Self, NodeError> {
         let Sockets { client, peer_tcp, peer_udp, admin, addresses } = Sockets::bind(&config).await?;
+        let memory = MemoryBounds::of(&config);
         let stop = CancellationToken::new();
         let stop_api = CancellationToken::new();
         let reloads = Reloads::default();
@@ -185,6 +186,7 @@ impl Node {
             admin = %addresses.admin,
             "node started"
         );
+        memory.log(config.max_memory);
 
         let engine = Engine::new(&engine::Options {
             origin: me.origin,
@@ -239,7 +241,8 @@ impl Node {
         let (leaving, told) = watch::channel(false);
         let mut metrics = Metrics::new(&me.version, me.started_ms);
         let overview = Overview::new(&membership, &config.cluster, engine.clone(), transport.clone(), discovery, told)
-            .with_files(reloads, expiries);
+            .with_files(reloads, expiries)
+            .with_memory(memory);
         let connections = Connections::new(&config.client_port);
         let (membership_counters, of_transport) = (membership.counters(), transport.clone());
         metrics.collect(Box::new(Scrape {

@@ -13,6 +13,7 @@ pub mod encryption;
 pub mod events;
 pub mod fetch;
 pub mod labels;
+pub mod memory;
 pub mod metrics;
 pub mod notice;
 pub mod poll;

@@ -92,6 +92,15 @@ pub fn notices(
             tell(true, "NotRedundant", now.message.clone());
         }
     }
+    let unbounded = |status: &KvClusterStatus| {
+        let condition = status::find(&status.conditions, condition::MEMORY_BOUNDED).cloned();
+        condition.filter(|condition| condition.status == "False")
+    };
+    if let Some(now) = unbounded(after)
+        && unbounded(before).is_none_or(|then| then.reason != now.reason)
+    {
+        tell(true, &now.reason, now.message);
+    }
     let degraded = |status: &KvClusterStatus| status::find(&status.conditions, condition::DEGRADED).cloned();
     if let Some(now) = degraded(after) {
         let same = degraded(before).is_some_and(|then| then.status == now.status && then.reason == now.reason);
@@ -199,6 +208,14 @@ mod tests {
         assert_eq!(reasons(Outcome::Unchanged, 3, &well, &ill), ["MemberMissing"]);
         assert_eq!(reasons(Outcome::Unchanged, 3, &ill, &dead), ["Unavailable"]);
         assert_eq!(reasons(Outcome::Unchanged, 3, &ill, &well), ["Recovered"]);
+        let unlimited = with(&[("MemoryBounded", "False", "MemoryUnlimited")]);
+        let tight = with(&[("MemoryBounded", "False", "MemoryLimitLow")]);
+        let bounded = with(&[("MemoryBounded", "True", "Bounded")]);
+        assert_eq!(reasons(Outcome::Unchanged, 3, &new, &unlimited), ["MemoryUnlimited"]);
+        assert_eq!(reasons(Outcome::Unchanged, 3, &unlimited, &tight), ["MemoryLimitLow"]);
+        for (before, after) in [(&unlimited, &unlimited), (&unlimited, &bounded), (&new, &bounded)] {
+            assert!(reasons(Outcome::Unchanged, 3, before, after).is_empty());
+        }
     }
 
     #[test]

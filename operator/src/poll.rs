@@ -44,6 +44,8 @@ pub struct NodeStatus {
     pub keys: u64,
     /// The most bytes that entries may take; 0 is no limit.
     pub max_memory_bytes: u64,
+    /// Why it may be killed for the memory that it takes, if it may.
+    pub memory_concern: Option<String>,
     /// Whether it refuses writes because of that.
     pub full: bool,
     /// A sum over all live entries.

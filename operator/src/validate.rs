@@ -9,7 +9,10 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
 };
 use kube::{Resource, ResourceExt};
-use kvasir_crds::{Access, Discovery, KubernetesDiscovery, KvCluster, MAX_NAME, MAX_REPLICAS, Resources, duration};
+use kvasir_crds::{
+    Access, Discovery, EMPTY_NODE_BYTES, KubernetesDiscovery, KvCluster, LEAST_MEMORY_LIMIT, MAX_NAME, MAX_REPLICAS,
+    Resources, duration,
+};
 
 use crate::{access, encryption::KeyFile, quantity, tls::NodeTls};
 
@@ -40,8 +43,8 @@ pub struct ValidatedCluster {
     pub resources: ResourceRequirements,
     /// How often members compare what they hold.
     pub sync_interval: Duration,
-    /// Bytes that the entries of a node may take; 0 is no limit, as it is in the node's own configuration.
-    pub max_memory: u64,
+    /// Bytes that the entries of a node may take; without, a node derives that from the memory limit of its container.
+    pub max_memory: Option<u64>,
     /// What a node without room does with a write.
     pub max_memory_policy: &'static str,
     /// After how long out of reach a node is given up on.
@@ -116,15 +119,27 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidatedClu
         return Err(invalid("spec.syncInterval", "set at least 100ms and at most 60s"));
     }
     let resources = resources(spec.resources.as_ref())?;
-    let max_memory = match &spec.max_memory {
-        None => 0,
-        Some(text) => quantity::parse_units(text).filter(|bytes| *bytes >= LEAST_MEMORY).ok_or_else(|| {
-            invalid("spec.maxMemory", "set a quantity of at least 1Mi, such as 256Mi, or leave it out")
-        })?,
-    };
+    let max_memory = spec.max_memory.as_deref().map(|text| {
+        quantity::parse_units(text)
+            .filter(|bytes| *bytes >= LEAST_MEMORY)
+            .ok_or_else(|| invalid("spec.maxMemory", "set a quantity of at least 1Mi, such as 256Mi, or leave it out"))
+    });
+    let max_memory = max_memory.transpose()?;
     let limit = resources.limits.as_ref().and_then(|limits| limits.get("memory"));
-    if limit.and_then(|limit| quantity::parse_units(&limit.0)).is_some_and(|limit| max_memory >= limit) {
-        return Err(invalid("spec.maxMemory", "set it lower than spec.resources.limits.memory"));
+    match (max_memory, limit.and_then(|limit| quantity::parse_units(&limit.0))) {
+        (Some(max_memory), Some(limit)) if max_memory.saturating_add(EMPTY_NODE_BYTES) > limit => {
+            return Err(invalid(
+                "spec.maxMemory",
+                "set it at least 24Mi lower than spec.resources.limits.memory, or leave it out for what fits",
+            ));
+        }
+        (None, Some(limit)) if limit < LEAST_MEMORY_LIMIT => {
+            return Err(invalid(
+                "spec.resources.limits.memory",
+                "set at least 50Mi: in less a node can hold nothing, and does not start",
+            ));
+        }
+        _ => {}
     }
     let max_memory_policy = match spec.max_memory_policy.as_deref() {
         None => MAX_MEMORY_POLICIES[0],
@@ -236,7 +251,7 @@ pub(crate) mod tests {
     #[test]
     fn an_empty_spec_is_three_modest_members() {
         let valid = valid("{}");
-        assert_eq!((valid.replicas, valid.max_memory, valid.sync_interval), (3, 0, Duration::from_secs(1)));
+        assert_eq!((valid.replicas, valid.max_memory, valid.sync_interval), (3, None, Duration::from_secs(1)));
         assert_eq!((valid.max_memory_policy, valid.evict_after), ("noeviction", Duration::from_mins(5)));
         assert_eq!(valid.image, IMAGE);
         assert_eq!(valid.resources.requests.unwrap()["memory"].0, "64Mi");
@@ -248,9 +263,19 @@ pub(crate) mod tests {
         let valid = valid(
             "{replicas: 5, image: 'a/b:1', syncInterval: 500ms, maxMemory: 64Mi, resources: {limits: {memory: 128Mi}}, discovery: {kubernetes: {}}}",
         );
-        assert_eq!((valid.replicas, valid.image.as_str(), valid.max_memory), (5, "a/b:1", 64 << 20));
+        assert_eq!((valid.replicas, valid.image.as_str(), valid.max_memory), (5, "a/b:1", Some(64 << 20)));
         assert_eq!(valid.sync_interval, Duration::from_millis(500));
         assert_eq!(valid.resources.requests, None);
+    }
+
+    #[test]
+    fn memory_that_may_fit_is_taken() {
+        let max_memory = |spec| valid(spec).max_memory;
+        assert_eq!(max_memory("{maxMemory: 40Mi, resources: {limits: {memory: 64Mi}}}"), Some(40 << 20));
+        assert_eq!(max_memory("{resources: {limits: {memory: 50Mi}}}"), None);
+        // What the node measures and what is refused here are one.
+        assert_eq!(EMPTY_NODE_BYTES, kvasir_node::memory::EMPTY);
+        assert_eq!(LEAST_MEMORY_LIMIT, kvasir_node::memory::LEAST_LIMIT);
     }
 
     #[test]
@@ -278,6 +303,8 @@ pub(crate) mod tests {
             ("{evictAfter: 9s}", "spec.evictAfter"),
             ("{evictAfter: 25h}", "spec.evictAfter"),
             ("{maxMemory: 64Mi, resources: {limits: {memory: 64Mi}}}", "spec.maxMemory"),
+            ("{maxMemory: 41Mi, resources: {limits: {memory: 64Mi}}}", "spec.maxMemory"),
+            ("{resources: {limits: {memory: 49Mi}}}", "spec.resources.limits.memory"),
             ("{image: 'a b'}", "spec.image"),
             ("{discovery: {}}", "spec.discovery"),
             ("{joinTimeout: soon}", "spec.joinTimeout"),

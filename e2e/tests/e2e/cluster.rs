@@ -103,7 +103,11 @@ fn an_invalid_spec_is_refused_with_what_to_do() {
             (json!({ "maxMemory": "10Ki" }), "set maxMemory to at least 1Mi"),
             (
                 json!({ "maxMemory": "256Mi", "resources": { "limits": { "memory": "128Mi" } } }),
-                "set maxMemory lower than resources.limits.memory",
+                "set maxMemory at least 24Mi lower than resources.limits.memory",
+            ),
+            (
+                json!({ "resources": { "limits": { "memory": "32Mi" } } }),
+                "set resources.limits.memory to at least 50Mi",
             ),
             (json!({ "image": "two words" }), "set image to a reference such as"),
             (json!({ "joinTimeout": "2m" }), "set joinTimeout to at most 90s"),

@@ -1,14 +1,18 @@
 //! Keys: seen everywhere at once, gone everywhere at once, and within reach of any gRPC client.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use futures::future::try_join_all;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
+use kube::api::ListParams;
 use kvasir_client::{Client, Error, PutOptions, RetryPolicy};
 use kvasir_e2e::lab::command;
-use kvasir_e2e::trial::ip;
-use kvasir_e2e::{App, alone, run, until};
+use kvasir_e2e::trial::{held, ip, restarts, same};
+use kvasir_e2e::{App, Trial, alone, run, until};
 use serde_json::{Value, json};
 
 /// A put promises to be at every other node within a second. What is seen here includes the end of a process in a pod and the way of
@@ -215,6 +219,75 @@ fn a_full_node_refuses_writes_serves_reads_and_says_so() {
         }
         client.put("room", vec![b'x'; 64 << 10], PutOptions::default()).await?;
         degraded("False").await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn full_in_small_containers_none_is_killed() {
+    run("small", async |t| {
+        t.ask_for_cluster("demo", json!({ "replicas": 3, "resources": { "limits": { "memory": "96Mi" } } })).await?;
+        t.settled("demo", 3).await?;
+        let app = t.app("app", Some("demo"), &t.lab.nodes[0]).await?;
+        let pods = t.member_pods("demo").await?;
+        let clients = pods.iter().map(|pod| t.speak_to(pod)).collect::<Result<Vec<_>>>()?;
+        let (mut accepted, mut refused) = (BTreeMap::new(), 0);
+        for (n, client) in (0..81_u8).zip(clients.iter().cycle()) {
+            let (key, value) = (format!("mb-{n:02}"), vec![b'a' + n % 26; 1_000_000]);
+            match client.put(key.clone(), value.clone(), PutOptions::default()).await {
+                Ok(_) => _ = accepted.insert(key, value),
+                Err(Error::Full(_)) => refused += 1,
+                Err(error) => bail!("put {key}: {error}"),
+            }
+        }
+        ensure!(refused > 0 && accepted.len() > 20, "{} were accepted, {refused} refused", accepted.len());
+        t.all_hold("demo", &accepted).await?;
+        let tunnel = t.tunnel(&app, 7070).await?;
+        let sidecar = Client::builder(tunnel.address.to_string()).build()?;
+        until("the sidecar to hold every key", async || same(&accepted, &held(&sidecar).await?)).await?;
+        for pod in t.member_pods("demo").await?.into_iter().chain([app.pod().await?]) {
+            ensure!(restarts(&pod) == 0, "{} was started again: {:?}", pod.name_any(), pod.status);
+        }
+        ensure!(memory_bounded(t).await?.status == "True", "{:?}", memory_bounded(t).await?);
+        Ok(())
+    });
+}
+
+async fn memory_bounded(t: &Trial) -> Result<Condition> {
+    let conditions = t.get("demo").await?.status.unwrap_or_default().conditions;
+    conditions.into_iter().find(|condition| condition.type_ == "MemoryBounded").context("no MemoryBounded")
+}
+
+#[test]
+fn a_cluster_without_memory_limits_is_warned_of() {
+    run("unlimited", async |t| {
+        t.cluster("demo", 1).await?;
+        let condition = until("MemoryBounded to be False", async || {
+            let condition = memory_bounded(t).await?;
+            ensure!(condition.status == "False", "{condition:?}");
+            Ok(condition)
+        })
+        .await?;
+        ensure!(condition.reason == "MemoryUnlimited", "{condition:?}");
+        ensure!(condition.message.contains("set spec.resources.limits.memory, or spec.maxMemory"), "{condition:?}");
+        let warnings = async || -> Result<usize> {
+            let events = t.api::<Event>().list(&ListParams::default()).await?.items;
+            Ok(events.iter().filter(|event| event.reason.as_deref() == Some("MemoryUnlimited")).count())
+        };
+        until("a warning event", async || {
+            ensure!(warnings().await? == 1, "{} events", warnings().await?);
+            Ok(())
+        })
+        .await?;
+        let limit = r#"{"spec":{"resources":{"limits":{"memory":"96Mi"}}}}"#;
+        t.kubectl(&["patch", "kvcluster/demo", "--type=merge", "-p", limit]).await?;
+        until("MemoryBounded to be True", async || {
+            let condition = memory_bounded(t).await?;
+            ensure!(condition.status == "True", "{condition:?}");
+            Ok(())
+        })
+        .await?;
+        ensure!(warnings().await? == 1, "warned more than once");
         Ok(())
     });
 }

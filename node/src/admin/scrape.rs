@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use crate::api::listen::Connections;
 use crate::api::overview::Overview;
 use crate::auth::Auth;
+use crate::config::MaxMemoryFrom;
 use crate::encryption::datagram::Sealer;
 use crate::engine::{Phase, SEAT_STATES};
 use crate::membership::{self, MemberState};
@@ -63,6 +64,15 @@ impl Scrape {
             "The limit on kvasir_memory_bytes; 0: none",
             stats.max_memory.unwrap_or(0) as f64,
         )?;
+        let memory = self.overview.memory();
+        let from = MaxMemoryFrom::ALL.map(|from| (from.as_str(), flag(from == memory.from)));
+        page.gauges("memory_limit_from", "1 for what kvasir_memory_limit_bytes comes from", "from", from)?;
+        if let Some(limit) = &memory.limit {
+            let help = "The memory limit of the process by its cgroups; absent without one";
+            page.gauge("process_memory_limit_bytes", help, limit.bytes as f64)?;
+        }
+        let help = "Whether the kernel may end the process for its memory before entries reach their limit";
+        page.gauge("memory_unbounded", help, flag(memory.concern.is_some()))?;
         page.gauge("full", "Whether writes are refused for lack of memory", flag(stats.full))?;
         if let Some(lag) = stats.lag {
             page.gauge("lag_seconds", "How long this node may be behind; absent with no peer", lag.as_secs_f64())?;

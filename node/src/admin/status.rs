@@ -43,6 +43,12 @@ pub struct Status {
     pub memory_bytes: u64,
     /// The limit on that; 0: none.
     pub max_memory_bytes: u64,
+    /// What that limit comes from: `setting`, `limit` (that of the process), or `none`.
+    pub max_memory_from: &'static str,
+    /// The memory limit of the process; `null`: none is known.
+    pub process_limit_bytes: Option<u64>,
+    /// Why the kernel may end the process for the memory that it takes, and what to do.
+    pub memory_concern: Option<String>,
     /// Whether writes are refused for lack of memory.
     pub full: bool,
     /// Equal on two nodes that hold the same: 32 hexadecimal digits.
@@ -164,7 +170,7 @@ impl Status {
     /// The status now.
     pub fn of(overview: &Overview) -> Self {
         let me = overview.me().id;
-        let stats = overview.stats();
+        let (stats, memory) = (overview.stats(), overview.memory());
         Self {
             name: me.name,
             role: me.role.as_str(),
@@ -180,6 +186,9 @@ impl Status {
             tombstones: stats.tombstones,
             memory_bytes: stats.memory_bytes,
             max_memory_bytes: stats.max_memory.unwrap_or(0),
+            max_memory_from: memory.from.as_str(),
+            process_limit_bytes: memory.limit.as_ref().map(|limit| limit.bytes),
+            memory_concern: memory.concern.clone(),
             full: stats.full,
             fingerprint: format!("{:032x}", stats.fingerprint),
             lag_ms: stats.lag.map(|lag| lag.as_millis() as u64),

@@ -6,11 +6,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::{broadcast, watch};
+use tracing::{info, warn};
 
+use crate::config::{Config, MaxMemoryFrom};
 use crate::discovery::{ProviderStatus, View};
 use crate::encryption::KeyId;
 use crate::engine::{Engine, Evicted, Phase, Stats};
 use crate::membership::{self, Event, MemberInfo, MemberState, Membership, NodeId};
+use crate::memory::Limit;
 use crate::reload::{Reload, Reloads};
 use crate::tls::{Expiries, Expiry};
 use crate::transport::Transport;
@@ -28,6 +31,36 @@ pub struct Overview {
     reloads: Reloads,
     expiries: Expiries,
     leaving: watch::Receiver<bool>,
+    memory: Arc<MemoryBounds>,
+}
+
+/// What bounds the memory of this node.
+#[derive(Clone, Debug)]
+pub struct MemoryBounds {
+    /// What `maxMemory` comes from.
+    pub from: MaxMemoryFrom,
+    /// The memory limit of the process.
+    pub limit: Option<Limit>,
+    /// Why the kernel may end the process for the memory that it takes, and what to do.
+    pub concern: Option<String>,
+}
+
+impl MemoryBounds {
+    /// Those of a node with these settings.
+    pub fn of(config: &Config) -> Self {
+        let (from, limit) = (config.max_memory_from, config.memory_limit.clone());
+        Self { from, limit, concern: config.memory_concern() }
+    }
+
+    /// Tells of them, once at the start.
+    pub fn log(&self, max_memory: Option<u64>) {
+        let (from, limit) = (self.from.as_str(), self.limit.as_ref().map(|limit| limit.bytes));
+        let file = self.limit.as_ref().map(|limit| limit.file.display());
+        match &self.concern {
+            None => info!(max_memory, from, limit, file = file.map(tracing::field::display), "entries have a limit"),
+            Some(concern) => warn!(max_memory, from, limit, "{concern}"),
+        }
+    }
 }
 
 /// One node, this one or another.
@@ -66,7 +99,19 @@ impl Overview {
             reloads: Reloads::default(),
             expiries: Expiries::default(),
             leaving,
+            memory: Arc::new(MemoryBounds { from: MaxMemoryFrom::Nothing, limit: None, concern: None }),
         }
+    }
+
+    /// With what bounds the node's memory.
+    #[must_use]
+    pub fn with_memory(self, memory: MemoryBounds) -> Self {
+        Self { memory: Arc::new(memory), ..self }
+    }
+
+    /// What bounds the node's memory.
+    pub fn memory(&self) -> &MemoryBounds {
+        &self.memory
     }
 
     /// With files that are followed, and certificates among them.

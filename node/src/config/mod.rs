@@ -3,6 +3,7 @@
 //! are used for, and touches nothing but the file it is pointed at.
 
 mod encryption;
+mod memory;
 mod nats;
 mod ports;
 mod print;
@@ -21,8 +22,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::memory::Limit;
+
 pub use encryption::{EncryptionConfig, KEY_BYTES, Keyring, MAX_COOKIE_BYTES, MAX_KEYS};
 pub use kvasir_membership::{MAX_NAME_BYTES, Role};
+pub use memory::MaxMemoryFrom;
 pub use nats::{NatsConfig, NatsLogin, SecretSource};
 pub use ports::{ClientPortConfig, PeerPortConfig};
 pub use security::{AccessRule, AuthConfig, MAX_RULES, PeerTlsConfig, TlsConfig, TokenReviewConfig, Verb};
@@ -194,6 +198,10 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// The memory that entries may take; `None` is no limit.
     pub max_memory: Option<u64>,
+    /// What `max_memory` comes from.
+    pub max_memory_from: MaxMemoryFrom,
+    /// The memory that the process may take, if there is a limit and it was looked for: see [`Config::within`].
+    pub memory_limit: Option<Limit>,
     /// Whether values with a TTL make room when the memory is used up.
     pub evict_ending: bool,
     /// How many members the cluster is meant to have; 0: as many as are known.

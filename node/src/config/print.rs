@@ -4,9 +4,9 @@
 use super::{
     AuthConfig, AuthSettings, ClientPortConfig, ClientPortSettings, Config, DiscoveryConfig, DiscoverySettings,
     DnsConfig, DnsSettings, DurationText, EncryptionConfig, EncryptionSettings, KubernetesConfig, KubernetesSettings,
-    Labels, Limits, LogConfig, MaxMemoryPolicy, NatsConfig, NatsLogin, NatsSettings, PeerPortConfig, PeerPortSettings,
-    PeerTlsConfig, PeerTlsSettings, Quantity, SecretSource, Servers, Settings, StaticConfig, StaticSettings,
-    SwimConfig, SwimSettings, TlsConfig, TlsSettings,
+    Labels, Limits, LogConfig, MaxMemoryFrom, MaxMemoryPolicy, NatsConfig, NatsLogin, NatsSettings, PeerPortConfig,
+    PeerPortSettings, PeerTlsConfig, PeerTlsSettings, Quantity, SecretSource, Servers, Settings, StaticConfig,
+    StaticSettings, SwimConfig, SwimSettings, TlsConfig, TlsSettings,
 };
 
 impl Config {
@@ -14,7 +14,8 @@ impl Config {
     pub fn to_yaml(&self) -> String {
         let text = serde_yaml::to_string(&Settings::from(self)).expect("settings are maps, lists, numbers and strings");
         let left_out = |name: &str| format!("# {name} is set, and left out here");
-        self.secrets().into_iter().map(left_out).chain([text]).collect::<Vec<_>>().join("\n")
+        let memory = self.max_memory_remark().map(|remark| format!("# {remark}"));
+        self.secrets().into_iter().map(left_out).chain(memory).chain([text]).collect::<Vec<_>>().join("\n")
     }
 
     /// The paths of the secrets that are given by themselves, and not as files.
@@ -47,6 +48,8 @@ impl From<&Config> for Settings {
             serve_alone,
             drain_timeout,
             max_memory,
+            max_memory_from,
+            memory_limit: _, // the system's, and no setting
             evict_ending,
             voters,
             voters_file: _, // where a change of `voters` is looked for, not a setting
@@ -77,7 +80,7 @@ impl From<&Config> for Settings {
             join_timeout: Some(DurationText(*join_timeout)),
             serve_alone: Some(*serve_alone),
             drain_timeout: Some(DurationText(*drain_timeout)),
-            max_memory: Some(Quantity(max_memory.unwrap_or(0))),
+            max_memory: (*max_memory_from != MaxMemoryFrom::Nothing).then(|| Quantity(max_memory.unwrap_or(0))),
             max_memory_policy: Some(if *evict_ending {
                 MaxMemoryPolicy::TtlFirst
             } else {

@@ -153,7 +153,7 @@ settings! {
         /// How long a leaving node waits until peers hold its writes [default: 10s]
         #[arg(long, env = "KVASIR_DRAIN_TIMEOUT", value_name = "DURATION")]
         drain_timeout: DurationText,
-        /// The memory that entries may take, in bytes, such as 256Mi; 0 is no limit [default: 0]
+        /// The memory that entries may take, in bytes, such as 256Mi; 0 is no limit [default: what fits into the memory limit of the process; without one, no limit]
         #[arg(long, env = "KVASIR_MAX_MEMORY", value_name = "BYTES")]
         max_memory: Quantity,
         /// What a full node does with a write [default: noeviction]

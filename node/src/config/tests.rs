@@ -368,9 +368,12 @@ fn the_documented_file_gives_the_defaults() {
         peer_tls: None,
         auth: None,
         access: None,
+        max_memory: None,
+        max_memory_from: MaxMemoryFrom::Nothing,
         ..shown.clone()
     };
     assert_eq!(none, config("").unwrap());
+    assert_eq!(shown.max_memory, Some(crate::memory::share(96 << 20)), "as the remark on it says");
     let DiscoveryConfig { kubernetes, nats, dns, static_hosts } = shown.discovery;
     let (kubernetes, nats, dns) = (kubernetes.unwrap(), nats.unwrap(), dns.unwrap());
     assert!(!static_hosts.unwrap().hosts.is_empty());

@@ -10,8 +10,8 @@ use std::{
 use super::security::checked_access;
 use super::{
     AccessRule, AuthConfig, Config, ConfigError, DiscoveryConfig, DiscoverySettings, DnsConfig, DurationText,
-    EncryptionSettings, KubernetesConfig, Limits, LogConfig, MAX_CLUSTER_BYTES, MAX_NAME_BYTES, MaxMemoryPolicy,
-    PeerTlsSettings, Quantity, Role, Settings, StaticConfig, TlsSettings,
+    EncryptionSettings, KubernetesConfig, Limits, LogConfig, MAX_CLUSTER_BYTES, MAX_NAME_BYTES, MaxMemoryFrom,
+    MaxMemoryPolicy, PeerTlsSettings, Quantity, Role, Settings, StaticConfig, TlsSettings,
 };
 
 const DEFAULT_CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7070);
@@ -113,6 +113,8 @@ impl Settings {
             serve_alone: serve_alone.unwrap_or(role == Role::Member),
             drain_timeout: within("drainTimeout", drain_timeout, DEFAULT_DRAIN_TIMEOUT, &DRAIN_TIMEOUT)?,
             max_memory: max_memory.map(|Quantity(bytes)| bytes).filter(|bytes| *bytes > 0),
+            max_memory_from: max_memory.map_or(MaxMemoryFrom::Nothing, |_| MaxMemoryFrom::Setting),
+            memory_limit: None,
             evict_ending: max_memory_policy.unwrap_or_default() == MaxMemoryPolicy::TtlFirst,
             voters: checked_voters(voters)?,
             voters_file: None,

@@ -27,6 +27,7 @@ pub use self::wait::{Acked, Crowded, MAX_WAITING, Place, SessionError};
 pub use self::watching::{Happened, Lost, MAX_WATCHES, QUEUE_BYTES, QUEUE_EVENTS, Told, Watch, WatchError};
 use self::{heard::Heard, links::LinkTask, watching::Watcher};
 use crate::clock::{Dot, ms_of};
+use crate::memory::log_bounds;
 pub use crate::replica::Need;
 use crate::replica::{Bounds, Counters, Full, LinkId, PeerId, Replica, Settings, View};
 use crate::session::Session;
@@ -258,6 +259,7 @@ pub struct Options {
 impl Engine {
     /// An empty node that is joining.
     pub fn new(options: &Options) -> Arc<Self> {
+        let (log_bytes, log_entries) = log_bounds(options.max_memory);
         let settings = Settings {
             origin: options.origin,
             name: options.name.clone(),
@@ -272,7 +274,7 @@ impl Engine {
             may_found: options.may_found,
             serve_alone: options.serve_alone,
             join_timeout_ms: millis(options.join_timeout),
-            bounds: Bounds::default(),
+            bounds: Bounds { log_bytes, log_entries, ..Bounds::default() },
         };
         let inner = Inner {
             replica: Replica::new(settings, wall_ms()),

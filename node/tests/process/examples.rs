@@ -56,7 +56,8 @@ fn the_compose_file_is_valid_and_the_node_takes_its_environment() {
     given.sort();
     assert_eq!(given, known);
     assert_eq!(service["image"], concat!("kvasir.dev/kvasir:", env!("CARGO_PKG_VERSION")));
-    assert_eq!(service["deploy"], serde_json::json!({ "replicas": 3 }));
+    let limits = serde_json::json!({ "limits": { "memory": "512M" } });
+    assert_eq!(service["deploy"], serde_json::json!({ "replicas": 3, "resources": limits }));
     // Compose takes only text for a variable that is to be one.
     let environment: BTreeMap<String, String> = serde_json::from_value(service["environment"].clone()).unwrap();
     let config = printed(command().envs(&environment));

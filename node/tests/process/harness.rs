@@ -17,6 +17,8 @@ use tokio::net::TcpStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+use crate::memory_group::MemoryGroup;
+
 /// Long enough for a machine that is busy with other work; a test that waits this long has failed. Tests wait for events, with this
 /// as the bound: what they count or compare does not depend on how fast the machine is.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
@@ -67,8 +69,8 @@ pub(crate) struct Node {
     pub(crate) admin: SocketAddr,
     flags: BTreeMap<&'static str, String>,
     environment: BTreeMap<&'static str, String>,
-    /// What the shell's `ulimit` is told before it becomes the node.
-    ulimit: Option<&'static str>,
+    /// What a shell does before it becomes the node.
+    prelude: Option<String>,
     logs: TempDir,
     starts: u32,
     child: Option<Child>,
@@ -83,6 +85,8 @@ impl Node {
             ("join-timeout", "5s"),
             ("drain-timeout", "4s"),
             ("log-level", "info,kvasir_node=debug"),
+            // Whatever the limits of the machine are.
+            ("max-memory", "0"),
         ];
         Self {
             name: name.to_owned(),
@@ -91,7 +95,7 @@ impl Node {
             admin: loopback(),
             flags: flags.map(|(flag, value)| (flag, value.to_owned())).into(),
             environment: BTreeMap::new(),
-            ulimit: None,
+            prelude: None,
             logs: tempfile::tempdir().unwrap(),
             starts: 0,
             child: None,
@@ -104,6 +108,12 @@ impl Node {
         self
     }
 
+    /// Without a setting that the others have.
+    pub(crate) fn without(mut self, flag: &'static str) -> Self {
+        self.flags.remove(flag);
+        self
+    }
+
     /// With a variable of the environment.
     pub(crate) fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.environment.insert(name, value.into());
@@ -112,8 +122,14 @@ impl Node {
 
     /// With other limits of the system, in the words of the shell's `ulimit`.
     pub(crate) fn ulimit(mut self, limit: &'static str) -> Self {
-        self.ulimit = Some(limit);
+        self.prelude = Some(format!("ulimit {limit}"));
         self
+    }
+
+    /// In a cgroup, with the memory for entries that follows from its limit.
+    pub(crate) fn inside(mut self, group: &MemoryGroup) -> Self {
+        self.prelude = Some(format!("echo $$ > {}", group.path().join("cgroup.procs").display()));
+        self.without("max-memory")
     }
 
     /// A node without peers, ready.
@@ -142,9 +158,9 @@ impl Node {
         for (flag, value) in &self.flags {
             command.args([&format!("--{flag}"), value]);
         }
-        if let Some(limit) = self.ulimit {
+        if let Some(prelude) = &self.prelude {
             let node = std::mem::replace(&mut command, Command::new("sh"));
-            command.args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")]);
+            command.args(["-c", &format!("{prelude} && exec \"$0\" \"$@\"")]);
             command.arg(node.get_program()).args(node.get_args()).stdin(Stdio::null());
             for (name, value) in node.get_envs() {
                 match value {

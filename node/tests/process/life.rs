@@ -384,8 +384,8 @@ fn exchange(path: &std::path::Path, text: &str) {
 async fn how_many_voters_there_are_to_be_is_taken_from_the_changed_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("node.yaml");
-    exchange(&file, "voters: 3\n");
-    let node = Node::new("n0").with("config", file.to_str().unwrap()).started().await;
+    exchange(&file, "voters: 3\nmaxMemory: 1Gi\n");
+    let node = Node::new("n0").with("config", file.to_str().unwrap()).without("max-memory").started().await;
     let majority = async || {
         let level = Some(kvasir_proto::v1::ack::Asked::Level(kvasir_proto::v1::AckLevel::Majority.into()));
         let timeout = Some(Duration::from_millis(50).try_into().unwrap());
@@ -417,7 +417,7 @@ async fn how_many_voters_there_are_to_be_is_taken_from_the_changed_file() {
     // Only this setting is taken while the node runs.
     exchange(&file, "voters: 5\nmaxMemory: 1\n");
     comes_to_be((3, false)).await;
-    assert_eq!(node.status().await["maxMemoryBytes"], 0);
+    assert_eq!(node.status().await["maxMemoryBytes"], 1 << 30);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 mod authority;
 mod dns_server;
 mod harness;
+mod memory_group;
 mod nats_server;
 
 mod access;
@@ -17,6 +18,7 @@ mod full;
 mod input;
 mod life;
 mod limits;
+mod memory;
 mod nats;
 mod observe;
 mod peer_port;

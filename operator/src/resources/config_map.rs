@@ -53,13 +53,15 @@ fn lasting(cluster: &ValidatedCluster) -> Value {
         "adminAddress": format!("0.0.0.0:{ADMIN_PORT}"),
         "syncInterval": duration::format(cluster.sync_interval),
         "drainTimeout": format!("{DRAIN_SECONDS}s"),
-        "maxMemory": cluster.max_memory.to_string(),
         "maxMemoryPolicy": cluster.max_memory_policy,
         "evictAfter": duration::format(cluster.evict_after),
         "logFormat": "json",
         "discovery": discovery::settings(cluster),
     });
     // What is not given is not written, so that an operator that knows of more settings restarts nobody.
+    if let Some(bytes) = cluster.max_memory {
+        settings["maxMemory"] = bytes.to_string().into();
+    }
     if let Some(timeout) = cluster.join_timeout {
         settings["joinTimeout"] = duration::format(timeout).into();
     }
@@ -142,6 +144,8 @@ mod tests {
         assert_eq!(read["cluster"], "shop/demo");
         assert_eq!(read["discovery"]["kubernetes"]["podLabels"]["kvasir.dev/member-of"], "demo");
         assert_eq!((&read["joinTimeout"], &read["serveAlone"]), (&Value::Null, &Value::Null));
+        let derived: Value = serde_yaml::from_str(&build(&valid("{}")).data.unwrap()[FILE]).unwrap();
+        assert_eq!(derived["maxMemory"], Value::Null, "the node sees what its container may take");
         assert_eq!(read["encryption"], Value::Null);
         let cluster = valid(
             "{joinTimeout: 1500ms, serveAlone: false, discovery: {nats: {server: [a, b]}, dns: {}, kubernetes: {podLabels: {'on': 'off', 'a.b/c': '1'}}}}",

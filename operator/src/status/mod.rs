@@ -31,7 +31,7 @@ pub(crate) use self::{
     redundancy::{ONE_MACHINE, SINGLE_MEMBER},
     troubles::{OOM_KILLED, killed},
 };
-use crate::{events::Warning, labels, poll::Answers, webhook::count::Sidecars};
+use crate::{events::Warning, labels, memory, poll::Answers, webhook::count::Sidecars};
 
 /// Reason of the Available condition of a cluster that was complete once and has no ready member left.
 const NO_MEMBER_READY: &str = "NoMemberReady";
@@ -90,9 +90,21 @@ pub fn status(sight: &Sight) -> KvClusterStatus {
     let degraded = degraded(sight, &before, &pods, &members, data.as_ref(), &progressing, &available);
 
     let generation = sight.cluster.metadata.generation.unwrap_or_default();
+    // What no member tells of is not known to have changed.
+    let memory = memory::bounded(sight.answers)
+        .map(|(holds, reason, message)| Verdict {
+            type_: condition::MEMORY_BOUNDED,
+            truth: Truth::from(holds),
+            reason,
+            message,
+        })
+        .map(|verdict| verdict.condition(&before.conditions, generation, sight.now))
+        .or_else(|| find(&before.conditions, condition::MEMORY_BOUNDED).cloned());
     let conditions = [available, progressing, degraded, redundant(sight)]
         .map(|verdict| verdict.condition(&before.conditions, generation, sight.now))
-        .into();
+        .into_iter()
+        .chain(memory)
+        .collect();
     KvClusterStatus {
         conditions,
         observed_generation: generation,

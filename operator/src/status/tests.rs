@@ -362,6 +362,23 @@ fn members_complain_by_name() {
 }
 
 #[test]
+fn memory_bounded_is_kept_while_no_member_answers() {
+    let mut world = World::new("{}");
+    world.look();
+    assert!(find(&world.cluster.status.as_ref().unwrap().conditions, condition::MEMORY_BOUNDED).is_none());
+    world.roll_out();
+    world.look();
+    world.is(condition::MEMORY_BOUNDED, "False", "MemoryUnlimited");
+    world.is(condition::DEGRADED, "False", "AllWell");
+    (0..3).for_each(|ordinal| world.tell(ordinal, |status| status.max_memory_bytes = 1 << 20));
+    world.look();
+    world.is(condition::MEMORY_BOUNDED, "True", "Bounded");
+    world.answers.clear();
+    world.look();
+    world.is(condition::MEMORY_BOUNDED, "True", "Bounded");
+}
+
+#[test]
 fn a_member_says_by_which_ways_the_others_found_it() {
     let mut world = World::serving("{}");
     for number in 0..3 {

@@ -225,7 +225,8 @@ fn complaints(member: &str, status: &NodeStatus, now: Timestamp) -> Vec<Trouble>
         complaints.push((
             "NodeFull",
             format!(
-                "{member} is full and refuses writes: delete keys, or raise spec.maxMemory ({} bytes now)",
+                "{member} is full and refuses writes: delete keys, or raise spec.maxMemory, or where that is unset \
+                 spec.resources.limits.memory ({} bytes for entries now)",
                 status.max_memory_bytes
             ),
         ));

@@ -63,17 +63,18 @@ pub(super) struct Log {
     /// The stamp of the last write that was dropped; 0: none was.
     floor: u64,
     max_entries: usize,
+    max_bytes: usize,
 }
 
 impl Log {
-    pub(super) fn new(max_entries: usize) -> Self {
-        Self { max_entries, ..Self::default() }
+    pub(super) fn new(max_entries: usize, max_bytes: usize) -> Self {
+        Self { max_entries, max_bytes, ..Self::default() }
     }
 
     pub(super) fn append(&mut self, entry: Own) {
         self.bytes += entry.size();
         // First: the queue would double once for the one that is too many.
-        while self.entries.len() >= self.max_entries || self.bytes > LOG_MAX_BYTES {
+        while self.entries.len() >= self.max_entries || self.bytes > self.max_bytes {
             let Some(dropped) = self.entries.pop_front() else { break };
             self.bytes -= dropped.size();
             self.floor = dropped.hlc;
@@ -104,11 +105,25 @@ mod tests {
 
     #[test]
     fn keeps_the_newest_and_knows_what_it_dropped() {
-        let mut log = Log::new(3);
+        let mut log = Log::new(3, LOG_MAX_BYTES);
         for hlc in 1..=5 {
             log.append(Own { hlc, ..Own::default() });
         }
         assert_eq!(log.above(3).map(|e| e.hlc).collect::<Vec<_>>(), [4, 5]);
         assert!(log.covers(2) && !log.covers(1));
+    }
+
+    #[test]
+    fn log_keeps_few_bytes_and_always_the_last_write() {
+        let mut log = Log::new(100, 10);
+        let own = |hlc, len| Own { hlc, value: Some(vec![0; len].into()), ..Own::default() };
+        for hlc in 1..=5 {
+            log.append(own(hlc, 4));
+        }
+        assert_eq!(log.above(0).map(|e| e.hlc).collect::<Vec<_>>(), [4, 5]);
+        assert!(log.covers(3) && !log.covers(2));
+        log.append(own(6, 11));
+        assert_eq!(log.above(0).map(|e| e.hlc).collect::<Vec<_>>(), [6]);
+        assert!(log.covers(5) && !log.covers(4));
     }
 }

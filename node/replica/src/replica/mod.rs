@@ -155,7 +155,7 @@ impl Replica {
             clock: Clock::default(),
             store: Store::default(),
             vector: Vector::new(),
-            log: Log::new(settings.bounds.log_entries),
+            log: Log::new(settings.bounds.log_entries, settings.bounds.log_bytes),
             links: BTreeMap::new(),
             next_link: 1,
             ready: false,

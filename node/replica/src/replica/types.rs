@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 
-use super::{LOG_MAX_ENTRIES, MAX_ENDED, MESSAGE_MAX_ENTRIES, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS, SCAN_STEP, Seat};
+use super::{
+    LOG_MAX_BYTES, LOG_MAX_ENTRIES, MAX_ENDED, MESSAGE_MAX_ENTRIES, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS, SCAN_STEP,
+    Seat,
+};
 use crate::clock::Dot;
 use crate::store::Record;
 
@@ -49,6 +52,8 @@ pub struct Settings {
 pub struct Bounds {
     /// See [`LOG_MAX_ENTRIES`].
     pub log_entries: usize,
+    /// See [`LOG_MAX_BYTES`].
+    pub log_bytes: usize,
     /// See [`MESSAGE_MAX_ENTRIES`].
     pub message_entries: usize,
     /// See [`SCAN_STEP`].
@@ -65,6 +70,7 @@ impl Default for Bounds {
     fn default() -> Self {
         Self {
             log_entries: LOG_MAX_ENTRIES,
+            log_bytes: LOG_MAX_BYTES,
             message_entries: MESSAGE_MAX_ENTRIES,
             scan_step: SCAN_STEP,
             remember_ended_ms: REMEMBER_ENDED_MS,

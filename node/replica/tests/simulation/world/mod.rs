@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use bytes::Bytes;
 use kvasir_replica::clock::Dot;
-use kvasir_replica::replica::{Bounds, Change, LinkId, Need, Replica, Settings};
+use kvasir_replica::replica::{Bounds, Change, LOG_MAX_BYTES, LinkId, Need, Replica, Settings};
 use kvasir_replica::store::Store;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt as _, SeedableRng as _};
@@ -151,6 +151,7 @@ impl<'a> World<'a> {
             // Small, so that cursors fall behind the log and deltas come in many parts.
             bounds: Bounds {
                 log_entries: self.rng.random_range(2..40),
+                log_bytes: LOG_MAX_BYTES,
                 message_entries: self.rng.random_range(1..6),
                 scan_step: self.rng.random_range(1..8),
                 remember_ended_ms: self.plan.remember_ended_ms,
