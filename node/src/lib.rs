@@ -18,6 +18,7 @@ pub mod gate;
 pub mod membership;
 pub mod metrics;
 pub mod node;
+pub mod refusals;
 pub mod reload;
 pub mod tls;
 pub mod transport;

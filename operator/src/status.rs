@@ -15,7 +15,7 @@ use kvasir_crds::{EncryptionStatus, KvCluster, KvClusterStatus, MemberStatus, co
 
 use crate::{
     labels,
-    poll::{Answers, NodeStatus},
+    poll::{Answers, NodeStatus, UnjoinableStatus},
     webhook::count::Sidecars,
 };
 
@@ -322,6 +322,7 @@ fn complaints(member: &str, status: &NodeStatus, now: Timestamp) -> Vec<(&'stati
                 .push(("DiscoveryFailing", format!("{member} cannot find peers by {}: {error}", discovery.provider)));
         }
     }
+    complaints.extend(unjoinable(member, status));
     for (usage, certificate) in &status.certificates {
         let end = certificate.not_after_ms.and_then(|end| Timestamp::from_millisecond(end).ok());
         // The moment and not how long it is until then, which would be news at every look.
@@ -337,6 +338,23 @@ fn complaints(member: &str, status: &NodeStatus, now: Timestamp) -> Vec<(&'stati
         }
     }
     complaints
+}
+
+/// Peers that are told of by name at most, of those that a member cannot talk to.
+const UNJOINABLE_SHOWN: usize = 3;
+
+/// What a member says of peers that it cannot talk to.
+fn unjoinable(member: &str, status: &NodeStatus) -> Option<(&'static str, String)> {
+    let whom = |UnjoinableStatus { address, name, why }: &UnjoinableStatus| match name {
+        Some(name) => format!("{name} ({address}): {why}"),
+        None => format!("{address}: {why}"),
+    };
+    let shown: Vec<_> = status.unjoinable.iter().take(UNJOINABLE_SHOWN).map(whom).collect();
+    let more = if status.unjoinable.len() > shown.len() { ", …" } else { "" };
+    (!shown.is_empty()).then(|| {
+        let waits = if status.phase == "ready" { "" } else { ", and is not ready before it can" };
+        ("PeersRefused", format!("{member} cannot talk to {}{more}{waits}", shown.join(", ")))
+    })
 }
 
 fn answer<'a>(sight: &'a Sight, pod: &Pod) -> Option<&'a NodeStatus> {

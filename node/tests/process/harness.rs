@@ -103,6 +103,12 @@ impl Node {
         self
     }
 
+    /// Without a setting that was given.
+    pub(crate) fn without(mut self, flag: &str) -> Self {
+        assert!(self.flags.remove(flag).is_some(), "{flag} was not given");
+        self
+    }
+
     /// With a variable of the environment.
     pub(crate) fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.environment.insert(name, value.into());

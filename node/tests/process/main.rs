@@ -13,6 +13,7 @@ mod discovery;
 mod encryption;
 mod eviction;
 mod examples;
+mod founding;
 mod full;
 mod input;
 mod life;
