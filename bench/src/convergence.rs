@@ -190,7 +190,7 @@ impl World {
                 node.replica.receive(link, message, wall(at_us))?;
             }
             What::Tick => {
-                node.replica.tick(View { answered: true, unlinked: 0 }, wall(at_us));
+                node.replica.tick(View::ALONE, wall(at_us));
                 tick = true;
             }
             What::Write(n) => {

@@ -129,6 +129,7 @@ async fn measure(options: &Options, shape: &Shape) -> anyhow::Result<Vec<String>
         // Without a majority no tombstone is dropped.
         flags: vec![
             "--join-timeout=1s".into(),
+            "--serve-alone".into(),
             format!("--voters={}", if shape.after == After::Forgotten { 1 } else { 3 }),
         ],
     })?;

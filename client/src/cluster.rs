@@ -126,6 +126,24 @@ pub struct Status {
     /// When the map that the node holds was founded; none until it has one. Later than before: the former map is gone, or
     /// two maps were merged.
     pub founded_at: Option<SystemTime>,
+    /// The peers that it heard of in the last half minute and cannot talk to.
+    pub unjoinable: Vec<UnjoinablePeer>,
+    /// What it waits for while it is not ready, beside those, a line each.
+    pub waits_for: Vec<String>,
+}
+
+/// A peer that the answering node cannot talk to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnjoinablePeer {
+    /// Where it is, `ip:port`; with the port 0 if it came by itself, and where it listens is not known.
+    pub address: String,
+    /// Its name, if it is known.
+    pub name: Option<String>,
+    /// What is the matter, in a word: `key`, `plaintext`, `encrypted`, `certificate`, `version`, `clock`, `cluster`, or what
+    /// a later release has.
+    pub reason: String,
+    /// The same in words, with what to do.
+    pub why: String,
 }
 
 /// A node that is refused because its clock and the answering one's are too far apart.
@@ -283,6 +301,17 @@ pub(crate) fn status(wire: v1::StatusResponse) -> Result<Status, Error> {
         returns: wire.returns,
         skewed: wire.skewed.into_iter().map(|v1::SkewedPeer { name, reason }| SkewedPeer { name, reason }).collect(),
         founded_at: wire.founded_at.and_then(|at| SystemTime::try_from(at).ok()),
+        unjoinable: wire
+            .unjoinable
+            .into_iter()
+            .map(|v1::UnjoinablePeer { address, name, reason, why }| UnjoinablePeer {
+                address,
+                name: some_text(name),
+                reason,
+                why,
+            })
+            .collect(),
+        waits_for: wire.waits_for,
     })
 }
 

@@ -71,7 +71,9 @@ pub use address::{DEFAULT_ADDRESS, DEFAULT_PORT};
 pub use builder::Builder;
 pub use bytes::Bytes;
 pub use client::Client;
-pub use cluster::{DiscoveryStatus, Leader, Member, MemberState, Phase, Role, SkewedPeer, Status, WhoAmI};
+pub use cluster::{
+    DiscoveryStatus, Leader, Member, MemberState, Phase, Role, SkewedPeer, Status, UnjoinablePeer, WhoAmI,
+};
 pub use codec::{Codec, Json, Proto, Text};
 pub use credentials::Credentials;
 pub use error::Error;

@@ -121,13 +121,13 @@ pub struct KvClusterSpec {
     /// How members find each other: one way, or several together. Unset: kubernetes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discovery: Option<Discovery>,
-    /// How long a starting member waits for others, from 0s to 90s. Unset: 10s.
+    /// How long a starting member waits for others that it does not reach, from 0s to 90s; then a majority of the members starts without the rest. Unset: 10s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]+(ms|s|m|h))+$') && duration(self) <= duration('90s')")
         .message("set joinTimeout to at most 90s, such as 500ms or 10s"))]
     pub join_timeout: Option<String>,
-    /// Whether a member that found no other within `joinTimeout` becomes ready; it goes on looking in any case. Unset: yes.
+    /// Whether a member that found no ready one within `joinTimeout` becomes ready with an empty map, though others may hold one; it goes on looking in any case. Unset: no. With `replicas: 1` there are no others, and it starts in any case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serve_alone: Option<bool>,
     /// What nodes encrypt with among themselves, sidecars too; fixed once the cluster is made. Unset: nothing is encrypted.

@@ -103,12 +103,34 @@ impl Lab {
         Ok(())
     }
 
-    /// Kills a container's first process with SIGKILL. Only the throwaway cluster can: false on another.
-    pub async fn kill_container(&self, id: &str) -> Result<bool> {
+    /// Works with, or harms, the throwaway cluster (`e2e/cluster/ctl.sh`): false on another.
+    pub async fn ctl(&self, words: &[&str]) -> Result<bool> {
         let Some(ctl) = std::env::var_os("KV_CTL") else { return Ok(false) };
         let ctl = ctl.to_str().context("KV_CTL is not UTF-8")?;
-        command(ctl, &["kill-container", id]).await?;
+        command(ctl, words).await?;
         Ok(true)
+    }
+
+    /// Kills a container's first process with SIGKILL. Only the throwaway cluster can: false on another.
+    pub async fn kill_container(&self, id: &str) -> Result<bool> {
+        self.ctl(&["kill-container", id]).await
+    }
+
+    /// An image of nodes that speak another version of the protocol on their links than those of [`Self::image`], as a
+    /// release may. Only for the throwaway cluster: `None` on another.
+    pub async fn image_of_another_release(&self) -> Result<Option<String>> {
+        let name = "kv.local/kvasir-next:1";
+        let folder = workspace();
+        let at = |path: String| folder.join(path).to_str().map(str::to_owned).context("the path is not UTF-8");
+        let program = at(format!("target/{}-unknown-linux-musl/release/kvasir-node", std::env::consts::ARCH))?;
+        let (make, archive) = (at("e2e/cluster/mkimage".to_owned())?, at("target/e2e-kvasir-next.tar".to_owned())?);
+        if std::env::var_os("KV_CTL").is_none() {
+            return Ok(None);
+        }
+        let speaks = "KVASIR_TEST_LINKS_VERSION=2";
+        command(&make, &[name, &archive, &program, "--user", "65532:65532", "--no-tmp", "--env", speaks]).await?;
+        self.ctl(&["load", &archive]).await?;
+        Ok(Some(name.to_owned()))
     }
 
     /// Whether cert-manager is there; the throwaway cluster starts it.

@@ -62,7 +62,7 @@ impl World {
             serve_alone: true,
             join_timeout: Duration::ZERO,
         });
-        engine.set_view(View { answered: true, unlinked: 0 }, engine.linked().1);
+        engine.set_view(View::ALONE, engine.linked().1);
         let stop = CancellationToken::new();
         let clockwork = engine.clone().run(stop.clone());
         let mut phase = engine.subscribe_phase();

@@ -28,8 +28,9 @@ pub(crate) fn run_frames(bytes: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without sockets");
     runtime.block_on(async {
         let mut stream = bytes;
-        if bytes.first() == Some(&b'k') && frame::read_preamble(&mut stream, Mode::Plain).await.is_err() {
-            assert!(!bytes.starts_with(&Mode::Plain.preamble()));
+        if bytes.first() == Some(&b'k') && frame::read_preamble(&mut stream, Mode::Plain, frame::VERSION).await.is_err()
+        {
+            assert!(!bytes.starts_with(&Mode::Plain.preamble(frame::VERSION)));
             return;
         }
         if let Ok(hello) = frame::read::<Hello>(&mut &stream[..], LIMIT).await {
@@ -62,7 +63,7 @@ pub(crate) fn frame_seeds() -> Vec<Vec<u8>> {
     let mut replica = ready(9, "b");
     let link = replica.link_up(peer(7, "a"));
     replica.put("key".into(), "value".into(), Some(START_MS + 9999), START_MS).expect("there is room");
-    let mut stream = Mode::Plain.preamble().to_vec();
+    let mut stream = Mode::Plain.preamble(frame::VERSION).to_vec();
     let frame = |message: Kind| {
         let body = Message { kind: Some(message) }.encode_to_vec();
         [&u32::try_from(body.len()).expect("short").to_be_bytes()[..], &body].concat()
@@ -107,7 +108,7 @@ fn settings(origin: u64, name: &str) -> Settings {
 
 fn ready(origin: u64, name: &str) -> Replica {
     let mut replica = Replica::new(settings(origin, name), START_MS - 1000);
-    replica.tick(View { answered: true, unlinked: 0 }, START_MS);
+    replica.tick(View::ALONE, START_MS);
     assert!(replica.is_ready());
     replica
 }
@@ -173,7 +174,7 @@ struct Side {
 pub(crate) fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let mut now_ms = START_MS;
-    let view = View { answered: true, unlinked: 0 };
+    let view = View::ALONE;
     let mut sides = [(7, "a"), (9, "b")].map(|(origin, name)| {
         let replica = if input.flag() { ready(origin, name) } else { Replica::new(settings(origin, name), START_MS) };
         let (newest, held) = (Dot::default(), BTreeMap::new());

@@ -115,14 +115,14 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without sockets");
         runtime.block_on(async {
             let (mut wire, mut frames) = (Vec::new(), BytesMut::new());
-            frame::write_preamble(&mut wire, Mode::Plain).await.unwrap();
+            frame::write_preamble(&mut wire, Mode::Plain, frame::VERSION).await.unwrap();
             frame::append(&mut frames, &hello);
             for message in &messages {
                 frame::append(&mut frames, message);
             }
             frame::write(&mut wire, &frames).await.unwrap();
             let mut stream = &wire[..];
-            frame::read_preamble(&mut stream, Mode::Plain).await.unwrap();
+            frame::read_preamble(&mut stream, Mode::Plain, frame::VERSION).await.unwrap();
             assert_eq!(frame::read::<Hello>(&mut stream, 1 << 20).await.unwrap(), hello);
             for message in &messages {
                 assert_eq!(&frame::read::<Message>(&mut stream, 1 << 20).await.unwrap(), message);

@@ -19,6 +19,7 @@ pub mod membership;
 pub mod memory;
 pub mod metrics;
 pub mod node;
+pub mod refusals;
 pub mod reload;
 pub mod tls;
 pub mod transport;

@@ -13,7 +13,7 @@ use kvasir_node::config::{Cli, Command, Config, DevSettings, LogConfig, LogForma
 use kvasir_node::descriptors;
 use kvasir_node::dev::DevCluster;
 use kvasir_node::memory;
-use kvasir_node::node::Node;
+use kvasir_node::node::{Node, Speaks};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
@@ -24,6 +24,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The settings are wrong.
 const BAD_CONFIG: u8 = 2;
+/// For tests alone: the version of the protocol that the node speaks on links, and in membership datagrams, so that it is
+/// to its peers what a node of another release would be.
+const LINKS_VERSION: &str = "KVASIR_TEST_LINKS_VERSION";
+const DATAGRAMS_VERSION: &str = "KVASIR_TEST_DATAGRAMS_VERSION";
 
 fn main() -> ExitCode {
     // Answers `--help` and wrong flags itself, as command line tools do (exit code 0 and 2).
@@ -40,7 +44,19 @@ fn main() -> ExitCode {
         print!("{}", config.to_yaml());
         return ExitCode::SUCCESS;
     }
-    finish(&config.log.clone(), run(config))
+    match speaks() {
+        Ok(speaks) => finish(&config.log.clone(), run(speaks, config)),
+        Err(error) => bad_config(&error),
+    }
+}
+
+fn speaks() -> Result<Speaks, String> {
+    let version = |name: &str, default| match std::env::var(name) {
+        Ok(text) => text.parse().map_err(|error| format!("{name}: {text:?} is no version: {error}")),
+        Err(_) => Ok(default),
+    };
+    let Speaks { links, datagrams } = Speaks::default();
+    Ok(Speaks { links: version(LINKS_VERSION, links)?, datagrams: version(DATAGRAMS_VERSION, datagrams)? })
 }
 
 /// Runs to the end, with the log that is asked for.
@@ -87,10 +103,13 @@ fn start_log(config: &LogConfig) -> Result<(), String> {
     Ok(())
 }
 
-async fn run(mut config: Config) -> anyhow::Result<()> {
+async fn run(speaks: Speaks, mut config: Config) -> anyhow::Result<()> {
     descriptors::fit(&mut config.client_port, &mut config.peer_port);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut node = Node::start(config).await?;
+    if speaks != Speaks::default() {
+        warn!(links = speaks.links, datagrams = speaks.datagrams, "speaks other versions of the protocols, for a test");
+    }
+    let mut node = Node::start_speaking(speaks, config, Vec::new()).await?;
     tokio::select! {
         failure = node.failed() => return Err(failure.into()),
         which = told(&mut terminate, &mut interrupt) => info!(signal = which, "was told to stop"),

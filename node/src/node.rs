@@ -28,6 +28,7 @@ use crate::encryption::datagram::Sealer;
 use crate::engine::{self, Engine, wall_ms};
 use crate::membership::{self, Membership, NodeId};
 use crate::metrics::Metrics;
+use crate::refusals::Refusals;
 use crate::reload::Reloads;
 use crate::tls::{ClientPortTls, Clients, Expiries, PeerTls};
 use crate::transport::{self, Protection, Transport};
@@ -65,6 +66,22 @@ pub enum NodeError {
     /// A part of the node ended that should not.
     #[error("the {0} ended by itself: this is a bug")]
     Ended(&'static str),
+}
+
+/// The versions of the peers' protocols that a node speaks. No setting: only a test of what peers make of another release
+/// has a reason to choose them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Speaks {
+    /// On links.
+    pub links: u8,
+    /// In membership datagrams.
+    pub datagrams: u8,
+}
+
+impl Default for Speaks {
+    fn default() -> Self {
+        Self { links: transport::frame::VERSION, datagrams: membership::wire::VERSION }
+    }
 }
 
 /// A running node. Its tasks end by [`Node::shutdown`], or with the runtime.
@@ -143,6 +160,15 @@ impl Node {
 
     /// The same, looking for peers also in ways that the settings do not know.
     pub async fn start_with(config: Config, more: Vec<Box<dyn Provider>>) -> Result<Self, NodeError> {
+        Self::start_speaking(Speaks::default(), config, more).await
+    }
+
+    /// The same, in these versions of the peers' protocols.
+    pub async fn start_speaking(
+        speaks: Speaks,
+        config: Config,
+        more: Vec<Box<dyn Provider>>,
+    ) -> Result<Self, NodeError> {
         let Sockets { client, peer_tcp, peer_udp, admin, addresses } = Sockets::bind(&config).await?;
         let memory = MemoryBounds::of(&config);
         let stop = CancellationToken::new();
@@ -205,13 +231,18 @@ impl Node {
         let mut providers = discovery::configured(&config.discovery, me.peer_address);
         providers.extend(more);
         let discovery = discovery::start(providers);
+        let refusals = Arc::<Refusals>::default();
         let membership = membership::start(
             me.clone(),
             peer_udp,
             discovery.clone(),
-            &config.cluster,
-            config.swim,
-            sealer.clone().map(|sealer| sealer as Arc<dyn membership::Seal>),
+            membership::Options {
+                cluster: &config.cluster,
+                timing: config.swim,
+                seal: sealer.clone().map(|sealer| sealer as Arc<dyn membership::Seal>),
+                version: speaks.datagrams,
+                refusals: refusals.clone(),
+            },
             stop.clone(),
         );
         let lives = peers::live_on(engine.subscribe_identity(), membership.life());
@@ -225,13 +256,13 @@ impl Node {
                 max_value_bytes: config.limits.max_value_bytes,
                 protection,
                 port: config.peer_port,
+                version: speaks.links,
+                refusals,
             },
             peer_tcp,
             peers::to_link(membership.members(), stop.clone()),
             stop.clone(),
         );
-        let view = peers::keep_view(engine.clone(), me.peer_address, membership.members(), discovery.clone());
-        tokio::spawn(stop.clone().run_until_cancelled_owned(view));
         tokio::spawn(engine.clone().run(stop.clone()));
         if let Some(file) = config.voters_file {
             let follow = voters::follow(file, config.voters, engine.clone());
@@ -243,6 +274,8 @@ impl Node {
         let overview = Overview::new(&membership, &config.cluster, engine.clone(), transport.clone(), discovery, told)
             .with_files(reloads, expiries)
             .with_memory(memory);
+        let view = peers::keep_view(engine.clone(), overview.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(view));
         let connections = Connections::new(&config.client_port);
         let (membership_counters, of_transport) = (membership.counters(), transport.clone());
         metrics.collect(Box::new(Scrape {

@@ -62,6 +62,20 @@ pub struct NodeStatus {
     pub discovery: Vec<DiscoveryStatus>,
     /// The others, as it sees them.
     pub peers: Vec<PeerStatus>,
+    /// Peers that it heard of lately and cannot talk to.
+    pub unjoinable: Vec<UnjoinableStatus>,
+}
+
+/// A peer that a member cannot talk to.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct UnjoinableStatus {
+    /// Where it is.
+    pub address: String,
+    /// Its name, if it is known.
+    pub name: Option<String>,
+    /// Why, and what to do.
+    pub why: String,
 }
 
 /// When a map began.
@@ -206,7 +220,8 @@ mod tests {
     async fn a_member_is_heard_whatever_its_version() {
         let answer = r#"{"name":"demo-0","origin":"ab","version":"9.9.9","phase":"ready","keys":12,"full":true,
             "fingerprint":"cd","lagMs":null,"discovery":[{"provider":"kubernetes","found":3,"error":"no"}],"new":1,
-            "encryption":{"primary":"0a","keys":["0a","0b"]},"founding":{"atMs":5,"by":"ab"},"formerOrigins":["aa"],"reloads":{"encryption":{"times":2,"error":"bad"}},"certificates":{"client":{"notAfterMs":7}}}"#;
+            "encryption":{"primary":"0a","keys":["0a","0b"]},"founding":{"atMs":5,"by":"ab"},"formerOrigins":["aa"],"reloads":{"encryption":{"times":2,"error":"bad"}},"certificates":{"client":{"notAfterMs":7}},
+            "unjoinable":[{"address":"10.0.0.1:7071","name":null,"reason":"key","why":"another key"}]}"#;
         let address = serve(Router::new().route("/status", get(move || async move { answer }))).await;
         let status = Poller::default().ask(address).await.unwrap();
         assert_eq!((status.keys, status.full, status.lag_ms), (12, true, None));
@@ -218,6 +233,7 @@ mod tests {
             (status.founding, status.former_origins),
             (Some(FoundingStatus { at_ms: 5 }), vec!["aa".to_owned()])
         );
+        assert_eq!((status.unjoinable[0].name.as_deref(), status.unjoinable[0].why.as_str()), (None, "another key"));
     }
 
     #[tokio::test]

@@ -191,16 +191,18 @@ async fn the_cluster_verbs_print_tables_and_json() {
     assert!(who.text().starts_with("name:     demo-0\nrole:     member\ncluster:  apps/demo\n"), "{}", who.text());
     let status = kvctl(&node, &["status"]).await;
     assert!(
-        status.text().contains("\ndiscovery dns:      3 found (demo-0), failing: no such name\n"),
+        status.text().contains("\ndiscovery dns:              3 found (demo-0), failing: no such name\n"),
         "{}",
         status.text()
     );
     for line in [
-        "seats:              1 evicted, 2 member",
-        "deletes forgotten:  up to 7.0s ago",
-        "overfull:           yes: it lacks writes of peers, for want of memory (maxMemory)",
-        "returns:            4",
-        "refused demo-2:     its clock is 90s ahead of ours",
+        "seats:                      1 evicted, 2 member",
+        "deletes forgotten:          up to 7.0s ago",
+        "overfull:                   yes: it lacks writes of peers, for want of memory (maxMemory)",
+        "returns:                    4",
+        "refused demo-2:             its clock is 90s ahead of ours",
+        "cannot join 10.0.0.7:7071:  it has another key",
+        "waiting:                    does not reach 10.0.0.8:7071",
     ] {
         assert!(status.text().lines().any(|it| it == line), "no '{line}' in\n{}", status.text());
     }
@@ -213,6 +215,9 @@ async fn the_cluster_verbs_print_tables_and_json() {
     assert_eq!((&status["overfull"], &status["returns"]), (&json!(true), &json!(4)));
     assert_eq!(status["collectedAgeMs"], json!(7000));
     assert_eq!(status["skewed"], json!([{"name": "demo-2", "reason": "its clock is 90s ahead of ours"}]));
+    let unjoinable = json!({"address": "10.0.0.7:7071", "name": null, "reason": "key", "why": "it has another key"});
+    assert_eq!(status["unjoinable"], json!([unjoinable]));
+    assert_eq!(status["waitsFor"], json!(["does not reach 10.0.0.8:7071"]));
 }
 
 #[tokio::test]

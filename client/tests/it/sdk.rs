@@ -103,6 +103,10 @@ async fn the_cluster_calls_are_read_whole() {
     assert_eq!(status.founded_at, Some(UNIX_EPOCH + Duration::from_millis(1_700_000_000_007)));
     let skewed = SkewedPeer { name: "demo-2".into(), reason: "its clock is 90s ahead of ours".into() };
     assert_eq!(status.skewed, [skewed]);
+    let [unjoinable] = &status.unjoinable[..] else { panic!("{:?}", status.unjoinable) };
+    assert_eq!((unjoinable.address.as_str(), unjoinable.name.as_ref()), ("10.0.0.7:7071", None));
+    assert_eq!((unjoinable.reason.as_str(), unjoinable.why.as_str()), ("key", "it has another key"));
+    assert_eq!(status.waits_for, ["does not reach 10.0.0.8:7071"]);
 }
 
 #[tokio::test]

@@ -486,6 +486,13 @@ impl Cluster for Node {
                 name: "demo-2".to_owned(),
                 reason: "its clock is 90s ahead of ours".to_owned(),
             }],
+            unjoinable: vec![v1::UnjoinablePeer {
+                address: "10.0.0.7:7071".to_owned(),
+                name: String::new(),
+                reason: "key".to_owned(),
+                why: "it has another key".to_owned(),
+            }],
+            waits_for: vec!["does not reach 10.0.0.8:7071".to_owned()],
         }))
     }
 }

@@ -10,6 +10,7 @@ mod cluster;
 mod data;
 mod discovery;
 mod failures;
+mod founding;
 mod operator;
 mod security;
 mod sidecar;

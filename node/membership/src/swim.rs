@@ -98,7 +98,7 @@ impl Swim {
             foca: Foca::new(me, config.clone(), Xoshiro256PlusPlus::seed_from_u64(seed), wire),
             config,
             timing,
-            envelope: wire::envelope(cluster),
+            envelope: wire::envelope(cluster, wire::VERSION),
             timers: BinaryHeap::new(),
             timers_set: 0,
             outputs: VecDeque::new(),
@@ -111,6 +111,13 @@ impl Swim {
             rests: false,
             left: false,
         }
+    }
+
+    /// The same, in another version of the protocol: for tests of what its peers make of it.
+    #[must_use]
+    pub fn speaking(mut self, version: u8, cluster: &str) -> Self {
+        self.envelope = wire::envelope(cluster, version);
+        self
     }
 
     /// This node, in its present generation.
@@ -280,6 +287,11 @@ impl Swim {
     fn round_soon(&mut self, now: Duration) {
         let earliest = self.last_round.map_or(now, |last| now.max(last + MIN_ROUND));
         self.next_round = self.next_round.min(earliest);
+    }
+
+    /// Whether this node sent a datagram itself.
+    pub fn is_own(&self, datagram: &[u8]) -> bool {
+        wire::open(datagram, &self.envelope).is_ok_and(|message| self.own_or_impostor(message).is_ok())
     }
 
     /// Listing oneself in discovery is fine, and so is hearing oneself.

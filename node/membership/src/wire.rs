@@ -25,7 +25,8 @@ pub const MAX_DATAGRAM: usize = 1168;
 pub const MAGIC: [u8; 4] = *b"KVSW";
 /// How one begins that is encrypted.
 pub const SEALED_MAGIC: [u8; 4] = *b"KVSX";
-const VERSION: u8 = 1;
+/// The protocol's version, unless a test has a node speak another one.
+pub const VERSION: u8 = 1;
 /// How long the envelope is, bytes.
 pub const ENVELOPE: usize = MAGIC.len() + 1 + 8;
 /// What is left for the message.
@@ -41,8 +42,15 @@ pub enum Refused {
     #[error("it is encrypted, and this node's are not: give all nodes the same encryption settings")]
     Encrypted,
     /// It is of another version of it.
-    #[error("membership protocol version {0}, this node speaks {VERSION}: run nodes of neighbouring releases together")]
-    Version(u8),
+    #[error(
+        "membership protocol version {theirs}, this node speaks {ours}: run nodes of neighbouring releases together"
+    )]
+    Version {
+        /// What the sender speaks.
+        theirs: u8,
+        /// What this node speaks.
+        ours: u8,
+    },
     /// It is of another cluster.
     #[error("datagram of another cluster: check that all nodes have the same cluster name")]
     Cluster,
@@ -57,11 +65,11 @@ pub enum Refused {
     Malformed(foca::Error),
 }
 
-/// The first bytes of every datagram of one cluster.
-pub fn envelope(cluster: &str) -> [u8; ENVELOPE] {
+/// The first bytes of every datagram of one cluster whose nodes speak this version.
+pub fn envelope(cluster: &str, version: u8) -> [u8; ENVELOPE] {
     let mut envelope = [0; ENVELOPE];
     envelope[..4].copy_from_slice(&MAGIC);
-    envelope[4] = VERSION;
+    envelope[4] = version;
     envelope[5..].copy_from_slice(&xxh3_64(cluster.as_bytes()).to_le_bytes());
     envelope
 }
@@ -78,8 +86,8 @@ pub(super) fn open<'a>(datagram: &'a [u8], envelope: &[u8; ENVELOPE]) -> Result<
     if start[..4] != MAGIC {
         return Err(Refused::Foreign);
     }
-    if start[4] != VERSION {
-        return Err(Refused::Version(start[4]));
+    if start[4] != envelope[4] {
+        return Err(Refused::Version { theirs: start[4], ours: envelope[4] });
     }
     if start == envelope { Ok(message) } else { Err(Refused::Cluster) }
 }
@@ -267,10 +275,10 @@ mod tests {
 
     #[test]
     fn the_envelope_keeps_strangers_out() {
-        let mine = envelope("ns/demo");
+        let mine = envelope("ns/demo", VERSION);
         let datagram = [&mine[..], b"hello"].concat();
         assert_eq!(open(&datagram, &mine).unwrap(), b"hello");
-        assert!(matches!(open(&datagram, &envelope("ns/other")), Err(Refused::Cluster)));
+        assert!(matches!(open(&datagram, &envelope("ns/other", VERSION)), Err(Refused::Cluster)));
         assert!(matches!(open(b"", &mine), Err(Refused::Foreign)));
         assert!(matches!(open(&datagram[..ENVELOPE - 1], &mine), Err(Refused::Foreign)));
         assert!(matches!(open(&[0; 64], &mine), Err(Refused::Foreign)));
@@ -278,6 +286,6 @@ mod tests {
         assert!(matches!(open(&[b"KVSX".as_slice(), &[0; 1200]].concat(), &mine), Err(Refused::Encrypted)));
         let mut later = datagram;
         later[4] = 2;
-        assert!(matches!(open(&later, &mine), Err(Refused::Version(2))));
+        assert!(matches!(open(&later, &mine), Err(Refused::Version { theirs: 2, ours: VERSION })));
     }
 }

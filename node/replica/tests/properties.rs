@@ -32,7 +32,7 @@ fn linked(max_clock_skew_ms: u64) -> (Replica, LinkId) {
         bounds: Bounds::default(),
     };
     let mut replica = Replica::new(settings, NOW_MS);
-    replica.tick(View { answered: true, unlinked: 0 }, NOW_MS);
+    replica.tick(View::ALONE, NOW_MS);
     let peer = PeerId { origin: 2, name: "b".into(), voter: true, started_ms: 1, returning: false };
     let link = replica.link_up(peer);
     (replica, link)

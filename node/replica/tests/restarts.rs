@@ -81,7 +81,7 @@ impl Cluster {
         for _ in 0..ms / STEP_MS {
             self.now_ms += STEP_MS;
             for node in &mut self.nodes {
-                node.tick(View { answered: true, unlinked: 0 }, self.now_ms);
+                node.tick(View::ALONE, self.now_ms);
             }
             let mut quiet = false;
             while !quiet {

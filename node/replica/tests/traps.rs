@@ -18,7 +18,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 const START_MS: u64 = 10_000_000;
 const BEAT_MS: u64 = 1_000;
-const ALONE: View = View { answered: true, unlinked: 0 };
+const ALONE: View = View::ALONE;
 
 /// What happens to a message from one node to another: it may be changed, and
 /// goes on its way if that is `true`.
@@ -1323,7 +1323,8 @@ fn a_newcomer_misses_nothing_of_one_that_is_forgotten() {
 fn a_sidecar_vouches_for_nothing_until_it_was_told_how_many_voters_there_are() {
     let mut net = Net::empty();
     // One of three that was told to go ahead alone.
-    let alone = net.start("n0", 3);
+    let alone = Settings { serve_alone: true, join_timeout_ms: 0, ..net.settings("n0", 3) };
+    let alone = net.start_with(alone);
     net.nodes[alone].tick(ALONE, net.now_ms);
     assert!(net.nodes[alone].is_ready());
     let sidecar = Settings { voter: false, ..net.settings("s", 0) };
@@ -1339,4 +1340,107 @@ fn a_sidecar_vouches_for_nothing_until_it_was_told_how_many_voters_there_are() {
         from == sidecar
     });
     assert!(net.nodes[sidecar].is_ready() && reports > 2);
+}
+
+/// As many new nodes as `linked`, each linked to the others, after these many milliseconds with a view: whether the first
+/// of them founds.
+fn founds(linked: usize, voters: usize, after_ms: u64, view: View) -> bool {
+    let mut net = Net::empty();
+    for at in 0..linked {
+        let settings = Settings { join_timeout_ms: 10_000, ..net.settings(&format!("n{at}"), voters) };
+        net.start_with(settings);
+    }
+    net.link_all();
+    net.pass(&mut |_, _, _| true);
+    net.nodes[0].tick(view, net.now_ms + after_ms);
+    net.nodes[0].is_ready()
+}
+
+const SOON_MS: u64 = 100;
+const LATE_MS: u64 = 10_000;
+
+#[test]
+fn founding_waits_for_all_that_are_named() {
+    for (linked, voters) in [(1, 0), (1, 1), (2, 0), (2, 3), (3, 3)] {
+        assert!(founds(linked, voters, SOON_MS, View::ALONE), "{linked} of {voters}");
+        assert!(!founds(linked, voters, SOON_MS, View { unlinked: 1, ..View::ALONE }), "{linked} of {voters}");
+        assert!(!founds(linked, voters, SOON_MS, View { answered: false, ..View::ALONE }), "{linked} of {voters}");
+    }
+}
+
+#[test]
+fn founding_takes_a_majority_of_the_voters() {
+    for (linked, voters, does) in
+        [(1, 3, false), (2, 3, true), (1, 2, false), (2, 4, false), (3, 4, true), (2, 5, false)]
+    {
+        for after_ms in [SOON_MS, LATE_MS] {
+            assert_eq!(founds(linked, voters, after_ms, View::ALONE), does, "{linked} of {voters}");
+        }
+    }
+}
+
+/// A machine that is gone for good must not keep the others from starting.
+#[test]
+fn founding_goes_on_without_a_silent_minority() {
+    let silent = |unlinked| View { unlinked, ..View::ALONE };
+    for (linked, voters, unlinked, does) in [
+        (2, 3, 1, true),
+        (1, 3, 2, false),
+        (1, 1, 1, true),
+        (2, 0, 1, true),
+        (2, 0, 2, false),
+        (1, 0, 1, false),
+        (3, 0, 2, true),
+    ] {
+        let view = silent(unlinked);
+        assert_eq!(founds(linked, voters, LATE_MS, view), does, "{linked} of {voters}, {unlinked} silent");
+        let unanswered = View { answered: false, ..view };
+        assert_eq!(founds(linked, voters, LATE_MS, unanswered), does, "{linked} of {voters}, {unlinked} silent");
+    }
+    let unanswered = View { answered: false, ..View::ALONE };
+    assert!(!founds(1, 0, LATE_MS, unanswered), "nothing is known yet");
+    assert!(!founds(3, 3, LATE_MS, View::UNKNOWN), "nothing is known any more");
+}
+
+#[test]
+fn founding_waits_for_a_peer_of_another_key() {
+    let refused = View { refused: 1, unlinked: 1, ..View::ALONE };
+    for (linked, voters) in [(1, 0), (2, 0), (1, 1), (2, 3), (3, 3)] {
+        assert!(!founds(linked, voters, LATE_MS, refused), "{linked} of {voters}");
+    }
+    // One that nothing names counts where it is not known how many there are.
+    let strange = View { strangers: 1, ..View::ALONE };
+    assert!(!founds(1, 0, SOON_MS, strange) && !founds(2, 0, LATE_MS, strange));
+    assert!(founds(2, 3, SOON_MS, strange) && founds(1, 1, SOON_MS, strange) && !founds(1, 3, LATE_MS, strange));
+}
+
+#[test]
+fn founding_counts_a_restarted_voter_once() {
+    let mut net = Net::empty();
+    for name in ["n0", "n1", "n1"] {
+        let settings = Settings { join_timeout_ms: 10_000, ..net.settings(name, 5) };
+        net.start_with(settings);
+    }
+    // Its former process is gone, and the link to it is not down yet.
+    net.link(0, 1);
+    net.pass(&mut |_, _, _| true);
+    net.link(0, 2);
+    net.pass(&mut |_, _, _| true);
+    assert_eq!(net.nodes[0].linked().count(), 2);
+    net.nodes[0].tick(ALONE, net.now_ms + LATE_MS);
+    assert!(!net.nodes[0].is_ready(), "two of five");
+    assert_eq!(net.nodes[0].founders(), Some((2, 5)));
+}
+
+/// Who asks for it gets it.
+#[test]
+fn founding_alone_where_it_is_asked_for() {
+    let mut net = Net::empty();
+    let settings = Settings { serve_alone: true, join_timeout_ms: LATE_MS, ..net.settings("n0", 3) };
+    net.start_with(settings);
+    net.nodes[0].tick(View::UNKNOWN, net.now_ms + LATE_MS - 1);
+    assert!(!net.nodes[0].is_ready());
+    net.nodes[0].tick(View { refused: 2, ..View::UNKNOWN }, net.now_ms + LATE_MS);
+    assert!(net.nodes[0].is_ready());
+    assert_eq!(net.nodes[0].founders(), None);
 }

@@ -79,7 +79,13 @@ async fn readyz(State(admin): State<Admin>) -> Response {
     match admin.overview.phase() {
         Phase::Ready => "ready\n".into_response(),
         phase => {
-            let why = format!("{}: {}\n", phase.as_str(), admin.overview.reason());
+            let mut why = format!("{}: {}\n", phase.as_str(), admin.overview.reason());
+            let unjoinable = admin.overview.unjoinable();
+            let refused = unjoinable.iter().map(|refusal| format!("cannot join {}: {}", refusal.whom(), refusal.why));
+            for line in refused.chain(admin.overview.waits_for()) {
+                why.push_str(&line);
+                why.push('\n');
+            }
             (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
         }
     }

@@ -17,6 +17,7 @@ use crate::config::MaxMemoryFrom;
 use crate::encryption::datagram::Sealer;
 use crate::engine::{Phase, SEAT_STATES};
 use crate::membership::{self, MemberState};
+use crate::refusals::Reason;
 use crate::replica::Counters;
 use crate::transport::Transport;
 
@@ -124,6 +125,10 @@ impl Scrape {
         page.gauge("overfull", "Whether a peer's write found no room lately", flag(stats.overfull))?;
         let skewed = self.overview.skewed().len() as f64;
         page.gauge("skewed_peers", "Nodes refused because their clock and this one's are too far apart", skewed)?;
+        let unjoinable = self.overview.unjoinable();
+        let with = |reason| unjoinable.iter().filter(|refusal| refusal.reason == reason).count() as f64;
+        let help = "Peers that this node cannot talk to, by reason";
+        page.gauges("unjoinable_peers", help, "reason", Reason::ALL.map(|reason| (reason.as_str(), with(reason))))?;
         page.counter("keys_evicted", "Values deleted to make room", evicted_keys)?;
         page.counter("entries_without_room", "Peers' writes that found no room", no_room)
     }

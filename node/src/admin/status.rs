@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::api::overview::{Overview, Peer};
 use crate::engine::{Founding, SEAT_STATES};
+use crate::refusals::Refusal;
 use crate::reload::Reload;
 use crate::tls::Expiry;
 
@@ -66,6 +67,10 @@ pub struct Status {
     pub returns: u64,
     /// Nodes refused because their clock and this one's are too far apart.
     pub skewed: Vec<SkewedStatus>,
+    /// Peers that this node cannot talk to.
+    pub unjoinable: Vec<UnjoinableStatus>,
+    /// What a node that is not ready waits for, beside those: a line each.
+    pub waits_for: Vec<String>,
     /// What peers encrypt with; `null`: nothing is encrypted.
     pub encryption: Option<EncryptionStatus>,
     /// Files that are read again when they change, by their use.
@@ -97,6 +102,26 @@ pub struct SkewedStatus {
     pub name: String,
     /// How far the clocks are apart, and what to do.
     pub reason: String,
+}
+
+/// A peer that this node cannot talk to.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnjoinableStatus {
+    /// Where it is, `ip:port`; with the port 0 if it came by itself, and where it listens is not known.
+    pub address: String,
+    /// Its name, if it is known.
+    pub name: Option<String>,
+    /// `key`, `plaintext`, `encrypted`, `certificate`, `version`, `clock` or `cluster`.
+    pub reason: &'static str,
+    /// The same in words, with what to do.
+    pub why: String,
+}
+
+impl From<Refusal> for UnjoinableStatus {
+    fn from(Refusal { address, name, reason, why }: Refusal) -> Self {
+        Self { address: address.to_string(), name, reason: reason.as_str(), why }
+    }
 }
 
 /// The keys of peers, by names that tell nothing of them and are the same on
@@ -197,6 +222,8 @@ impl Status {
             overfull: stats.overfull,
             returns: stats.counters.returns,
             skewed: overview.skewed().into_iter().map(|(name, reason)| SkewedStatus { name, reason }).collect(),
+            unjoinable: overview.unjoinable().into_iter().map(Into::into).collect(),
+            waits_for: overview.waits_for(),
             encryption: overview.keys().map(|names| {
                 let keys: Vec<_> = names.iter().map(ToString::to_string).collect();
                 EncryptionStatus { primary: keys[0].clone(), keys }

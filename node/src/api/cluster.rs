@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 use kvasir_proto::v1::{
     ClusterEvent, DiscoveryStatus, EventsRequest, LeaderRequest, LeaderResponse, Member, MemberState as WireState,
     MembersRequest, MembersResponse, Phase as WirePhase, Role as WireRole, SkewedPeer, StatusRequest, StatusResponse,
-    WhoAmIRequest, WhoAmIResponse, cluster_server,
+    UnjoinablePeer, WhoAmIRequest, WhoAmIResponse, cluster_server,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use super::{events, identify};
 use crate::config::Role;
 use crate::engine::{Phase, SEAT_STATES};
 use crate::membership::MemberState;
+use crate::refusals::Refusal;
 
 /// `kvasir.v1.Cluster` over the overview.
 pub(super) struct Cluster {
@@ -94,6 +95,8 @@ impl cluster_server::Cluster for Cluster {
             returns: stats.counters.returns,
             skewed: self.overview.skewed().into_iter().map(|(name, reason)| SkewedPeer { name, reason }).collect(),
             founded_at: stats.founding.map(|founding| timestamp(founding.at_ms)),
+            unjoinable: self.overview.unjoinable().into_iter().map(unjoinable).collect(),
+            waits_for: self.overview.waits_for(),
         }))
     }
 }
@@ -101,6 +104,11 @@ impl cluster_server::Cluster for Cluster {
 /// Who is there is for everyone who is known; how the cluster is, is not.
 fn may_admin<T>(request: &Request<T>) -> Result<(), Status> {
     identify::caller(request.extensions())?.may_admin().map_err(identify::denied)
+}
+
+fn unjoinable(Refusal { address, name, reason, why }: Refusal) -> UnjoinablePeer {
+    let reason = reason.as_str().to_owned();
+    UnjoinablePeer { address: address.to_string(), name: name.unwrap_or_default(), reason, why }
 }
 
 fn duration(given: Duration) -> prost_types::Duration {

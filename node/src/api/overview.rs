@@ -2,7 +2,8 @@
 //! gRPC service `Cluster`, `/status`, the probes and the metrics all read
 //! this one view. Knows nothing of gRPC or HTTP.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::{broadcast, watch};
@@ -14,9 +15,13 @@ use crate::encryption::KeyId;
 use crate::engine::{Engine, Evicted, Phase, Stats};
 use crate::membership::{self, Event, MemberInfo, MemberState, Membership, NodeId};
 use crate::memory::Limit;
+use crate::refusals::{Refusal, Refusals, Unjoinable};
 use crate::reload::{Reload, Reloads};
 use crate::tls::{Expiries, Expiry};
 use crate::transport::Transport;
+
+/// Addresses that are named at most, of those that a node does not reach.
+const SHOWN: usize = 8;
 
 /// A live view of the cluster, cheap to clone.
 #[derive(Clone)]
@@ -75,6 +80,40 @@ pub struct Peer {
     /// The discovery provider that named its address; `None` when other
     /// members told of it.
     pub found_by: Option<&'static str>,
+}
+
+/// Who else there is, as a node that may found a cluster must know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sight {
+    /// Every discovery provider has answered at least once.
+    pub answered: bool,
+    /// Addresses of other nodes to which no link is up.
+    pub unreached: BTreeSet<SocketAddr>,
+    /// Peers that cannot be talked to.
+    pub unjoinable: Unjoinable,
+}
+
+impl Sight {
+    /// An address that was found, or that members told of, counts as unreached until a member that listens there is linked:
+    /// until then it is not known what is behind it.
+    fn new(me: SocketAddr, members: &[MemberInfo], discovery: &View, refusals: &Refusals, linked: &[u64]) -> Self {
+        let own = refusals.own();
+        let is_other = |address: &&SocketAddr| **address != me && !own.contains(address);
+        let told_of = members.iter().map(|member| &member.id.peer_address);
+        let named: BTreeSet<_> = discovery.addresses.keys().chain(told_of).filter(is_other).copied().collect();
+        let is_linked = |member: &&MemberInfo| linked.contains(&member.id.origin);
+        let reached: BTreeSet<_> = members.iter().filter(is_linked).map(|member| member.id.peer_address).collect();
+        // Of a peer that dialled, only the machine is known.
+        let is_named = |at: &SocketAddr| match at.port() {
+            0 => named.iter().any(|named| named.ip() == at.ip()),
+            _ => named.contains(at),
+        };
+        Self {
+            answered: discovery.answered(),
+            unjoinable: refusals.unjoinable(is_named, |address| reached.contains(address)),
+            unreached: named.difference(&reached).copied().collect(),
+        }
+    }
 }
 
 impl Overview {
@@ -165,6 +204,41 @@ impl Overview {
                 std::future::pending::<()>().await;
             }
         }
+    }
+
+    /// Who else there is, with links to these processes.
+    pub fn sight(&self, linked: &[u64]) -> Sight {
+        let (me, refusals) = (self.me.borrow().peer_address, self.transport.refusals());
+        Sight::new(me, &self.members.borrow(), &self.discovery.borrow(), refusals, linked)
+    }
+
+    /// Peers that this node cannot talk to, and why.
+    pub fn unjoinable(&self) -> Vec<Refusal> {
+        self.sight(&self.engine.linked().0).unjoinable.into_all()
+    }
+
+    /// What a node that is not ready waits for, beside those that it cannot talk to: a line each.
+    pub fn waits_for(&self) -> Vec<String> {
+        if !matches!(self.phase(), Phase::Joining | Phase::Syncing) {
+            return Vec::new();
+        }
+        let Sight { answered: _, unreached, unjoinable } = self.sight(&self.engine.linked().0);
+        let unjoinable = unjoinable.into_all();
+        let silent: Vec<_> = unreached
+            .iter()
+            .filter(|address| unjoinable.iter().all(|refusal| refusal.address != **address))
+            .map(ToString::to_string)
+            .collect();
+        let founders = self.engine.founders();
+        let shown = silent.len().min(SHOWN);
+        let more = if silent.len() > shown { ", …" } else { "" };
+        let silent =
+            founders.filter(|_| shown > 0).map(|_| format!("does not reach {}{more}", silent[..shown].join(", ")));
+        let voters =
+            founders.filter(|(reached, wanted)| *wanted > 0 && *reached <= wanted / 2).map(|(reached, wanted)| {
+                format!("reaches {reached} of {wanted} voters, itself included: a majority of them founds a cluster")
+            });
+        silent.into_iter().chain(voters).collect()
     }
 
     /// Why the node is in its phase, in a few words for a person.
@@ -259,5 +333,66 @@ impl Overview {
         let origin = membership::leader(&me, &members)?.origin;
         let leader = self.everyone().into_iter().find(|peer| peer.id.origin == origin)?;
         Some((leader, origin == me.origin))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Role;
+    use crate::refusals::Reason;
+
+    fn at(port: u16) -> SocketAddr {
+        ([127, 0, 0, 1], port).into()
+    }
+
+    fn member(origin: u64, port: u16) -> MemberInfo {
+        MemberInfo { id: NodeId::new("n", origin, Role::Member, at(port), 1), state: MemberState::Alive }
+    }
+
+    fn found(ports: &[u16], answered: bool) -> View {
+        let provider = ProviderStatus { provider: "static", answered, ..ProviderStatus::default() };
+        View { addresses: ports.iter().map(|p| (at(*p), "static")).collect(), providers: vec![provider] }
+    }
+
+    /// What the node at port 1 sees to which discovery names the ports 1 to 3.
+    fn sight(members: &[MemberInfo], linked: &[u64], refusals: &Refusals) -> Sight {
+        Sight::new(at(1), members, &found(&[1, 2, 3], true), refusals, linked)
+    }
+
+    #[test]
+    fn what_was_found_is_unlinked_until_the_member_there_is_linked() {
+        let refusals = Refusals::default();
+        let seen = |members: &[MemberInfo], linked: &[u64]| sight(members, linked, &refusals).unreached.len();
+        assert_eq!(seen(&[], &[]), 2, "my own address is nobody else's");
+        assert_eq!(seen(&[member(2, 2)], &[]), 2);
+        assert_eq!(seen(&[member(2, 2)], &[2]), 1);
+        assert_eq!(seen(&[member(2, 2), member(3, 3)], &[2, 3]), 0);
+        assert_eq!(seen(&[member(2, 2), member(3, 3), member(4, 4)], &[2, 3]), 1, "told of by others");
+        refusals.is_own(at(3));
+        assert_eq!(seen(&[], &[]), 1, "another address of mine");
+    }
+
+    #[test]
+    fn every_provider_must_have_answered() {
+        let answered = |view: &View| Sight::new(at(1), &[], view, &Refusals::default(), &[]).answered;
+        assert!(answered(&found(&[], true)) && !answered(&found(&[], false)));
+        assert!(answered(&View::default()), "no discovery: alone by choice");
+    }
+
+    #[test]
+    fn a_refused_peer_is_named_by_whoever_told_of_it() {
+        let refusals = Refusals::default();
+        for port in [2, 4, 5] {
+            refusals.note(at(port), None, Reason::Key, "k");
+        }
+        refusals.note(at(6), None, Reason::Cluster, "c");
+        refusals.note_caller(at(0).ip(), Some("n"), Reason::Clock, "c");
+        let ports = |refusals: Vec<Refusal>| refusals.iter().map(|r| r.address.port()).collect::<Vec<_>>();
+        let Unjoinable { named, strangers } = sight(&[member(4, 4)], &[], &refusals).unjoinable;
+        assert_eq!((ports(named), ports(strangers)), (vec![0, 2, 4], vec![5]));
+        // One that is linked can be talked to.
+        let Unjoinable { named, .. } = sight(&[member(4, 4)], &[4], &refusals).unjoinable;
+        assert_eq!(ports(named), [0, 2]);
     }
 }

@@ -190,9 +190,9 @@ pub struct Config {
     pub admin_address: SocketAddr,
     /// How often a node tells its peers what it has, and compares itself with three of them.
     pub sync_interval: Duration,
-    /// How long a starting node waits for peers.
+    /// How long a starting node waits for peers that discovery names and it does not reach.
     pub join_timeout: Duration,
-    /// Whether a node that found no peer in `join_timeout` becomes ready.
+    /// Whether a node that found no ready peer in `join_timeout` becomes ready with an empty map.
     pub serve_alone: bool,
     /// How long a leaving node waits until peers hold its writes.
     pub drain_timeout: Duration,

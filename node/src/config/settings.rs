@@ -144,10 +144,10 @@ settings! {
         /// How often the node tells its peers what it has, and compares itself with three of them, such as 500ms [default: 1s]
         #[arg(long, env = "KVASIR_SYNC_INTERVAL", value_name = "DURATION")]
         sync_interval: DurationText,
-        /// How long a starting node waits for peers [default: 10s]
+        /// How long a starting node waits for peers that discovery names and it does not reach [default: 10s]
         #[arg(long, env = "KVASIR_JOIN_TIMEOUT", value_name = "DURATION")]
         join_timeout: DurationText,
-        /// Whether a node that found no peer in --join-timeout becomes ready [default: true; false for a sidecar]
+        /// Whether a node that found no ready peer in --join-timeout becomes ready with an empty map, though others may hold one [default: false]
         #[arg(long, env = "KVASIR_SERVE_ALONE", action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
         serve_alone: bool,
         /// How long a leaving node waits until peers hold its writes [default: 10s]
@@ -159,7 +159,7 @@ settings! {
         /// What a full node does with a write [default: noeviction]
         #[arg(long, env = "KVASIR_MAX_MEMORY_POLICY", value_enum)]
         max_memory_policy: MaxMemoryPolicy,
-        /// How many members the cluster is meant to have: only a majority of them gives up on a node and forgets deletes; 0 is as many as are known [default: 0]
+        /// How many members the cluster is meant to have: only a majority of them founds it, gives up on a node and forgets deletes; 0 is as many as are known [default: 0]
         #[arg(long, env = "KVASIR_VOTERS", value_name = "NUMBER")]
         voters: usize,
         /// How long a node may be out of reach until a majority of the members gives up on it [default: 5m]

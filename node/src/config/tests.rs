@@ -38,7 +38,7 @@ fn nothing_given_is_a_member_alone_on_loopback() {
     assert_eq!(config.sync_interval, Duration::from_secs(1));
     assert_eq!(config.join_timeout, Duration::from_secs(10));
     assert_eq!(config.drain_timeout, Duration::from_secs(10));
-    assert!(config.serve_alone);
+    assert!(!config.serve_alone);
     assert_eq!(config.max_memory, None);
     assert_eq!(config.limits.max_key_bytes, 1024);
     assert_eq!(config.limits.max_value_bytes, 1_048_576);
@@ -198,7 +198,7 @@ fn flags_alone_say_everything() {
 fn the_environment_wins_over_the_file_and_a_flag_over_both() {
     const INNER: &str = "KVASIR_TEST_INNER";
     if std::env::var_os(INNER).is_some() {
-        let file = || file("cluster: file\nrole: member\nmaxTtl: 1h").unwrap();
+        let file = || file("cluster: file\nrole: member\nserveAlone: true\nmaxTtl: 1h").unwrap();
         let config = flags(&[]).over(file()).validate().unwrap();
         assert_eq!((config.name.as_str(), config.cluster.as_str()), ("env-name", "env"));
         assert_eq!(config.role, Role::Sidecar);

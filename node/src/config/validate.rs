@@ -11,7 +11,7 @@ use super::security::checked_access;
 use super::{
     AccessRule, AuthConfig, Config, ConfigError, DiscoveryConfig, DiscoverySettings, DnsConfig, DurationText,
     EncryptionSettings, KubernetesConfig, Limits, LogConfig, MAX_CLUSTER_BYTES, MAX_NAME_BYTES, MaxMemoryFrom,
-    MaxMemoryPolicy, PeerTlsSettings, Quantity, Role, Settings, StaticConfig, TlsSettings,
+    MaxMemoryPolicy, PeerTlsSettings, Quantity, Settings, StaticConfig, TlsSettings,
 };
 
 const DEFAULT_CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7070);
@@ -109,8 +109,8 @@ impl Settings {
             admin_address,
             sync_interval: within("syncInterval", sync_interval, DEFAULT_SYNC_INTERVAL, &SYNC_INTERVAL)?,
             join_timeout: within("joinTimeout", join_timeout, DEFAULT_JOIN_TIMEOUT, &JOIN_TIMEOUT)?,
-            // A sidecar that serves alone would answer its application from an empty map.
-            serve_alone: serve_alone.unwrap_or(role == Role::Member),
+            // A node that serves alone answers its clients from an empty map.
+            serve_alone: serve_alone.unwrap_or(false),
             drain_timeout: within("drainTimeout", drain_timeout, DEFAULT_DRAIN_TIMEOUT, &DRAIN_TIMEOUT)?,
             max_memory: max_memory.map(|Quantity(bytes)| bytes).filter(|bytes| *bytes > 0),
             max_memory_from: max_memory.map_or(MaxMemoryFrom::Nothing, |_| MaxMemoryFrom::Setting),

@@ -12,29 +12,32 @@ use futures::{FutureExt, StreamExt, future::BoxFuture};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::{
     Api, Client, ResourceExt,
-    runtime::{
-        utils::Backoff,
-        watcher::{self, DefaultBackoff, watcher},
-    },
+    runtime::watcher::{self, watcher},
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
 
 use super::{Provider, Reporter};
 use crate::config::KubernetesConfig;
 
-/// How long to wait when the back-off has no answer.
-const RETRY: Duration = Duration::from_secs(30);
+/// The wait after the first failure, which doubles with each further one, and the longest: while the API server is away a
+/// node that starts does not know its peers, and is not ready.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+/// How long a connection to the API server may take, and the list of pods with which a watch begins.
+const CONNECT_WITHIN: Duration = Duration::from_secs(4);
+const LIST_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) struct Kubernetes {
     config: KubernetesConfig,
     /// The API server to ask, in place of the one that the environment names.
     given: Option<kube::Config>,
+    list_within: Duration,
 }
 
 impl Kubernetes {
     pub(super) fn new(config: KubernetesConfig) -> Self {
-        Self { config, given: None }
+        Self { config, given: None, list_within: LIST_WITHIN }
     }
 
     async fn api_server(&self) -> Result<kube::Config, kube::config::InferConfigError> {
@@ -50,8 +53,8 @@ impl Kubernetes {
     }
 
     /// Watches until that fails, and says why it did.
-    async fn watch(&self, pods: &mut Pods, back_off: &mut DefaultBackoff, reporter: &Reporter) -> String {
-        let config = match self.api_server().await {
+    async fn watch(&self, pods: &mut Pods, failures: &mut u32, reporter: &Reporter) -> String {
+        let mut config = match self.api_server().await {
             Ok(config) => config,
             Err(error) => {
                 return format!(
@@ -61,17 +64,32 @@ impl Kubernetes {
         };
         // Without one in the settings, the pod's own.
         let namespace = self.config.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        config.connect_timeout = Some(CONNECT_WITHIN);
         let client = match Client::try_from(config) {
             Ok(client) => client,
             Err(error) => return format!("cannot set up the Kubernetes client: {}", explain(&error, &namespace)),
         };
         let selection = watcher::Config::default().labels(&self.selector());
         let mut events = watcher(Api::<Pod>::namespaced(client, &namespace), selection).boxed();
-        while let Some(event) = events.next().await {
+        let deadline = Instant::now() + self.list_within;
+        let mut listed = false;
+        loop {
+            // A watch may be silent for as long as no pod changes; a list is not.
+            let event = if listed {
+                events.next().await
+            } else {
+                let Ok(event) = timeout_at(deadline, events.next()).await else {
+                    let within = self.list_within;
+                    return format!("cannot list the pods of namespace {namespace}: no whole answer within {within:?}");
+                };
+                event
+            };
+            let Some(event) = event else { break };
             match event {
                 Ok(event) => {
                     if pods.take(event) {
-                        back_off.reset();
+                        listed = true;
+                        *failures = 0;
                         reporter.found(pods.addresses());
                     }
                 }
@@ -92,15 +110,22 @@ impl Provider for Kubernetes {
     fn run(self: Box<Self>, reporter: Reporter) -> BoxFuture<'static, Infallible> {
         async move {
             let mut pods = Pods::new(self.config.discovery_port_name.clone());
-            let mut back_off = DefaultBackoff::default();
+            let mut failures = 0;
             loop {
-                let error = self.watch(&mut pods, &mut back_off, &reporter).await;
+                let error = self.watch(&mut pods, &mut failures, &reporter).await;
                 reporter.failed(error);
-                sleep(back_off.next().unwrap_or(RETRY)).await;
+                // Not all nodes at once.
+                sleep(pause(failures).mul_f64(rand::random_range(0.5..=1.0))).await;
+                failures = failures.saturating_add(1);
             }
         }
         .boxed()
     }
+}
+
+/// The longest wait after so many failures before this one.
+fn pause(failures: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << failures.min(8)).min(LONGEST_PAUSE)
 }
 
 /// The pods as the watch tells of them.

@@ -31,8 +31,9 @@ const ANNOUNCE: Duration = Duration::from_secs(5);
 const KEEP: Duration = Duration::from_secs(16);
 /// How long a node that has just connected waits for the others' answers, unless `timeout` is shorter.
 const GATHER: Duration = Duration::from_secs(1);
-/// The longest wait between two attempts to connect.
-const MAX_WAIT: Duration = Duration::from_secs(30);
+/// The longest wait between two attempts to connect, unless `reconnectWait` is longer: while the server is away a node that
+/// starts does not know its peers, and is not ready.
+const MAX_WAIT: Duration = Duration::from_secs(5);
 /// How often the server must show that it is there; it is given up on after two that it missed.
 const PING: Duration = Duration::from_secs(5);
 /// The longest message that is read, and the most addresses in it.
@@ -408,7 +409,9 @@ mod tests {
     #[test]
     fn the_wait_grows_after_max_join_attempts_and_never_ends() {
         let waits: Vec<_> = (0..9).map(|attempts| pause(&nats().config, attempts).as_secs()).collect();
-        assert_eq!(waits, [2, 2, 2, 2, 4, 8, 16, 30, 30]);
-        assert_eq!(pause(&nats().config, u32::MAX).as_secs(), 30);
+        assert_eq!(waits, [2, 2, 2, 2, 4, 5, 5, 5, 5]);
+        assert_eq!(pause(&nats().config, u32::MAX).as_secs(), 5);
+        let patient = NatsConfig { reconnect_wait: Duration::from_secs(60), ..nats().config };
+        assert_eq!(pause(&patient, u32::MAX).as_secs(), 60, "as it was asked for");
     }
 }

@@ -278,7 +278,7 @@ impl Engine {
         };
         let inner = Inner {
             replica: Replica::new(settings, wall_ms()),
-            view: View::default(),
+            view: View::UNKNOWN,
             viewed: 0,
             link_changes: 0,
             dropped: 0,
@@ -319,8 +319,12 @@ impl Engine {
         let mut inner = self.inner.lock();
         // Nobody in sight is unlinked, it said, and now they all may be: a node
         // that has just lost its links must not take itself for the only one.
-        let view = if inner.viewed == inner.link_changes { inner.view } else { View::default() };
+        let view = if inner.viewed == inner.link_changes { inner.view } else { View::UNKNOWN };
+        let waited = !inner.replica.is_ready();
         inner.replica.tick(view, wall_ms());
+        if waited && inner.replica.is_ready() {
+            tell_of_founding(&inner);
+        }
         let late = inner.replica.counters().too_late;
         // Once, when all that it had brought has been looked at.
         if late > inner.dropped && inner.replica.brought() == 0 {
@@ -522,6 +526,11 @@ impl Engine {
         (inner.view, inner.viewed) = (view, links);
     }
 
+    /// See [`Replica::founders`].
+    pub fn founders(&self) -> Option<(usize, usize)> {
+        self.inner.lock().replica.founders()
+    }
+
     /// How many members the cluster is meant to have, from now on.
     pub fn set_voters(&self, voters: usize) {
         self.inner.lock().replica.set_voters(voters);
@@ -617,6 +626,26 @@ impl Engine {
     /// The wall clock, milliseconds since 1970.
     pub fn now_ms(&self) -> u64 {
         wall_ms()
+    }
+}
+
+/// A node that becomes ready by the clock has its map from no peer.
+fn tell_of_founding(inner: &Inner) {
+    let (keys, links) = (inner.replica.store().keys(), inner.links.len());
+    // A view in which nothing is known counts none.
+    let count = |peers: usize| if peers == usize::MAX { 0 } else { peers };
+    let View { unlinked, refused, strangers, .. } = inner.view;
+    let (unlinked, refused) = (count(unlinked), count(refused) + count(strangers));
+    if unlinked + refused == 0 {
+        info!(keys, links, "no peer holds a map: ready with one of its own");
+    } else {
+        warn!(
+            keys,
+            links,
+            unreached = unlinked,
+            refused,
+            "ready with a map of its own, without some of the peers that it knows of: what they hold is not here"
+        );
     }
 }
 

@@ -25,7 +25,7 @@ fn options(origin: u64, max_memory: Option<u64>) -> Options {
 fn alone(max_memory: Option<u64>) -> Arc<Engine> {
     let engine = Engine::new(&options(7, max_memory));
     let mut inner = engine.inner.lock();
-    inner.replica.tick(View { answered: true, unlinked: 0 }, wall_ms());
+    inner.replica.tick(View::ALONE, wall_ms());
     engine.after(&mut inner);
     drop(inner);
     engine
@@ -103,7 +103,7 @@ fn pair() -> (Arc<Engine>, Arc<Engine>, (LinkId, LinkId)) {
         pass(&a, &b, links);
         for engine in [&a, &b] {
             let mut inner = engine.inner.lock();
-            inner.replica.tick(View { answered: true, unlinked: 0 }, wall_ms());
+            inner.replica.tick(View::ALONE, wall_ms());
             engine.after(&mut inner);
         }
     }
@@ -315,7 +315,7 @@ fn one_whose_seat_was_ended_drops_its_links_and_takes_another_origin() {
 #[test]
 fn one_that_has_just_lost_its_links_does_not_take_itself_for_the_only_one() {
     let options = Options { serve_alone: false, ..options(8, None) };
-    let nobody_unlinked = View { answered: true, unlinked: 0 };
+    let nobody_unlinked = View::ALONE;
     let a = alone(None);
     let b = Engine::new(&options);
     let link = b.link_up(8, a.id()).unwrap();
@@ -332,7 +332,7 @@ fn one_that_has_just_lost_its_links_does_not_take_itself_for_the_only_one() {
     b.set_view(nobody_unlinked, links);
     b.tick();
     assert_eq!(b.phase(), Phase::Joining);
-    b.set_view(View { answered: true, unlinked: 1 }, b.linked().1);
+    b.set_view(View { unlinked: 1, ..View::ALONE }, b.linked().1);
     b.tick();
     assert_eq!(b.phase(), Phase::Joining);
     // Nobody else is there any more.
@@ -347,7 +347,7 @@ fn a_node_is_full_no_more_once_anything_made_room() {
     assert!(engine.put("l", &Bytes::from(vec![0; 500]), None).is_err());
     assert!(engine.stats().full);
     let mut inner = engine.inner.lock();
-    inner.replica.tick(View { answered: true, unlinked: 0 }, wall_ms() + millis(Duration::from_hours(1)));
+    inner.replica.tick(View::ALONE, wall_ms() + millis(Duration::from_hours(1)));
     drop(inner);
     assert!(!engine.stats().full, "what expired made room");
 }

@@ -6,6 +6,7 @@ use std::{
     collections::HashSet,
     io,
     mem::{Discriminant, discriminant},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -26,7 +27,11 @@ use super::{
     Event, MemberInfo, NodeId, Refused,
     swim::{Output, Swim},
 };
-use crate::{config::SwimConfig, discovery::View};
+use crate::{
+    config::SwimConfig,
+    discovery::View,
+    refusals::{Reason, Refusals},
+};
 
 /// How many datagrams are taken in before the timers have their turn.
 const DATAGRAMS_AT_ONCE: usize = 256;
@@ -135,19 +140,31 @@ impl Membership {
     }
 }
 
-/// Joins `cluster` as `me`, by `socket`, with whoever `discovery` finds; by
-/// sealed datagrams only, if there is a `seal`. Ends
+/// What membership must know.
+pub struct Options<'a> {
+    /// The cluster's name; datagrams of other clusters are refused.
+    pub cluster: &'a str,
+    /// How members are probed.
+    pub timing: SwimConfig,
+    /// What is put around each datagram; without one they go as they are.
+    pub seal: Option<Arc<dyn Seal>>,
+    /// The version of the protocol that is spoken: [`VERSION`](super::wire::VERSION), but in tests.
+    pub version: u8,
+    /// Where peers that cannot be talked to are noted.
+    pub refusals: Arc<Refusals>,
+}
+
+/// Joins the cluster as `me`, by `socket`, with whoever `discovery` finds. Ends
 /// when told to [leave](Membership::leave), or without a word when `stop` is
 /// cancelled.
 pub fn start(
     me: NodeId,
     socket: UdpSocket,
     discovery: watch::Receiver<Arc<View>>,
-    cluster: &str,
-    timing: SwimConfig,
-    seal: Option<Arc<dyn Seal>>,
+    options: Options<'_>,
     stop: CancellationToken,
 ) -> Membership {
+    let Options { cluster, timing, seal, version, refusals } = options;
     let (life, lives) = watch::channel((me.origin, me.started_ms));
     let (members_out, members) = watch::channel(Arc::default());
     let (me_out, me_in) = watch::channel(me.clone());
@@ -155,7 +172,7 @@ pub fn start(
     let counters = Arc::new(Counters::default());
     let (goodbye, told_to_leave) = oneshot::channel();
     let driver = Driver {
-        swim: Swim::new(me, cluster, timing, rand::random()),
+        swim: Swim::new(me, cluster, timing, rand::random()).speaking(version, cluster),
         started: Instant::now(),
         socket,
         members: members_out,
@@ -165,10 +182,25 @@ pub fn start(
         warned: HashSet::new(),
         unsealed: HashSet::new(),
         seal,
+        refusals,
         receiving: true,
     };
     let task = tokio::spawn(driver.run(discovery, lives, told_to_leave, stop));
     Membership { members, me: me_in, life, events, counters, goodbye, task }
+}
+
+/// What a seal calls a datagram of this node's own.
+const REFLECTED: &str = "reflected";
+
+/// What is the matter with a peer whose datagram was not opened for this; `None` of what need not come from a peer.
+fn unsealed(kind: &str) -> Option<Reason> {
+    match kind {
+        "plaintext" => Some(Reason::Plaintext),
+        "version" => Some(Reason::Version),
+        "key" => Some(Reason::Key),
+        "stale" => Some(Reason::Clock),
+        _ => None,
+    }
 }
 
 struct Driver {
@@ -184,6 +216,7 @@ struct Driver {
     /// The same, of datagrams that could not be opened.
     unsealed: HashSet<&'static str>,
     seal: Option<Arc<dyn Seal>>,
+    refusals: Arc<Refusals>,
     /// Whether the socket's last receive worked.
     receiving: bool,
 }
@@ -224,14 +257,14 @@ impl Driver {
                     }
                     Err(_) => may_change = false,
                 },
-                received = self.socket.recv_from(&mut buffer) => self.received(&buffer, received.map(|(length, _)| length)).await,
+                received = self.socket.recv_from(&mut buffer) => self.received(&buffer, received).await,
                 () = sleep_until(deadline) => {}
             }
             // What came in while this process stood still is heard before
             // anyone is suspected of not having answered.
             for _ in 0..DATAGRAMS_AT_ONCE {
                 match self.socket.try_recv_from(&mut buffer) {
-                    Ok((length, _)) => self.received(&buffer, Ok(length)).await,
+                    Ok(received) => self.received(&buffer, Ok(received)).await,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => {
                         self.received(&buffer, Err(error)).await;
@@ -248,9 +281,9 @@ impl Driver {
         self.swim.look_at(self.started.elapsed(), view.addresses.keys().copied());
     }
 
-    async fn received(&mut self, buffer: &[u8], received: io::Result<usize>) {
-        let length = match received {
-            Ok(length) => length,
+    async fn received(&mut self, buffer: &[u8], received: io::Result<(usize, SocketAddr)>) {
+        let (length, from) = match received {
+            Ok(received) => received,
             Err(error) => {
                 if std::mem::replace(&mut self.receiving, false) {
                     warn!(%error, "cannot receive membership datagrams; will go on trying");
@@ -267,20 +300,44 @@ impl Driver {
                 Ok(datagram) => Cow::Owned(datagram),
                 Err((kind, reason)) => {
                     self.counters.refused.fetch_add(1, Relaxed);
-                    if self.unsealed.insert(kind) {
+                    match unsealed(kind) {
+                        Some(what) => self.cannot_join(from, what, &reason),
+                        None if kind == REFLECTED => self.refusals.is_own(from),
+                        None => {}
+                    }
+                    if unsealed(kind).is_none() && self.unsealed.insert(kind) {
                         warn!(reason, "refused a membership datagram; more of this kind are only counted");
                     }
                     return;
                 }
             },
         };
-        if let Err(refused) = self.swim.datagram(self.started.elapsed(), &opened) {
-            self.counters.refused.fetch_add(1, Relaxed);
-            if self.warned.insert(discriminant(&refused)) {
-                warn!(reason = %refused, "refused a membership datagram; more of this kind are only counted");
+        match self.swim.datagram(self.started.elapsed(), &opened) {
+            Ok(()) if from != self.swim.me().peer_address && self.swim.is_own(&opened) => self.refusals.is_own(from),
+            Ok(()) => {}
+            Err(refused) => {
+                self.counters.refused.fetch_add(1, Relaxed);
+                let why = match &refused {
+                    Refused::Encrypted => Some(Reason::Encrypted),
+                    Refused::Version { .. } => Some(Reason::Version),
+                    Refused::Cluster => Some(Reason::Cluster),
+                    Refused::Foreign | Refused::TooLong | Refused::Impostor | Refused::Malformed(_) => None,
+                };
+                match why {
+                    Some(why) => self.cannot_join(from, why, &refused.to_string()),
+                    None if self.warned.insert(discriminant(&refused)) => {
+                        warn!(reason = %refused, "refused a membership datagram; more of this kind are only counted");
+                    }
+                    None => {}
+                }
             }
         }
         self.act().await;
+    }
+
+    /// Peers send their datagrams from where they listen.
+    fn cannot_join(&self, from: SocketAddr, what: Reason, why: &str) {
+        self.refusals.note(from, None, what, &format!("its datagrams are refused: {why}"));
     }
 
     async fn leave(mut self) {
@@ -361,7 +418,7 @@ impl Driver {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, net::SocketAddr};
+    use std::collections::BTreeMap;
 
     use super::*;
     use crate::config::Role;
@@ -390,7 +447,14 @@ mod tests {
         let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let me = NodeId::new(name, rand::random(), Role::Member, address, since_1970.as_millis() as u64);
         let stop = CancellationToken::new();
-        let membership = start(me, socket, view(seeds), "test", swim, None, stop.clone());
+        let options = Options {
+            cluster: "test",
+            timing: swim,
+            seal: None,
+            version: crate::membership::wire::VERSION,
+            refusals: Arc::default(),
+        };
+        let membership = start(me, socket, view(seeds), options, stop.clone());
         Node { membership, address, stop }
     }
 
@@ -455,14 +519,14 @@ mod tests {
     async fn garbage_is_counted_and_does_no_harm() {
         let a = node("a", &[]).await;
         let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let mine = crate::membership::wire::envelope("test");
+        let mine = crate::membership::wire::envelope("test", crate::membership::wire::VERSION);
         let mut other_version = mine.to_vec();
         other_version[4] = 9;
         let garbage: [Vec<u8>; 7] = [
             Vec::new(),
             b"GET / HTTP/1.1\r\n\r\n".to_vec(),
             vec![0; 1400],
-            crate::membership::wire::envelope("other").to_vec(),
+            crate::membership::wire::envelope("other", crate::membership::wire::VERSION).to_vec(),
             mine.to_vec(),
             [&mine[..], &[0xff; 200]].concat(),
             other_version,

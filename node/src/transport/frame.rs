@@ -9,7 +9,7 @@ use crate::encryption::noise::NoiseError;
 
 /// Bytes of a preamble.
 pub const PREAMBLE_LEN: usize = 8;
-/// The protocol's version.
+/// The protocol's version, unless a test has a node speak another one.
 pub const VERSION: u8 = 1;
 
 /// How links are protected. Both sides say it before anything else, and it must
@@ -35,9 +35,9 @@ impl Mode {
         }
     }
 
-    /// What a connection begins with in each direction.
-    pub const fn preamble(self) -> [u8; PREAMBLE_LEN] {
-        [b'k', b'v', b'a', b's', b'i', b'r', self.sign(), VERSION]
+    /// What a connection begins with in each direction, between nodes that speak this version.
+    pub const fn preamble(self, version: u8) -> [u8; PREAMBLE_LEN] {
+        [b'k', b'v', b'a', b's', b'i', b'r', self.sign(), version]
     }
 }
 
@@ -59,11 +59,13 @@ pub enum FrameError {
     Garbage,
     /// The other side is of another release.
     #[error(
-        "the peer speaks version {theirs} of the protocol, this node version {VERSION}: run releases that are neighbours"
+        "the peer speaks version {theirs} of the protocol, this node version {ours}: run releases that are neighbours"
     )]
     Version {
         /// What the peer speaks.
         theirs: u8,
+        /// What this node speaks.
+        ours: u8,
     },
     /// The other side's links are protected in another way.
     #[error("on its links the peer {theirs}, and this node {ours}: give all nodes the same settings")]
@@ -96,10 +98,12 @@ pub enum FrameError {
 }
 
 impl From<std::io::Error> for FrameError {
-    /// Finds out whether it was the encryption that failed.
+    /// Finds out whether it was the encryption that failed. The side that dials hears only after the handshake that its
+    /// certificate was not good enough.
     fn from(error: std::io::Error) -> Self {
         match error.downcast::<NoiseError>() {
             Ok(error) => error.into(),
+            Err(error) if is_of_tls(&error) => Self::Tls(error),
             Err(error) => Self::Io(error),
         }
     }
@@ -114,20 +118,25 @@ impl From<NoiseError> for FrameError {
     }
 }
 
-/// Writes the preamble.
-pub async fn write_preamble(stream: &mut (impl AsyncWrite + Unpin), mode: Mode) -> Result<(), FrameError> {
-    Ok(stream.write_all(&mode.preamble()).await?)
+/// Whether TLS failed, and not the connection under it.
+pub fn is_of_tls(error: &std::io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
-/// Reads the preamble, and tells what is wrong with it.
-pub async fn read_preamble(stream: &mut (impl AsyncRead + Unpin), ours: Mode) -> Result<(), FrameError> {
+/// Writes the preamble of this version.
+pub async fn write_preamble(stream: &mut (impl AsyncWrite + Unpin), mode: Mode, version: u8) -> Result<(), FrameError> {
+    Ok(stream.write_all(&mode.preamble(version)).await?)
+}
+
+/// Reads the preamble, and tells what is wrong with it to a node that speaks this version.
+pub async fn read_preamble(stream: &mut (impl AsyncRead + Unpin), ours: Mode, version: u8) -> Result<(), FrameError> {
     let mut got = [0; PREAMBLE_LEN];
     stream.read_exact(&mut got).await?;
-    let Some(theirs) = Mode::ALL.into_iter().find(|mode| mode.preamble()[..7] == got[..7]) else {
+    let Some(theirs) = Mode::ALL.into_iter().find(|mode| mode.preamble(version)[..7] == got[..7]) else {
         return Err(FrameError::Garbage);
     };
-    if got[7] != VERSION {
-        return Err(FrameError::Version { theirs: got[7] });
+    if got[7] != version {
+        return Err(FrameError::Version { theirs: got[7], ours: version });
     }
     if theirs == ours { Ok(()) } else { Err(FrameError::Mode { theirs, ours }) }
 }
@@ -204,14 +213,19 @@ mod tests {
 
     #[tokio::test]
     async fn other_protocols_and_versions_are_told_apart() {
-        let read = async |bytes: &[u8], ours| read_preamble(&mut &*bytes, ours).await;
+        let read = async |bytes: &[u8], ours| read_preamble(&mut &*bytes, ours, VERSION).await;
         let (plain, encrypted) = (Mode::Plain, Mode::Encrypted);
         assert!(matches!(read(b"GET / HTTP/1.1\r\n", plain).await, Err(FrameError::Garbage)));
-        assert!(matches!(read(b"kvasir/\x09", plain).await, Err(FrameError::Version { theirs: 9 })));
-        assert!(read(&plain.preamble(), plain).await.is_ok() && read(&encrypted.preamble(), encrypted).await.is_ok());
-        let told = read(&plain.preamble(), encrypted).await.unwrap_err().to_string();
+        assert!(matches!(read(b"kvasir/\x09", plain).await, Err(FrameError::Version { theirs: 9, ours: VERSION })));
+        let [plain_first, encrypted_first] = [plain, encrypted].map(|mode| mode.preamble(VERSION));
+        assert!(read(&plain_first, plain).await.is_ok() && read(&encrypted_first, encrypted).await.is_ok());
+        assert!(matches!(
+            read_preamble(&mut &plain_first[..], plain, 2).await,
+            Err(FrameError::Version { theirs: VERSION, ours: 2 })
+        ));
+        let told = read(&plain_first, encrypted).await.unwrap_err().to_string();
         assert!(told.contains("the peer does not encrypt, and this node encrypts with a shared key"), "{told}");
-        let told = read(&encrypted.preamble(), plain).await.unwrap_err().to_string();
+        let told = read(&encrypted_first, plain).await.unwrap_err().to_string();
         assert!(told.contains("the peer encrypts with a shared key, and this node does not encrypt"), "{told}");
     }
 

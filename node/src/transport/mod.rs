@@ -34,6 +34,7 @@ use crate::encryption::noise::NoiseError;
 use crate::encryption::{KeyId, Keys};
 use crate::engine::{Engine, Linked, wall_ms};
 use crate::gate::Gate;
+use crate::refusals::{Reason, Refusals};
 use crate::replica::{LinkId, MESSAGE_MAX_BYTES, PeerId, Violation};
 
 /// A Hello is no longer than this, bytes.
@@ -78,6 +79,10 @@ pub struct Options {
     pub protection: Protection,
     /// What peers may take of the node.
     pub port: PeerPortConfig,
+    /// The version of the protocol that is spoken: [`frame::VERSION`], but in tests.
+    pub version: u8,
+    /// Where peers that cannot be talked to are noted.
+    pub refusals: Arc<Refusals>,
 }
 
 /// Connections and frames that were refused, by reason, since the start.
@@ -174,6 +179,37 @@ enum LinkError {
     Slow(Duration),
 }
 
+impl LinkError {
+    /// What keeps this node and the peer apart until one of the two is changed; `None` of an accident, and of what no node
+    /// of whatever release or settings does.
+    fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Frame(error) => match error {
+                FrameError::Version { .. } => Some(Reason::Version),
+                FrameError::Mode { theirs: Mode::Plain, .. } => Some(Reason::Plaintext),
+                FrameError::Mode { .. } => Some(Reason::Encrypted),
+                FrameError::Noise(NoiseError::Key | NoiseError::Unanswered) => Some(Reason::Key),
+                FrameError::Tls(error) => frame::is_of_tls(error).then_some(Reason::Certificate),
+                FrameError::Garbage
+                | FrameError::Noise(NoiseError::Forged | NoiseError::Io(_))
+                | FrameError::Oversized { .. }
+                | FrameError::Decode(_)
+                | FrameError::Io(_) => None,
+            },
+            Self::Violation(Violation::ClockAhead { .. }) | Self::ClockBehind { .. } => Some(Reason::Clock),
+            Self::OtherCluster { .. } => Some(Reason::Cluster),
+            // A frame without a kind is one of a later release.
+            Self::Violation(Violation::Unknown) => Some(Reason::Version),
+            Self::Violation(Violation::Malformed)
+            | Self::Myself
+            | Self::Outdated
+            | Self::Silent(_)
+            | Self::Retired
+            | Self::Slow(_) => None,
+        }
+    }
+}
+
 /// Which side of a connection this node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
@@ -201,6 +237,8 @@ pub struct Transport {
     skewed: Mutex<BTreeMap<String, String>>,
     /// The last refusal of each remote, so that each is logged once.
     refused: Mutex<BTreeMap<std::net::IpAddr, String>>,
+    /// Who should be linked to.
+    peers: watch::Receiver<Vec<Peer>>,
     changed: Notify,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -225,6 +263,7 @@ impl Transport {
             up: Mutex::default(),
             skewed: Mutex::default(),
             refused: Mutex::default(),
+            peers: peers.clone(),
             changed: Notify::new(),
             tasks: TaskTracker::new(),
             stop: stop.clone(),
@@ -244,6 +283,11 @@ impl Transport {
     /// Nodes that have no link for their clock or this one's: name and reason.
     pub fn skewed(&self) -> Vec<(String, String)> {
         self.skewed.lock().iter().map(|(name, reason)| (name.clone(), reason.clone())).collect()
+    }
+
+    /// Peers that cannot be talked to.
+    pub fn refusals(&self) -> &Refusals {
+        &self.options.refusals
     }
 
     /// Whether a link to the process is up.
@@ -311,7 +355,7 @@ impl Transport {
             };
             let transport = self.clone();
             self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(async move {
-                let result = transport.connection(stream, Side::Accepted, || drop(shaking)).await;
+                let result = transport.connection(stream, Side::Accepted, None, || drop(shaking)).await;
                 drop(place);
                 if let Err(error) = result {
                     transport.refuse(remote, &error);
@@ -368,7 +412,8 @@ impl Transport {
                     Ok(Ok(stream)) => {
                         let transport = self.clone();
                         let stop = self.stop.clone();
-                        let task = async move { transport.connection(stream, Side::Dialled, || ()).await };
+                        let name = Some(peer.name.clone());
+                        let task = async move { transport.connection(stream, Side::Dialled, name, || ()).await };
                         tokio::select! {
                             ended = self.tasks.spawn(stop.run_until_cancelled_owned(task)) => match ended {
                                 Ok(Some(result)) => result,
@@ -392,7 +437,8 @@ impl Transport {
         }
     }
 
-    /// Counts a refusal, and logs it when it is not the remote's last one again.
+    /// Counts a refusal, and logs it when it is not the remote's last one again. Of a peer that cannot be talked to it is
+    /// logged where that is noted.
     fn refuse(&self, remote: SocketAddr, error: &LinkError) {
         let counters = &self.counters;
         let own = match error {
@@ -410,6 +456,9 @@ impl Transport {
         if let Some(counter) = own {
             counter.fetch_add(1, Ordering::Relaxed);
         }
+        if error.reason().is_some() {
+            return;
+        }
         let text = error.to_string();
         let mut refused = self.refused.lock();
         if refused.len() >= MAX_REFUSED {
@@ -420,14 +469,42 @@ impl Transport {
         }
     }
 
-    /// The whole life of a connection. An end of one that was a link is no error.
-    async fn connection(&self, stream: TcpStream, side: Side, shaken: impl FnOnce()) -> Result<(), LinkError> {
+    /// The whole life of a connection. An end of one that was a link is no error. `name` is that of the peer, if it is
+    /// known before it says so.
+    async fn connection(
+        &self,
+        stream: TcpStream,
+        side: Side,
+        mut name: Option<String>,
+        shaken: impl FnOnce(),
+    ) -> Result<(), LinkError> {
         let address = stream.peer_addr().map_err(FrameError::from)?;
+        let result = self.carry(stream, address, side, &mut name, shaken).await;
+        if let Err(error) = &result
+            && let Some(reason) = error.reason()
+        {
+            let (refusals, why) = (&self.options.refusals, error.to_string());
+            match side {
+                Side::Dialled => refusals.note(address, name.as_deref(), reason, &why),
+                Side::Accepted => refusals.note_caller(address.ip(), name.as_deref(), reason, &why),
+            }
+        }
+        result
+    }
+
+    async fn carry(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        side: Side,
+        name: &mut Option<String>,
+        shaken: impl FnOnce(),
+    ) -> Result<(), LinkError> {
         stream.set_nodelay(true).map_err(FrameError::from)?;
         let limit = self.options.port.handshake_timeout;
         let shake = async {
-            let mut secured = secure::secure(stream, side, &self.options.protection).await?;
-            let (me, hello) = self.handshake(&mut secured).await?;
+            let mut secured = secure::secure(stream, side, &self.options.protection, self.options.version).await?;
+            let (me, hello) = self.handshake(&mut secured, name).await?;
             Ok::<_, LinkError>((secured, me, hello))
         };
         let (secured, me, hello) = timeout(limit, shake).await.map_err(|_| LinkError::Slow(limit))??;
@@ -442,6 +519,11 @@ impl Transport {
         };
         let Linked { id: link, waker, gone } = self.engine.link_up(me, peer).ok_or(LinkError::Outdated)?;
         self.skewed.lock().remove(&hello.name);
+        let listens_at = match side {
+            Side::Dialled => Some(address),
+            Side::Accepted => self.peers.borrow().iter().find(|peer| peer.origin == hello.origin).map(|p| p.address),
+        };
+        self.options.refusals.joined(listens_at, &hello.name);
         {
             let mut all = self.up.lock();
             let up = all.entry(hello.origin).or_default();
@@ -480,8 +562,8 @@ impl Transport {
     }
 
     /// Both sides say who they are, and each judges the other. Returns which
-    /// process this node said it is, and what the peer said.
-    async fn handshake(&self, stream: &mut Secured) -> Result<(u64, Hello), LinkError> {
+    /// process this node said it is, and what the peer said; `name` is what the peer calls itself, also if it is refused.
+    async fn handshake(&self, stream: &mut Secured, name: &mut Option<String>) -> Result<(u64, Hello), LinkError> {
         let id = self.engine.id();
         let ours = Hello {
             cluster: self.options.cluster.clone(),
@@ -496,6 +578,7 @@ impl Transport {
         frame::append(&mut frame, &ours);
         frame::write(&mut stream.writer, &frame).await?;
         let hello: Hello = frame::read(&mut stream.reader, MAX_HELLO).await?;
+        *name = Some(hello.name.clone());
         if hello.cluster != ours.cluster {
             return Err(LinkError::OtherCluster { theirs: hello.cluster, ours: ours.cluster });
         }

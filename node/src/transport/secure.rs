@@ -52,14 +52,19 @@ impl Secured {
 }
 
 /// Says how this node protects its links, hears the same of the peer, and does it.
-pub(super) async fn secure(mut stream: TcpStream, side: Side, protection: &Protection) -> Result<Secured, FrameError> {
+pub(super) async fn secure(
+    mut stream: TcpStream,
+    side: Side,
+    protection: &Protection,
+    version: u8,
+) -> Result<Secured, FrameError> {
     let mode = match protection {
         Protection::None => Mode::Plain,
         Protection::Keys(_) => Mode::Encrypted,
         Protection::Tls(_) => Mode::Tls,
     };
-    frame::write_preamble(&mut stream, mode).await?;
-    frame::read_preamble(&mut stream, mode).await?;
+    frame::write_preamble(&mut stream, mode, version).await?;
+    frame::read_preamble(&mut stream, mode, version).await?;
     Ok(match (protection, side) {
         (Protection::None, _) => {
             let (reader, writer) = stream.into_split();

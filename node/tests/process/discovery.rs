@@ -249,7 +249,7 @@ async fn two_groups_that_formed_apart_merge_when_they_can_see_each_other() {
 async fn a_node_alone_serves_after_the_join_timeout_or_waits_for_ever_as_it_is_told() {
     let mut pair = nodes(2);
     let mut waits = pair.pop().unwrap().with("serve-alone", "false").with("join-timeout", "100ms");
-    let mut serves = pair.pop().unwrap().with("join-timeout", "100ms");
+    let mut serves = pair.pop().unwrap().with("serve-alone", "true").with("join-timeout", "100ms");
     waits.start();
     eventually("it looks for peers", async || match waits.http("/readyz").await {
         Ok((503, why)) if why.contains("looking for peers") => Ok(()),
@@ -263,8 +263,8 @@ async fn a_node_alone_serves_after_the_join_timeout_or_waits_for_ever_as_it_is_t
     serves.ready().await;
     waits.ready().await;
     waits.kill();
-    let mut alone =
-        Node::new("alone").with("discovery-static-hosts", loopback().to_string()).with("join-timeout", "100ms");
+    let alone = Node::new("alone").with("discovery-static-hosts", loopback().to_string());
+    let mut alone = alone.with("serve-alone", "true").with("join-timeout", "100ms");
     alone.start();
     alone.ready().await;
 }

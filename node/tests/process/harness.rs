@@ -108,9 +108,9 @@ impl Node {
         self
     }
 
-    /// Without a setting that the others have.
-    pub(crate) fn without(mut self, flag: &'static str) -> Self {
-        self.flags.remove(flag);
+    /// Without a setting that was given.
+    pub(crate) fn without(mut self, flag: &str) -> Self {
+        assert!(self.flags.remove(flag).is_some(), "{flag} was not given");
         self
     }
 

@@ -14,6 +14,7 @@ mod discovery;
 mod encryption;
 mod eviction;
 mod examples;
+mod founding;
 mod full;
 mod input;
 mod life;

@@ -22,7 +22,7 @@ fn hello(cluster: &str, ahead: Duration) -> Vec<u8> {
 }
 
 /// What a node of this name says first, whose clock is so many milliseconds ahead.
-fn greeting(cluster: &str, name: &str, ahead_ms: i64) -> Vec<u8> {
+pub(crate) fn greeting(cluster: &str, name: &str, ahead_ms: i64) -> Vec<u8> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let (cluster, name) = (cluster.to_owned(), name.to_owned());
     let hello = Hello {

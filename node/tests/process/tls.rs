@@ -127,7 +127,7 @@ async fn a_node_with_bad_certificates_does_not_start_and_says_why() {
     assert!(node.log().contains("the certificate is not for kvasir-peer"), "{}", node.log());
 }
 
-fn peer_tls(node: Node, files: &Mounted) -> Node {
+pub(crate) fn peer_tls(node: Node, files: &Mounted) -> Node {
     node.with("peer-tls-cert-file", files.text("tls.crt"))
         .with("peer-tls-key-file", files.text("tls.key"))
         .with("peer-tls-ca-file", files.text("ca.crt"))

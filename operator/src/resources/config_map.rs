@@ -32,10 +32,16 @@ pub fn hash(cluster: &ValidatedCluster) -> String {
     format!("{:016x}", xxh3_64(lasting(cluster).to_string().as_bytes()))
 }
 
-/// What is in the file. Members take a change of `voters` and `access` from it while they run.
+/// What is in the file. Members take a change of `voters` and `access` from it while they run; `serveAlone` matters at a
+/// start only, and a change of it that comes with scaling restarts nothing.
 fn settings(cluster: &ValidatedCluster) -> Value {
     let mut settings = lasting(cluster);
     settings["voters"] = cluster.replicas.into();
+    // Said, though it is the default, so that it also holds for members of an older release. One member alone is all its
+    // voters, and waits for nobody.
+    if cluster.serve_alone.is_none() && cluster.replicas > 1 {
+        settings["serveAlone"] = false.into();
+    }
     if let Some(rules) = cluster.access.as_ref().and_then(|access| access.rules.as_ref()) {
         let rule = |AccessRule { subjects, prefix, verbs }: &AccessRule| json!({ "subjects": subjects, "prefix": prefix.as_deref().unwrap_or_default(), "verbs": verbs });
         settings["access"] = rules.iter().map(rule).collect();
@@ -143,7 +149,7 @@ mod tests {
         assert_eq!(read["voters"], 5);
         assert_eq!(read["cluster"], "shop/demo");
         assert_eq!(read["discovery"]["kubernetes"]["podLabels"]["kvasir.dev/member-of"], "demo");
-        assert_eq!((&read["joinTimeout"], &read["serveAlone"]), (&Value::Null, &Value::Null));
+        assert_eq!((&read["joinTimeout"], &read["serveAlone"]), (&Value::Null, &false.into()));
         let derived: Value = serde_yaml::from_str(&build(&valid("{}")).data.unwrap()[FILE]).unwrap();
         assert_eq!(derived["maxMemory"], Value::Null, "the node sees what its container may take");
         assert_eq!(read["encryption"], Value::Null);
@@ -223,6 +229,11 @@ mod tests {
         }
         assert_ne!(hash_of("{}"), hash_of("{maxMemoryPolicy: ttl-first}"));
         assert_ne!(hash_of("{}"), hash_of("{evictAfter: 1m}"));
+        let serves_alone = |spec| settings(&valid(spec))["serveAlone"].clone();
+        assert_eq!(serves_alone("{replicas: 2}"), false);
+        assert_eq!(serves_alone("{replicas: 1}"), Value::Null);
+        assert_eq!(serves_alone("{replicas: 3, serveAlone: true}"), true);
+        assert_eq!(hash_of("{replicas: 1}"), hash_of("{replicas: 3}"), "scaling restarts nothing");
         let file_of = |spec| build(&valid(spec)).data;
         assert_ne!(file_of("{replicas: 3}"), file_of("{replicas: 5}"), "the members must hear of it");
     }

@@ -10,6 +10,7 @@ use super::{pods::REVISION, troubles::ROLLOUT_DEADLINE, *};
 use crate::{
     poll::{
         CertificateStatus, DiscoveryStatus, FoundingStatus, KeysStatus, NodeStatus, PeerStatus, PollError, ReloadStatus,
+        UnjoinableStatus,
     },
     validate::tests::cluster,
     webhook::count::Missing,
@@ -359,6 +360,38 @@ fn members_complain_by_name() {
     world.look();
     world.is(condition::DEGRADED, "True", "DiscoveryFailing");
     assert_eq!(world.message(condition::DEGRADED), "demo-2 cannot find peers by kubernetes: forbidden");
+}
+
+/// A rollout that stops at a pod that cannot talk to the others says why at once.
+#[test]
+fn peers_that_are_refused_are_told_by_name() {
+    let mut world = World::serving("{replicas: 3}");
+    world.pods[2] = pod(2, false);
+    world.stateful_set(3, "a", "b");
+    let refused = |name: Option<&str>, last: u8| UnjoinableStatus {
+        address: format!("10.0.0.{last}:7071"),
+        name: name.map(Into::into),
+        why: "it speaks version 1".to_owned(),
+    };
+    world.tell(2, |status| {
+        status.phase = "joining".to_owned();
+        status.unjoinable = vec![refused(Some("demo-0"), 1), refused(None, 2)];
+    });
+    world.look();
+    world.is(condition::DEGRADED, "True", "PeersRefused");
+    let said = "demo-2 cannot talk to demo-0 (10.0.0.1:7071): it speaks version 1, 10.0.0.2:7071: it speaks version 1, \
+                and is not ready before it can";
+    assert_eq!(world.message(condition::DEGRADED), said);
+    // As the others see it, who go on.
+    world.tell(2, |status| status.unjoinable.clear());
+    world.tell(0, |status| status.unjoinable = (1..9).map(|last| refused(None, last)).collect());
+    world.look();
+    let said = world.message(condition::DEGRADED);
+    assert!(
+        said.starts_with("demo-0 cannot talk to 10.0.0.1:7071: ")
+            && said.ends_with("10.0.0.3:7071: it speaks version 1, …"),
+        "{said}"
+    );
 }
 
 #[test]

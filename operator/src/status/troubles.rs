@@ -18,7 +18,7 @@ use super::{
     was_available,
 };
 use crate::{
-    poll::NodeStatus,
+    poll::{NodeStatus, UnjoinableStatus},
     webhook::count::{Failing, Sidecars},
 };
 
@@ -237,6 +237,7 @@ fn complaints(member: &str, status: &NodeStatus, now: Timestamp) -> Vec<Trouble>
                 .push(("DiscoveryFailing", format!("{member} cannot find peers by {}: {error}", discovery.provider)));
         }
     }
+    complaints.extend(unjoinable(member, status));
     for (usage, certificate) in &status.certificates {
         let end = certificate.not_after_ms.and_then(|end| Timestamp::from_millisecond(end).ok());
         // The moment and not how long it is until then, which would be news at every look.
@@ -252,4 +253,21 @@ fn complaints(member: &str, status: &NodeStatus, now: Timestamp) -> Vec<Trouble>
         }
     }
     complaints
+}
+
+/// Peers that are named at most, of those that a member cannot talk to.
+const UNJOINABLE_SHOWN: usize = 3;
+
+/// What a member says of peers that it cannot talk to.
+fn unjoinable(member: &str, status: &NodeStatus) -> Option<Trouble> {
+    let whom = |UnjoinableStatus { address, name, why }: &UnjoinableStatus| match name {
+        Some(name) => format!("{name} ({address}): {why}"),
+        None => format!("{address}: {why}"),
+    };
+    let shown: Vec<_> = status.unjoinable.iter().take(UNJOINABLE_SHOWN).map(whom).collect();
+    let more = if status.unjoinable.len() > shown.len() { ", …" } else { "" };
+    (!shown.is_empty()).then(|| {
+        let waits = if status.phase == "ready" { "" } else { ", and is not ready before it can" };
+        ("PeersRefused", format!("{member} cannot talk to {}{more}{waits}", shown.join(", ")))
+    })
 }

@@ -4,7 +4,9 @@ use crate::args::Format;
 use crate::duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use kvasir_client::{ClusterEvent, Entry, Event, Leader, Member, SkewedPeer, Status, Value, Version, WhoAmI};
+use kvasir_client::{
+    ClusterEvent, Entry, Event, Leader, Member, SkewedPeer, Status, UnjoinablePeer, Value, Version, WhoAmI,
+};
 use serde_json::{Value as Json, json};
 use std::io::{self, IsTerminal as _, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -167,6 +169,13 @@ impl Out {
                 for SkewedPeer { name, reason } in &status.skewed {
                     rows.push(field(&format!("refused {}", printable(name)), &printable(reason)));
                 }
+                for UnjoinablePeer { address, name, why, .. } in &status.unjoinable {
+                    let whom = name.as_ref().map_or_else(|| address.clone(), |name| format!("{name} ({address})"));
+                    rows.push(field(&format!("cannot join {}", printable(&whom)), &printable(why)));
+                }
+                for line in &status.waits_for {
+                    rows.push(field("waiting", &printable(line)));
+                }
                 for discovery in &status.discovery {
                     let error = discovery.error.as_ref().map_or(String::new(), |error| format!(", failing: {error}"));
                     let members = discovery.members.join(", ");
@@ -202,6 +211,13 @@ impl Out {
                     "name": name,
                     "reason": reason,
                 })).collect::<Vec<_>>(),
+                "unjoinable": status.unjoinable.iter().map(|UnjoinablePeer { address, name, reason, why }| json!({
+                    "address": address,
+                    "name": name,
+                    "reason": reason,
+                    "why": why,
+                })).collect::<Vec<_>>(),
+                "waitsFor": status.waits_for,
             })),
         }
     }

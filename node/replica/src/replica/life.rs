@@ -2,6 +2,8 @@
 //! peer, or a founding. One whose life was ended by others begins anew the same
 //! way, and issues again what no member had of it.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use kvasir_proto::peer::v1::{Roster as WireRoster, SeatState, Seen, Standing, Stranger, Want};
 use xxhash_rust::xxh3::xxh3_64;
@@ -253,13 +255,47 @@ impl Replica {
         self.tell(Change::Reset);
     }
 
-    pub(super) fn consider_ready(&mut self, view: View, now_ms: u64) {
+    /// Whether this node may found a cluster with the peers that it is linked to. A peer that it cannot talk to may hold
+    /// what a cluster holds, as may one that it does not reach: a map that is founded beside theirs would be empty.
+    fn may_found(&self, view: View, waited: bool) -> bool {
+        let complete = view.answered && view.unlinked == 0;
         let mut links = self.links.values();
-        let first =
-            self.settings.may_found && view.answered && view.unlinked == 0 && links.all(|l| l.synced && !l.peer_ready);
+        let all_new = links.all(|l| l.synced && !l.peer_ready);
+        // Not all for ever: an address that discovery names may be of a machine that is gone for good.
+        if !self.settings.may_found || !all_new || !(complete || waited) || view.refused > 0 {
+            return false;
+        }
+        let group = self.reached_voters();
+        match self.settings.voters {
+            0 if view.strangers > 0 => false,
+            0 if complete => true,
+            // Of two, neither alone.
+            0 => group > group.saturating_add(view.unlinked).max(2) / 2,
+            // A majority of the voters is empty and linked: a stranger is none of them.
+            voters => group > voters / 2,
+        }
+    }
+
+    /// Voters that this one reaches, itself included. By name: the link to a process that has ended may still be up beside
+    /// its successor's.
+    fn reached_voters(&self) -> usize {
+        let voters = self.links.values().filter_map(|l| self.roster.get(l.origin)).filter(|seat| seat.voter);
+        voters.map(|seat| &seat.name).chain([&self.settings.name]).collect::<BTreeSet<_>>().len()
+    }
+
+    /// How many voters a node that waits for others to found a cluster reaches, itself included, and of how many it needs
+    /// a majority (0: the number is not set). `None` of a node that is ready, or is linked to one that is.
+    pub fn founders(&self) -> Option<(usize, usize)> {
+        let waits = !self.ready && !self.links.values().any(|l| l.peer_ready);
+        let wanted = if self.settings.may_found { self.settings.voters } else { 0 };
+        waits.then(|| (self.reached_voters(), wanted))
+    }
+
+    /// Makes a node that waits for peers ready, if it is to wait no longer.
+    pub(super) fn consider_ready(&mut self, view: View, now_ms: u64) {
         let waited = now_ms.saturating_sub(self.started_ms) >= self.settings.join_timeout_ms;
         let alone = self.settings.serve_alone && waited && !self.links.values().any(|l| l.peer_ready);
-        if !first && !alone {
+        if !alone && !self.may_found(view, waited) {
             return;
         }
         self.sponsor_origin = None;

@@ -39,7 +39,7 @@ pub struct Settings {
     /// Whether this node may be ready without having synced from a ready one,
     /// when every peer that is known is as new as itself.
     pub may_found: bool,
-    /// Whether to serve alone when `join_timeout_ms` brought no ready peer.
+    /// Whether to serve alone, with an empty map, when `join_timeout_ms` brought no ready peer: whatever else was heard of.
     pub serve_alone: bool,
     /// How long to look for a ready peer, milliseconds.
     pub join_timeout_ms: u64,
@@ -118,12 +118,30 @@ pub enum Violation {
 }
 
 /// What discovery and membership know that the replica cannot.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct View {
     /// Every discovery provider has answered at least once.
     pub answered: bool,
     /// Addresses of other nodes that were found and have no link yet.
     pub unlinked: usize,
+    /// Those of them where a peer answers that this node cannot talk to: it has another key, release, clock or cluster.
+    pub refused: usize,
+    /// Such peers at addresses that neither discovery nor membership names.
+    pub strangers: usize,
+}
+
+impl View {
+    /// Nobody else was found, and no provider is left to answer.
+    pub const ALONE: Self = Self { answered: true, unlinked: 0, refused: 0, strangers: 0 };
+    /// Nothing is known yet, or no longer. No cluster is founded on it.
+    pub const UNKNOWN: Self =
+        Self { answered: false, unlinked: usize::MAX, refused: usize::MAX, strangers: usize::MAX };
+}
+
+impl Default for View {
+    fn default() -> Self {
+        Self::UNKNOWN
+    }
 }
 
 /// Figures of a replica since its start.

@@ -204,6 +204,22 @@ pub fn always(world: &mut World) {
     }
 }
 
+/// A node that was not told to serve alone founds with a majority of the voters, and with no peer in sight that it cannot
+/// talk to: a map that is founded beside another is empty, and nobody is told.
+pub fn founding(world: &World, place: usize) {
+    let Some(node) = &world.nodes[place] else { return };
+    if world.plan.serve_alone {
+        return;
+    }
+    let apart: Vec<_> = world.apart_from(place).collect();
+    assert_eq!(apart, [], "{} founds though it cannot talk to these", node.name);
+    let linked: BTreeSet<_> = node.replica.linked().collect();
+    let seats = node.replica.seats().filter(|(origin, seat)| seat.voter && linked.contains(origin));
+    let names: BTreeSet<_> = seats.map(|(_, seat)| &seat.name).chain([&node.name]).collect();
+    let wanted = node.voters;
+    assert!(names.len() > wanted / 2, "{} founds with {names:?}, of {wanted} voters", node.name);
+}
+
 /// The largest dot of each key that anyone holds who is ready.
 pub fn survivors(world: &World) -> BTreeMap<Bytes, Dot> {
     let mut best: BTreeMap<Bytes, Dot> = BTreeMap::new();

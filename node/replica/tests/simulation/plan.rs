@@ -87,6 +87,11 @@ pub struct Plan {
     /// How many ended seats are remembered: as in production, or so few that some are forgotten for want of room. Not
     /// drawn.
     pub ended_seats: usize,
+    /// Whether a voter that finds no ready peer serves alone after a while. Not drawn.
+    pub serve_alone: bool,
+    /// A place whose nodes cannot talk to the others until all heals, as if they had another key: each hears that the
+    /// other is there, and no more. Not drawn.
+    pub apart: Option<usize>,
     /// Whether each step draws a number that nobody needs: when the known seeds were found, it did.
     pub draws: bool,
     /// What happens, and when, milliseconds.
@@ -144,6 +149,8 @@ impl Plan {
             remember_ended_ms: if seed.is_multiple_of(2) { 1_000 + seed % 7 * 2_000 } else { REMEMBER_ENDED_MS },
             remember_evicted_ms: if seed % 4 == 2 { 1_000 + seed % 5 * 3_000 } else { REMEMBER_EVICTED_MS },
             ended_seats: if seed % 13 == 4 || seed % 16 == 3 { 1 + (seed / 16 % 4) as usize } else { MAX_ENDED },
+            serve_alone: seed % 5 < 3 || KNOWN.contains(&seed) || KNOWN_SINCE.contains(&seed),
+            apart: None,
             draws: KNOWN.contains(&seed),
             ops: Vec::new(),
         };
@@ -191,6 +198,10 @@ impl Plan {
             plan.ops.push((at, op));
         }
         plan.add(end_ms);
+        // Where they may found an empty map beside the others' they do, which is what was asked for.
+        if !plan.serve_alone && seed % 3 == 2 {
+            plan.apart = Some((seed / 15) as usize % plan.voters);
+        }
         plan.ops.sort_by_key(|(at, _)| *at);
         plan
     }

@@ -131,6 +131,37 @@ async fn api_server(answers: Vec<(u16, String)>) -> (kube::Config, Arc<Mutex<Vec
     (config, asked)
 }
 
+fn settings() -> KubernetesConfig {
+    KubernetesConfig {
+        namespace: None,
+        discovery_port_name: "peer".to_owned(),
+        port_name: "client".to_owned(),
+        pod_labels: BTreeMap::from([("kvasir.dev/member-of".to_owned(), "demo".to_owned())]),
+    }
+}
+
+#[test]
+fn pauses_grow_to_a_few_seconds() {
+    let pauses: Vec<_> = (0..6).map(|failures| pause(failures).as_millis()).collect();
+    assert_eq!(pauses, [500, 1000, 2000, 4000, 4000, 4000]);
+    assert_eq!(pause(u32::MAX), Duration::from_secs(4), "however long the API server was away");
+}
+
+/// An API server that takes connections and does not answer, as one that is about to go may.
+#[tokio::test]
+async fn a_list_that_hangs_is_asked_for_again() {
+    let (config, asked) = api_server(Vec::new()).await;
+    let list_within = Duration::from_millis(100);
+    let provider = Kubernetes { given: Some(config), list_within, ..Kubernetes::new(settings()) };
+    let mut view = start(vec![Box::new(provider)]);
+    let failed = view.wait_for(|view| view.providers[0].failures >= 2);
+    let failed = tokio::time::timeout(Duration::from_secs(60), failed).await.expect("it waits for the answer").unwrap();
+    let error = failed.providers[0].error.clone().unwrap();
+    assert!(error.contains("cannot list the pods of namespace own: no whole answer within 100ms"), "{error}");
+    assert!(!failed.answered());
+    assert!(asked.lock().len() >= 2);
+}
+
 #[tokio::test]
 async fn the_watch_is_taken_up_again_after_a_missing_right_and_a_lost_connection() {
     let list = |pods: &[Pod]| {
@@ -154,13 +185,7 @@ async fn the_watch_is_taken_up_again_after_a_missing_right_and_a_lost_connection
         list(std::slice::from_ref(&c)),
     ])
     .await;
-    let settings = KubernetesConfig {
-        namespace: None,
-        discovery_port_name: "peer".to_owned(),
-        port_name: "client".to_owned(),
-        pod_labels: BTreeMap::from([("kvasir.dev/member-of".to_owned(), "demo".to_owned())]),
-    };
-    let provider = Kubernetes { given: Some(config), ..Kubernetes::new(settings) };
+    let provider = Kubernetes { given: Some(config), ..Kubernetes::new(settings()) };
     let mut view = start(vec![Box::new(provider)]);
     let mut seen = Vec::new();
     let until_relisted = async {

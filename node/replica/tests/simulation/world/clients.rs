@@ -144,6 +144,7 @@ impl World<'_> {
         let voters = self.wanted;
         if let Some(node) = self.nodes[place].as_mut().filter(|_| place < self.plan.voters) {
             node.replica.set_voters(voters);
+            node.voters = voters;
         }
     }
 

@@ -72,7 +72,7 @@ impl World<'_> {
             members: Arc::default(),
             present: BTreeSet::new(),
             dials: BTreeMap::new(),
-            view: View { answered: true, unlinked: places - 1 },
+            view: View { unlinked: places - 1, ..View::ALONE },
             next_look_ms: self.now_ms,
         });
         self.changed_ms = self.now_ms;
@@ -225,9 +225,10 @@ impl World<'_> {
     /// until a process that it lists there is linked.
     pub(super) fn view(&mut self, at: usize) -> View {
         let (places, now_ms) = (self.nodes.len(), self.now_ms);
-        let Some(node) = &mut self.nodes[at] else { return View::default() };
+        let refused = self.apart_from(at).count();
+        let Some(node) = &mut self.nodes[at] else { return View::UNKNOWN };
         let Some(member) = &mut node.member else {
-            return View { answered: true, unlinked: usize::from(node.links.is_empty()) };
+            return View { unlinked: usize::from(node.links.is_empty()), refused, ..View::ALONE };
         };
         if now_ms >= member.next_look_ms {
             member.next_look_ms = now_ms + LOOK_MS;
@@ -236,7 +237,7 @@ impl World<'_> {
             let reached: BTreeSet<_> = reached.map(|it| it.id.peer_address).collect();
             member.view.unlinked = (0..places).filter(|p| *p != at && !reached.contains(&address(*p))).count();
         }
-        member.view
+        View { refused, ..member.view }
     }
 
     /// Whether all list all others, and name the same leader; always so, without

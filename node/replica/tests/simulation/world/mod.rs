@@ -40,6 +40,8 @@ pub struct Node {
     pub replica: Replica,
     pub origin: u64,
     pub name: String,
+    /// How many voters there are meant to be, as it was last told.
+    pub voters: usize,
     /// Its wall clock's distance from the simulation's, milliseconds.
     pub skew_ms: i64,
     /// Peers by place, the link to each, and when it was last heard of.
@@ -146,7 +148,7 @@ impl<'a> World<'a> {
             max_memory: room.map(|(entries, _)| entries * Store::cost_of(1, 8)),
             evict_ending: room.is_some_and(|(_, evict)| evict),
             may_found: voter,
-            serve_alone: voter,
+            serve_alone: voter && self.plan.serve_alone,
             join_timeout_ms: 10_000,
             // Small, so that cursors fall behind the log and deltas come in many parts.
             bounds: Bounds {
@@ -167,6 +169,7 @@ impl<'a> World<'a> {
             replica,
             origin,
             name,
+            voters: self.wanted,
             skew_ms,
             links,
             leaves_by: None,
@@ -201,7 +204,14 @@ impl<'a> World<'a> {
             let view = self.view(place);
             let Some(node) = &mut self.nodes[place] else { continue };
             let now = self.now_ms.saturating_add_signed(node.skew_ms);
+            let waited = !node.replica.is_ready();
             node.replica.tick(view, now);
+            // By the clock alone a node becomes ready only if it founds.
+            if waited && node.replica.is_ready() {
+                let name = node.name.clone();
+                self.say(|| format!("{name} founds"));
+                crate::check::founding(self, place);
+            }
             self.absorb(place);
             let Some(node) = &mut self.nodes[place] else { continue };
             let due: Vec<_> = node.replica.due().collect();

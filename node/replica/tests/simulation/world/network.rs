@@ -74,7 +74,18 @@ impl World<'_> {
     /// Whether two are there and hear each other.
     pub(super) fn can_talk(&self, a: usize, b: usize) -> bool {
         let cut = self.blocked.contains(&(a, b)) || self.blocked.contains(&(b, a));
-        !cut && self.nodes[a].is_some() && self.nodes[b].is_some()
+        !cut && self.nodes[a].is_some() && self.nodes[b].is_some() && !self.are_apart(a, b)
+    }
+
+    /// Whether the two have different keys.
+    pub fn are_apart(&self, a: usize, b: usize) -> bool {
+        !self.healed && a != b && self.plan.apart.is_some_and(|apart| apart == a || apart == b)
+    }
+
+    /// The nodes that one hears of and cannot talk to.
+    pub fn apart_from(&self, a: usize) -> impl Iterator<Item = usize> {
+        let there = |b: &usize| self.nodes[*b].is_some() && !self.blocked.contains(&(*b, a));
+        (0..self.nodes.len()).filter(move |b| self.are_apart(a, *b)).filter(there)
     }
 
     /// Connects two that are not connected, and returns the connection's number;
@@ -107,6 +118,9 @@ impl World<'_> {
     }
 
     pub(super) fn send_datagram(&mut self, from: usize, to: usize, at_ms: u64, datagram: &[u8]) {
+        if self.are_apart(from, to) {
+            return; // it is heard, and makes no sense
+        }
         for due_ms in self.arrivals(from, to, at_ms).into_iter().flatten() {
             self.sent += 1;
             self.datagrams.push(Packet { due_ms, number: self.sent, from, to, content: datagram.to_vec() });
