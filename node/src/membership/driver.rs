@@ -3,9 +3,8 @@
 
 use std::{
     borrow::Cow,
-    collections::HashSet,
     io,
-    mem::{Discriminant, discriminant},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -24,9 +23,11 @@ use tracing::{debug, info, warn};
 
 use super::{
     Event, MemberInfo, NodeId, Refused,
+    lines::{EVENTS, Lines, REFUSALS},
     swim::{Output, Swim},
+    wire,
 };
-use crate::{config::SwimConfig, discovery::View};
+use crate::{config::SwimConfig, discovery::View, engine::wall_ms};
 
 /// How many datagrams are taken in before the timers have their turn.
 const DATAGRAMS_AT_ONCE: usize = 256;
@@ -54,6 +55,11 @@ pub struct Counters {
     pub bytes_out: AtomicU64,
     /// Datagrams dropped because they made no sense or belong elsewhere.
     pub refused: AtomicU64,
+    /// The same, by [kind](Refused::KINDS).
+    pub refused_by: [AtomicU64; Refused::KINDS.len()],
+    /// When the last datagram came of a cluster that has this one's name and another UID, milliseconds since 1970; 0: none
+    /// came.
+    pub namesake_ms: AtomicU64,
     /// Datagrams that the operating system wouldn't send.
     pub send_errors: AtomicU64,
     /// Members that came.
@@ -135,19 +141,32 @@ impl Membership {
     }
 }
 
-/// Joins `cluster` as `me`, by `socket`, with whoever `discovery` finds; by
-/// sealed datagrams only, if there is a `seal`. Ends
+/// What membership must know.
+pub struct Options<'a> {
+    /// The cluster's name; datagrams of other clusters are refused.
+    pub cluster: &'a str,
+    /// Which of the clusters of that name it is; empty if there is no telling them apart.
+    pub cluster_uid: &'a str,
+    /// How members are probed.
+    pub timing: SwimConfig,
+    /// How far ahead of this node's clock a node may say it started.
+    pub max_clock_skew: Duration,
+    /// What is put around each datagram; without one they go as they are.
+    pub seal: Option<Arc<dyn Seal>>,
+}
+
+/// Joins the cluster as `me`, by `socket`, with whoever `discovery` finds. Ends
 /// when told to [leave](Membership::leave), or without a word when `stop` is
 /// cancelled.
 pub fn start(
     me: NodeId,
     socket: UdpSocket,
     discovery: watch::Receiver<Arc<View>>,
-    cluster: &str,
-    timing: SwimConfig,
-    seal: Option<Arc<dyn Seal>>,
+    options: Options<'_>,
     stop: CancellationToken,
 ) -> Membership {
+    let Options { cluster, cluster_uid, timing, max_clock_skew, seal } = options;
+    let envelope = wire::envelope(cluster, cluster_uid);
     let (life, lives) = watch::channel((me.origin, me.started_ms));
     let (members_out, members) = watch::channel(Arc::default());
     let (me_out, me_in) = watch::channel(me.clone());
@@ -155,15 +174,14 @@ pub fn start(
     let counters = Arc::new(Counters::default());
     let (goodbye, told_to_leave) = oneshot::channel();
     let driver = Driver {
-        swim: Swim::new(me, cluster, timing, rand::random()),
+        swim: Swim::new(me, envelope, timing, max_clock_skew, rand::random()),
         started: Instant::now(),
         socket,
         members: members_out,
         me: me_out,
         events: events.clone(),
         counters: Arc::clone(&counters),
-        warned: HashSet::new(),
-        unsealed: HashSet::new(),
+        lines: Lines::default(),
         seal,
         receiving: true,
     };
@@ -179,10 +197,7 @@ struct Driver {
     me: watch::Sender<NodeId>,
     events: broadcast::Sender<Event>,
     counters: Arc<Counters>,
-    /// The kinds of refusal that were told: each is told once.
-    warned: HashSet<Discriminant<Refused>>,
-    /// The same, of datagrams that could not be opened.
-    unsealed: HashSet<&'static str>,
+    lines: Lines,
     seal: Option<Arc<dyn Seal>>,
     /// Whether the socket's last receive worked.
     receiving: bool,
@@ -224,14 +239,14 @@ impl Driver {
                     }
                     Err(_) => may_change = false,
                 },
-                received = self.socket.recv_from(&mut buffer) => self.received(&buffer, received.map(|(length, _)| length)).await,
+                received = self.socket.recv_from(&mut buffer) => self.received(&buffer, received).await,
                 () = sleep_until(deadline) => {}
             }
             // What came in while this process stood still is heard before
             // anyone is suspected of not having answered.
             for _ in 0..DATAGRAMS_AT_ONCE {
                 match self.socket.try_recv_from(&mut buffer) {
-                    Ok((length, _)) => self.received(&buffer, Ok(length)).await,
+                    Ok(received) => self.received(&buffer, Ok(received)).await,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => {
                         self.received(&buffer, Err(error)).await;
@@ -239,7 +254,7 @@ impl Driver {
                     }
                 }
             }
-            self.swim.tick(self.started.elapsed());
+            self.swim.tick(self.started.elapsed(), wall_ms());
             self.act().await;
         }
     }
@@ -248,9 +263,9 @@ impl Driver {
         self.swim.look_at(self.started.elapsed(), view.addresses.keys().copied());
     }
 
-    async fn received(&mut self, buffer: &[u8], received: io::Result<usize>) {
-        let length = match received {
-            Ok(length) => length,
+    async fn received(&mut self, buffer: &[u8], received: io::Result<(usize, SocketAddr)>) {
+        let (length, from) = match received {
+            Ok(received) => received,
             Err(error) => {
                 if std::mem::replace(&mut self.receiving, false) {
                     warn!(%error, "cannot receive membership datagrams; will go on trying");
@@ -265,22 +280,28 @@ impl Driver {
             None => Cow::Borrowed(&buffer[..length]),
             Some(seal) => match seal.open(&buffer[..length]) {
                 Ok(datagram) => Cow::Owned(datagram),
-                Err((kind, reason)) => {
-                    self.counters.refused.fetch_add(1, Relaxed);
-                    if self.unsealed.insert(kind) {
-                        warn!(reason, "refused a membership datagram; more of this kind are only counted");
-                    }
-                    return;
-                }
+                Err((kind, reason)) => return self.refuse(from, Refused::UNOPENED, kind, &reason),
             },
         };
-        if let Err(refused) = self.swim.datagram(self.started.elapsed(), &opened) {
-            self.counters.refused.fetch_add(1, Relaxed);
-            if self.warned.insert(discriminant(&refused)) {
-                warn!(reason = %refused, "refused a membership datagram; more of this kind are only counted");
+        let wall_ms = wall_ms();
+        if let Err(refused) = self.swim.datagram(self.started.elapsed(), wall_ms, &opened) {
+            let kind = refused.kind();
+            self.refuse(from, kind, Refused::KINDS[kind], &refused);
+            if matches!(refused, Refused::OtherUid) {
+                self.counters.namesake_ms.store(wall_ms, Relaxed);
             }
         }
         self.act().await;
+    }
+
+    /// Counts a datagram that was refused, and says so.
+    fn refuse(&mut self, from: SocketAddr, place: usize, kind: &'static str, reason: &dyn std::fmt::Display) {
+        self.counters.refused.fetch_add(1, Relaxed);
+        self.counters.refused_by[place].fetch_add(1, Relaxed);
+        if let Some(unsaid) = self.lines.may(self.started.elapsed(), kind, from, REFUSALS) {
+            let unsaid = (unsaid > 0).then_some(unsaid);
+            warn!(%from, %reason, unsaid, "refused a membership datagram");
+        }
     }
 
     async fn leave(mut self) {
@@ -335,13 +356,16 @@ impl Driver {
             Event::Renewed(id) => (&self.counters.renewed, "was declared dead by others, and has come back", id),
         };
         counter.fetch_add(1, Relaxed);
-        info!(
-            name = id.name,
-            origin = %format_args!("{:016x}", id.origin),
-            role = id.role.as_str(),
-            address = %id.peer_address,
-            "{what}"
-        );
+        if let Some(unsaid) = self.lines.may(self.started.elapsed(), what, id.peer_address, EVENTS) {
+            info!(
+                name = id.name,
+                origin = %format_args!("{:016x}", id.origin),
+                role = id.role.as_str(),
+                address = %id.peer_address,
+                unsaid = (unsaid > 0).then_some(unsaid),
+                "{what}"
+            );
+        }
         // Nobody may be listening.
         let _ = self.events.send(event.clone());
         match event {
@@ -350,7 +374,9 @@ impl Driver {
             }
             Event::Joined(id) => {
                 let namesake = |other: &NodeId| other.name == id.name && other.origin != id.origin;
-                if namesake(self.swim.me()) {
+                if namesake(self.swim.me())
+                    && self.lines.may(self.started.elapsed(), "namesake", id.peer_address, EVENTS).is_some()
+                {
                     warn!(name = id.name, "another member has this node's name: give each its own");
                 }
             }
@@ -361,7 +387,7 @@ impl Driver {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, net::SocketAddr};
+    use std::collections::BTreeMap;
 
     use super::*;
     use crate::config::Role;
@@ -387,7 +413,14 @@ mod tests {
         let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let me = NodeId::new(name, rand::random(), Role::Member, address, since_1970.as_millis() as u64);
         let stop = CancellationToken::new();
-        let membership = start(me, socket, view(seeds), "test", SwimConfig::LAN, None, stop.clone());
+        let options = Options {
+            cluster: "test",
+            cluster_uid: "",
+            timing: SwimConfig::LAN,
+            max_clock_skew: Duration::from_secs(10),
+            seal: None,
+        };
+        let membership = start(me, socket, view(seeds), options, stop.clone());
         Node { membership, address, stop }
     }
 
@@ -453,14 +486,14 @@ mod tests {
     async fn garbage_is_counted_and_does_no_harm() {
         let a = node("a", &[]).await;
         let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let mine = crate::membership::wire::envelope("test");
+        let mine = wire::envelope("test", "");
         let mut other_version = mine.to_vec();
         other_version[4] = 9;
         let garbage: [Vec<u8>; 7] = [
             Vec::new(),
             b"GET / HTTP/1.1\r\n\r\n".to_vec(),
             vec![0; 1400],
-            crate::membership::wire::envelope("other").to_vec(),
+            wire::envelope("other", "").to_vec(),
             mine.to_vec(),
             [&mine[..], &[0xff; 200]].concat(),
             other_version,
