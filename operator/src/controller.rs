@@ -294,7 +294,7 @@ async fn observe(
     let (client, name) = (&context.client, cluster.name_any());
     let namespace = cluster.namespace().unwrap_or_default();
     let answers = context.poller.poll(addresses(&live.pods)).await;
-    let sidecars = count::sidecars(client, &namespace, &name).await?;
+    let sidecars = count::sidecars(client, &namespace, &name, &cluster.uid().unwrap_or_default()).await?;
     let after = status::status(&Sight {
         cluster,
         obstacle,

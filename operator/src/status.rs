@@ -295,6 +295,19 @@ fn degraded(
             ),
         ));
     }
+    if !sight.sidecars.stale.is_empty() {
+        let names: Vec<_> = sight.sidecars.stale.iter().take(3).map(String::as_str).collect();
+        let more = if sight.sidecars.stale.len() > 3 { ", …" } else { "" };
+        troubles.push((
+            "SidecarsStale",
+            format!(
+                "{} application pods have the sidecar of an earlier KvCluster of this name, with its data; the members refuse \
+                 it. Delete these pods, so that they are created again: {}{more}",
+                sight.sidecars.stale.len(),
+                names.join(", ")
+            ),
+        ));
+    }
     let holds = !troubles.is_empty();
     let reason = troubles.first().map_or("AllWell", |(reason, _)| reason);
     let message = if holds {

@@ -374,12 +374,27 @@ fn one_lost_answer_is_no_trouble_and_two_are() {
 #[test]
 fn pods_without_their_sidecar_are_counted_and_named() {
     let mut world = World::serving("{}");
-    world.sidecars =
-        Sidecars { injected: 2, missing: vec![Missing { name: "shop-1".to_owned(), ..Missing::default() }] };
+    world.sidecars = Sidecars {
+        injected: 2,
+        missing: vec![Missing { name: "shop-1".to_owned(), ..Missing::default() }],
+        ..Sidecars::default()
+    };
     let status = world.look();
     assert_eq!((status.sidecars.injected, status.sidecars.missing), (2, 1));
     world.is(condition::DEGRADED, "True", "SidecarsMissing");
     assert!(world.message(condition::DEGRADED).contains("shop-1"));
+}
+
+#[test]
+fn status_names_sidecars_of_an_earlier_cluster() {
+    let mut world = World::serving("{}");
+    let stale = ["shop-1", "shop-2", "shop-3", "shop-4"].map(str::to_owned).to_vec();
+    world.sidecars = Sidecars { injected: 2, stale, ..Sidecars::default() };
+    let status = world.look();
+    assert_eq!((status.sidecars.injected, status.sidecars.missing, status.sidecars.stale), (2, 0, 4));
+    world.is(condition::DEGRADED, "True", "SidecarsStale");
+    let message = world.message(condition::DEGRADED);
+    assert!(message.contains("4 application pods") && message.contains("shop-1, shop-2, shop-3, …"), "{message}");
 }
 
 #[test]

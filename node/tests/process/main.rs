@@ -13,6 +13,7 @@ mod discovery;
 mod encryption;
 mod eviction;
 mod examples;
+mod forged;
 mod full;
 mod input;
 mod life;

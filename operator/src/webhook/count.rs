@@ -10,7 +10,7 @@
 //! controller.watches(Api::<PartialObjectMeta<Pod>>::all(client), count::watch_config(), count::cluster_of)
 //!
 //! // In the status step, with one `count::Warned` for the controller's life:
-//! let sidecars = count::sidecars(&client, namespace, name).await?;
+//! let sidecars = count::sidecars(&client, namespace, name, uid).await?;
 //! status.sidecars = sidecars.status();
 //! warned.tell(&client, namespace, name, &sidecars).await?;  // writes once for each pod without a sidecar
 //! ```
@@ -33,7 +33,7 @@ use kube_runtime::{reflector::ObjectRef, watcher};
 use kvasir_crds::{KvCluster, SidecarStatus};
 use parking_lot::Mutex;
 
-use super::{CLUSTER_LABEL, INJECT_ANNOTATION, SIDECAR_NAME};
+use super::{CLUSTER_LABEL, INJECT_ANNOTATION, sidecar};
 
 /// Reason of the event on a pod without its sidecar.
 pub const REASON: &str = "SidecarMissing";
@@ -66,6 +66,8 @@ pub enum CountError {
 pub struct Sidecars {
     /// How many have their sidecar.
     pub injected: usize,
+    /// Those whose sidecar is of an earlier `KvCluster` of the same name, which the members refuse; by name.
+    pub stale: Vec<String>,
     /// Those that should have one and have not, by name.
     pub missing: Vec<Missing>,
 }
@@ -87,19 +89,24 @@ impl Sidecars {
     /// The numbers, for the status.
     pub fn status(&self) -> SidecarStatus {
         let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
-        SidecarStatus { injected: number(self.injected), missing: number(self.missing.len()) }
+        SidecarStatus {
+            injected: number(self.injected),
+            missing: number(self.missing.len()),
+            stale: number(self.stale.len()),
+        }
     }
 }
 
 /// Looks at every application pod of a cluster that is not finished, not going, and has not declined.
-pub async fn sidecars(client: &Client, namespace: &str, cluster: &str) -> Result<Sidecars, CountError> {
+/// `uid` is the cluster's, by which sidecars of an earlier one of its name are told from its own.
+pub async fn sidecars(client: &Client, namespace: &str, cluster: &str, uid: &str) -> Result<Sidecars, CountError> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let params = ListParams::default().labels(&format!("{CLUSTER_LABEL}={cluster}"));
     let pods = pods
         .list(&params)
         .await
         .map_err(|source| CountError::List { cluster: format!("{namespace}/{cluster}"), source: Box::new(source) })?;
-    Ok(count(&pods.items))
+    Ok(count(&pods.items, uid))
 }
 
 /// Which pods the controller has to watch.
@@ -114,20 +121,21 @@ pub fn cluster_of(pod: PartialObjectMeta<Pod>) -> Option<ObjectRef<KvCluster>> {
     Some(ObjectRef::new(&cluster).within(&namespace))
 }
 
-fn count(pods: &[Pod]) -> Sidecars {
+fn count(pods: &[Pod], uid: &str) -> Sidecars {
     let mut sidecars = Sidecars::default();
     for pod in pods.iter().filter(|pod| should_have_one(pod)) {
-        if has_sidecar(pod) {
-            sidecars.injected += 1;
-        } else {
-            sidecars.missing.push(Missing {
+        match sidecar::cluster_uid(pod) {
+            Some(of) if of == uid => sidecars.injected += 1,
+            Some(_) => sidecars.stale.push(pod.name_any()),
+            None => sidecars.missing.push(Missing {
                 name: pod.name_any(),
                 uid: pod.uid().unwrap_or_default(),
                 host_network: pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or_default(),
                 has_owner: !pod.owner_references().is_empty(),
-            });
+            }),
         }
     }
+    sidecars.stale.sort();
     sidecars.missing.sort_by(|one, other| one.name.cmp(&other.name));
     sidecars
 }
@@ -137,13 +145,6 @@ fn should_have_one(pod: &Pod) -> bool {
     let finished = matches!(phase, Some("Succeeded" | "Failed"));
     let declined = pod.annotations().get(INJECT_ANNOTATION).is_some_and(|value| value == "false");
     !finished && !declined && pod.metadata.deletion_timestamp.is_none()
-}
-
-fn has_sidecar(pod: &Pod) -> bool {
-    let containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
-    containers
-        .filter(|container| container.name == SIDECAR_NAME)
-        .any(|container| container.restart_policy.as_deref() == Some("Always"))
 }
 
 /// Remembers which pods were told that they have no sidecar.

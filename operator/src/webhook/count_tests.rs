@@ -22,8 +22,7 @@ fn pod(name: &str, extra: &str) -> Pod {
     serde_json::from_value(pod).unwrap()
 }
 
-const WITH: &str =
-    "{spec: {initContainers: [{name: other}, {name: kvasir, restartPolicy: Always}], containers: [{name: app}]}}";
+const WITH: &str = "{spec: {initContainers: [{name: other}, {name: kvasir, restartPolicy: Always, env: [{name: KVASIR_CLUSTER_UID, value: u-1}]}], containers: [{name: app}]}}";
 const WITHOUT: &str = "{spec: {containers: [{name: app}]}}";
 
 fn names(sidecars: &Sidecars) -> Vec<&str> {
@@ -38,9 +37,28 @@ fn pods_are_told_apart_by_the_container_itself() {
         pod("a", "{metadata: {annotations: {kvasir.dev/injected: 'true'}}, spec: {containers: [{name: app}]}}"),
         pod("ordinary", "{spec: {initContainers: [{name: kvasir}], containers: [{name: app}]}}"),
     ];
-    let sidecars = count(&pods);
+    let sidecars = count(&pods, "u-1");
     assert_eq!(names(&sidecars), ["a", "b", "ordinary"], "in order, whatever an annotation claims");
-    assert_eq!(sidecars.status(), SidecarStatus { injected: 1, missing: 3 });
+    assert_eq!(sidecars.status(), SidecarStatus { injected: 1, missing: 3, stale: 0 });
+}
+
+#[test]
+fn count_tells_sidecars_of_an_earlier_cluster() {
+    let sidecar = |env: &str| {
+        format!("{{spec: {{initContainers: [{{name: kvasir, restartPolicy: Always{env}}}], containers: []}}}}")
+    };
+    let of = |uid: &str| {
+        sidecar(&format!(
+            ", env: [{{name: KVASIR_CLUSTER, value: shop/demo}}, {{name: KVASIR_CLUSTER_UID, value: {uid}}}]"
+        ))
+    };
+    let pods = [pod("old", &of("u-0")), pod("now", &of("u-1")), pod("before-uids", &sidecar("")), pod("bare", WITHOUT)];
+    let sidecars = count(&pods, "u-1");
+    assert_eq!(sidecars.stale, ["before-uids", "old"]);
+    assert_eq!(sidecars.status(), SidecarStatus { injected: 1, missing: 1, stale: 2 });
+    let going =
+        pod("going", &of("u-0").replace("{spec", "{metadata: {deletionTimestamp: '2026-11-01T00:00:00Z'}, spec"));
+    assert_eq!(count(&[going], "u-1"), Sidecars::default(), "a pod that goes is no trouble");
 }
 
 #[test]
@@ -55,8 +73,8 @@ fn pods_that_are_finished_going_or_declined_do_not_count() {
         pod("going", "{metadata: {deletionTimestamp: '2026-11-01T00:00:00Z'}, spec: {containers: [{name: app}]}}"),
         pod("declined", "{metadata: {annotations: {kvasir.dev/inject: 'false'}}, spec: {containers: [{name: app}]}}"),
     ];
-    assert_eq!(count(&pods), Sidecars::default());
-    assert_eq!(count(&[pod("pending", "{status: {phase: Pending}, spec: {containers: []}}")]).missing.len(), 1);
+    assert_eq!(count(&pods, "u-1"), Sidecars::default());
+    assert_eq!(count(&[pod("pending", "{status: {phase: Pending}, spec: {containers: []}}")], "u-1").missing.len(), 1);
 }
 
 #[test]
@@ -100,7 +118,7 @@ async fn each_pod_is_told_once_even_by_an_operator_that_was_restarted() {
     let host = "{spec: {hostNetwork: true, containers: []}}";
     let (client, events) =
         api_server(vec![pod("with", WITH), pod("bare", WITHOUT), pod("host", host), pod("owned", owned)]);
-    let sidecars = sidecars(&client, "shop", "demo").await.unwrap();
+    let sidecars = sidecars(&client, "shop", "demo", "u-1").await.unwrap();
     assert_eq!(names(&sidecars), ["bare", "host", "owned"]);
 
     let warned = Warned::default();
@@ -130,8 +148,8 @@ async fn each_pod_is_told_once_even_by_an_operator_that_was_restarted() {
 async fn what_was_told_is_forgotten_with_the_pod() {
     let (client, _) = api_server(vec![]);
     let missing = |name: &str| Missing { name: name.into(), uid: name.into(), ..Missing::default() };
-    let both = Sidecars { injected: 0, missing: vec![missing("a"), missing("b")] };
-    let one = Sidecars { injected: 0, missing: vec![missing("b")] };
+    let both = Sidecars { missing: vec![missing("a"), missing("b")], ..Sidecars::default() };
+    let one = Sidecars { missing: vec![missing("b")], ..Sidecars::default() };
     let key = ObjectRef::new("demo").within("shop");
     let warned = Warned::default();
     warned.tell(&client, "shop", "demo", &both).await.unwrap();
@@ -147,7 +165,7 @@ async fn an_event_that_could_not_be_written_is_tried_again() {
     let refuse = || async { failure(StatusCode::FORBIDDEN, "Forbidden") };
     let router = Router::new().route("/apis/events.k8s.io/v1/namespaces/shop/events", post(refuse));
     let client = Client::new(router, "default");
-    let sidecars = count(&[pod("a", WITHOUT)]);
+    let sidecars = count(&[pod("a", WITHOUT)], "u-1");
     let warned = Warned::default();
     let error = warned.tell(&client, "shop", "demo", &sidecars).await.expect_err("forbidden");
     assert!(error.to_string().contains("shop/a, check that the operator may create events"), "{error}");
