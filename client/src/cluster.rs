@@ -79,6 +79,8 @@ pub struct WhoAmI {
     pub member: Member,
     /// The cluster that it belongs to.
     pub cluster: String,
+    /// Which of the clusters of that name: on Kubernetes the `KvCluster`'s UID. Empty: it has none.
+    pub cluster_uid: String,
     /// Where it is in its life.
     pub phase: Phase,
 }
@@ -267,7 +269,7 @@ pub(crate) fn required(wire: Option<v1::Member>) -> Result<Member, Error> {
 
 pub(crate) fn who_am_i(wire: v1::WhoAmIResponse) -> Result<WhoAmI, Error> {
     let phase = wire.phase().into();
-    Ok(WhoAmI { member: required(wire.member)?, cluster: wire.cluster, phase })
+    Ok(WhoAmI { member: required(wire.member)?, cluster: wire.cluster, cluster_uid: wire.cluster_uid, phase })
 }
 
 pub(crate) fn leader(wire: v1::LeaderResponse) -> Result<Leader, Error> {

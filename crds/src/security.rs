@@ -57,7 +57,8 @@ pub struct Tls {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<bool>,
     /// Whether nodes, sidecars too, speak mutual TLS among themselves; not together with `encryption`, and fixed once the
-    /// cluster is made. Unset: no.
+    /// cluster is made. It covers links (TCP) only: membership datagrams (UDP) are neither encrypted nor authentic, which
+    /// `encryption` would make them. Unset: no.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peers: Option<bool>,
 }

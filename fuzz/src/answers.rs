@@ -69,7 +69,11 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         of(1, list.encode_to_vec()),
         of(2, watch.encode_to_vec()),
         of(3, v1::MembersResponse { members: vec![member.clone()] }.encode_to_vec()),
-        of(4, v1::WhoAmIResponse { member: Some(member.clone()), cluster: "c".into(), phase: 3 }.encode_to_vec()),
+        of(
+            4,
+            v1::WhoAmIResponse { member: Some(member.clone()), cluster: "c".into(), phase: 3, cluster_uid: "u".into() }
+                .encode_to_vec(),
+        ),
         of(5, v1::LeaderResponse { leader: Some(member), is_me: true }.encode_to_vec()),
         of(6, status.encode_to_vec()),
         of(7, v1::PipeResponse { id: 3, result: Some(v1::pipe_response::Result::Get(get)) }.encode_to_vec()),

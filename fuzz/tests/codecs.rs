@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use kvasir_client::{Codec, Json, Proto, Text};
 use kvasir_node::config::{Role, SwimConfig};
 use kvasir_node::membership::swim::{Output, Swim};
+use kvasir_node::membership::wire::envelope;
 use kvasir_node::membership::{MAX_DATAGRAM, MemberInfo, NodeId};
 use kvasir_node::transport::frame::{self, Mode};
 use kvasir_proto::peer::v1::{
@@ -111,7 +112,8 @@ proptest! {
         cut: prop::sample::Index,
     ) {
         let (origin, now_ms, started_ms, sidecar, returning) = numbers;
-        let hello = Hello { cluster: name.clone(), name, origin, sidecar, now_ms, started_ms, returning };
+        let cluster_uid = name.clone();
+        let hello = Hello { cluster: name.clone(), name, origin, sidecar, now_ms, started_ms, returning, cluster_uid };
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without sockets");
         runtime.block_on(async {
             let (mut wire, mut frames) = (Vec::new(), BytesMut::new());
@@ -168,9 +170,9 @@ proptest! {
     #[test]
     fn two_nodes_come_to_know_each_other_as_they_are(a in node(), b in node()) {
         prop_assume!(a.peer_address != b.peer_address && a.origin != b.origin && a.name != b.name);
-        let mut nodes = [&a, &b].map(|id| Swim::new(id.clone(), "default/demo", SwimConfig::LAN, id.origin));
+        let mut nodes = [&a, &b].map(|id| Swim::new(id.clone(), envelope("default/demo", "u", VERSION), SwimConfig::LAN, Duration::ZERO, id.origin));
         nodes[0].look_at(Duration::ZERO, [b.peer_address]);
-        nodes[0].tick(Duration::ZERO);
+        nodes[0].tick(Duration::ZERO, u64::MAX);
         let mut passed = 0;
         loop {
             let before = passed;
@@ -179,7 +181,7 @@ proptest! {
                     if let Output::Send(address, datagram) = output {
                         prop_assert_eq!(address, [&a, &b][to].peer_address);
                         prop_assert!(datagram.len() <= MAX_DATAGRAM);
-                        nodes[to].datagram(Duration::ZERO, &datagram).expect("it is of this cluster");
+                        nodes[to].datagram(Duration::ZERO, u64::MAX, &datagram).expect("it is of this cluster");
                         passed += 1;
                     }
                 }

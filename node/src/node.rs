@@ -192,6 +192,12 @@ impl Node {
         let auth = Auth::start(config.auth.as_ref(), config.access, config.access_file, &reloads, &stop)
             .map_err(failed("auth"))?;
         warn_if_open(addresses.client, config.auth.as_ref(), config.tls.is_some());
+        if config.peer_tls.is_some() {
+            warn!(
+                "peerTls covers links only: membership datagrams (UDP) are neither encrypted nor authentic, and who reaches the \
+                 peer port can have members taken for dead; keep others from that port, or use encryption instead"
+            );
+        }
         let sealer = keys.map(|keys| Arc::new(Sealer::new(keys, config.max_clock_skew)));
 
         let me = NodeId::new(
@@ -205,6 +211,7 @@ impl Node {
             name = me.name,
             role = me.role.as_str(),
             cluster = config.cluster,
+            cluster_uid = config.cluster_uid,
             origin = format!("{:016x}", me.origin),
             version = me.version,
             client = %addresses.client,
@@ -238,7 +245,9 @@ impl Node {
             discovery.clone(),
             membership::Options {
                 cluster: &config.cluster,
+                cluster_uid: &config.cluster_uid,
                 timing: config.swim,
+                max_clock_skew: config.max_clock_skew,
                 seal: sealer.clone().map(|sealer| sealer as Arc<dyn membership::Seal>),
                 version: speaks.datagrams,
                 refusals: refusals.clone(),
@@ -251,6 +260,7 @@ impl Node {
             engine.clone(),
             transport::Options {
                 cluster: config.cluster.clone(),
+                cluster_uid: config.cluster_uid.clone(),
                 sync_interval: config.sync_interval,
                 max_clock_skew: config.max_clock_skew,
                 max_value_bytes: config.limits.max_value_bytes,
@@ -271,9 +281,16 @@ impl Node {
 
         let (leaving, told) = watch::channel(false);
         let mut metrics = Metrics::new(&me.version, me.started_ms);
-        let overview = Overview::new(&membership, &config.cluster, engine.clone(), transport.clone(), discovery, told)
-            .with_files(reloads, expiries)
-            .with_memory(memory);
+        let overview = Overview::new(
+            &membership,
+            (&config.cluster, &config.cluster_uid),
+            engine.clone(),
+            transport.clone(),
+            discovery,
+            told,
+        )
+        .with_files(reloads, expiries)
+        .with_memory(memory);
         let view = peers::keep_view(engine.clone(), overview.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(view));
         let connections = Connections::new(&config.client_port);

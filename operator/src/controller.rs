@@ -313,7 +313,7 @@ async fn observe(
     let answers = context.poller.poll(addresses(&live.pods)).await;
     let now = Timestamp::now();
     let mut unseen = Vec::new();
-    let sidecars = context.applications.sidecars(client, &namespace, &name, now).await;
+    let sidecars = context.applications.sidecars(client, &namespace, &name, &cluster.uid().unwrap_or_default(), now).await;
     let sidecars = sidecars.map_err(|error| unseen.push(error.to_string())).ok();
     let warnings = events::look(client, &namespace, &waiting(&live.pods)).await.unwrap_or_else(|error| {
         unseen.push(format!("events cannot be read, check that the operator may list events: {error}"));

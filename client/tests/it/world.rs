@@ -451,6 +451,7 @@ impl Cluster for Node {
             member: Some(self.member()),
             cluster: "apps/demo".to_owned(),
             phase: v1::Phase::Ready.into(),
+            cluster_uid: "2c1ea3d5".to_owned(),
         }))
     }
 

@@ -1,5 +1,7 @@
 //! Sidecars: who gets one, who does not, and what is said of those that should have and have not.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::batch::v1::Job;
@@ -7,8 +9,10 @@ use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, ResourceExt as _};
+use kvasir_crds::{KvCluster, condition};
 use kvasir_e2e::lab::{OPERATOR_NAMESPACE, workspace};
 use kvasir_e2e::{alone, run, until};
+use serde_json::json;
 
 use crate::operator::scale_operator;
 
@@ -111,6 +115,67 @@ fn a_pod_that_came_through_without_is_counted_and_told() {
         until("the count to fall", async || {
             let sidecars = t.get("demo").await?.status.unwrap_or_default().sidecars;
             ensure!(sidecars.missing == 0, "{sidecars:?}");
+            Ok(())
+        })
+        .await
+    });
+}
+
+#[test]
+fn cluster_made_again_refuses_an_old_sidecar() {
+    run("again", async |t| {
+        t.cluster("demo", 3).await?;
+        let app = t.app("app", Some("demo"), &t.lab.nodes[0]).await?;
+        app.kvctl_ok(&["put", "k", "old"]).await?;
+        let first = t.get("demo").await?.uid();
+        t.api::<KvCluster>().delete("demo", &DeleteParams::default()).await?;
+        until("the cluster and its members to be gone", async || {
+            ensure!(t.api::<KvCluster>().get_opt("demo").await?.is_none(), "the KvCluster is still there");
+            let members = ListParams::default().labels("kvasir.dev/member-of=demo");
+            let members = t.api::<Pod>().list(&members).await?.items;
+            ensure!(members.is_empty(), "{} members are still there", members.len());
+            Ok(())
+        })
+        .await?;
+
+        t.cluster("demo", 3).await?;
+        ensure!(t.get("demo").await?.uid() != first, "it is the same object");
+        until("the status to name the old sidecar's pod", async || {
+            let status = t.get("demo").await?.status.unwrap_or_default();
+            let sidecars = status.sidecars;
+            ensure!((sidecars.injected, sidecars.missing, sidecars.stale) == (0, 0, 1), "{sidecars:?}");
+            let degraded = status.conditions.iter().find(|of| of.type_ == condition::DEGRADED);
+            let degraded = degraded.context("no condition Degraded")?;
+            ensure!(degraded.status == "True" && degraded.reason == "SidecarsStale", "{degraded:?}");
+            ensure!(degraded.message.contains("app"), "{degraded:?}");
+            Ok(())
+        })
+        .await?;
+        until("the old sidecar to say what it is", async || {
+            let status = t.node_status("app").await?;
+            ensure!(status["stale"] == true && status["clusterUid"] == json!(first), "{status}");
+            Ok(())
+        })
+        .await?;
+        // It keeps what it had, and none of the members takes that.
+        ensure!(app.kvctl_ok(&["get", "k"]).await?.trim_end() == "old", "the sidecar lost its map");
+        t.all_hold("demo", &BTreeMap::new()).await?;
+
+        // Created again, the pod belongs to the new cluster.
+        t.api::<Pod>().delete("app", &DeleteParams::default()).await?;
+        until("the pod to be gone", async || {
+            ensure!(t.api::<Pod>().get_opt("app").await?.is_none(), "it is still there");
+            Ok(())
+        })
+        .await?;
+        let app = t.app("app", Some("demo"), &t.lab.nodes[0]).await?;
+        app.kvctl_ok(&["put", "k", "new"]).await?;
+        t.all_hold("demo", &BTreeMap::from([("k".to_owned(), b"new".to_vec())])).await?;
+        until("nothing to be wrong", async || {
+            let status = t.get("demo").await?.status.unwrap_or_default();
+            ensure!((status.sidecars.injected, status.sidecars.stale) == (1, 0), "{:?}", status.sidecars);
+            let degraded = status.conditions.iter().find(|of| of.type_ == condition::DEGRADED);
+            ensure!(degraded.is_some_and(|degraded| degraded.status == "False"), "{degraded:?}");
             Ok(())
         })
         .await

@@ -10,6 +10,9 @@ pub const MAX_NAME_BYTES: usize = 63;
 /// The longest version string that a node may give.
 pub const MAX_VERSION_BYTES: usize = 32;
 
+/// From this generation on, the rank grows no more by doubling.
+const MAX_DOUBLINGS: u32 = 40;
+
 /// What a node is to its cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
@@ -90,9 +93,38 @@ impl NodeId {
     /// until that is forgotten. So each time it is declared dead adds to the
     /// rank, twice as much as the time before: few tries make up for any clock.
     fn rank(&self) -> (u64, u32, bool, u64) {
-        const MAX_DOUBLINGS: u32 = 40;
         let added = (1u64 << self.generation.min(MAX_DOUBLINGS)) - 1;
         (self.started_ms.saturating_add(added), self.generation, self.leaving, self.origin)
+    }
+
+    /// This node, under an identity that wins this address from `rival`; none for a node that leaves.
+    ///
+    /// One step is enough, whatever the rival's generation. The start moves at
+    /// most one millisecond past the rival's, so nodes that accepted the rival's
+    /// accept this one.
+    pub(crate) fn outbidding(&self, rival: &Self) -> Option<Self> {
+        let mut next = foca::Identity::renew(self)?;
+        let wins = |next: &Self| next.rank() > rival.rank();
+        while !wins(&next) && next.generation < MAX_DOUBLINGS {
+            next.generation += 1;
+        }
+        if !wins(&next) {
+            next.generation = next.generation.max(rival.generation.saturating_add(1));
+        }
+        if !wins(&next) {
+            next.started_ms = next.started_ms.max(rival.started_ms).saturating_add(1);
+            // Any from there on will do; but not the same again, or it would be the same identity.
+            next.generation = if self.generation == MAX_DOUBLINGS { MAX_DOUBLINGS + 1 } else { MAX_DOUBLINGS };
+        }
+        Some(next)
+    }
+
+    /// By how much this life starts later than `latest_ms`, if it does.
+    pub(crate) const fn ahead_of(&self, latest_ms: u64) -> Option<u64> {
+        match self.started_ms.checked_sub(latest_ms) {
+            None | Some(0) => None,
+            ahead => ahead,
+        }
     }
 
     /// Whether this is a later life than `other`, both having one name.
@@ -119,7 +151,11 @@ impl foca::Identity for NodeId {
         if self.leaving {
             return None;
         }
-        Some(Self { generation: self.generation.checked_add(1)?, ..self.clone() })
+        Some(match self.generation.checked_add(1) {
+            Some(generation) => Self { generation, ..self.clone() },
+            // The last generation was taken, which only a forged identity can have made necessary.
+            None => Self { started_ms: self.started_ms.saturating_add(1), generation: MAX_DOUBLINGS, ..self.clone() },
+        })
     }
 
     fn addr(&self) -> SocketAddr {
@@ -160,6 +196,33 @@ mod tests {
             tries += 1;
         }
         assert_eq!(tries, 27);
+    }
+
+    #[test]
+    fn identity_outbids_any_rival_in_one_step() {
+        let me = started(1_800_000_000_000);
+        let address = me.peer_address;
+        for (ahead_ms, generation, leaving) in [
+            (0, 0, true),
+            (0, u32::MAX, false),
+            (10_000, 0, false),
+            (10_000, 39, false),
+            (10_000, 40, true),
+            (10_000, u32::MAX, true),
+            (-86_400_000, u32::MAX, false),
+        ] {
+            let start = me.started_ms.strict_add_signed(ahead_ms);
+            let rival = NodeId { generation, leaving, ..NodeId::new("x", u64::MAX, Role::Sidecar, address, start) };
+            let next = me.outbidding(&rival).unwrap();
+            assert!(next.win_addr_conflict(&rival) && next.win_addr_conflict(&me), "{rival:?}: {next:?}");
+            let again = next.outbidding(&NodeId { started_ms: next.started_ms, ..rival.clone() }).unwrap();
+            assert!(again.win_addr_conflict(&next) && again != next, "{rival:?}: {again:?}");
+            assert!(next.started_ms <= me.started_ms.max(rival.started_ms) + 1, "{rival:?}: {next:?}");
+            assert_eq!((next.origin, next.leaving), (me.origin, false));
+        }
+        let last = NodeId { generation: u32::MAX, ..me };
+        let renewed = last.renew().unwrap();
+        assert!(renewed.win_addr_conflict(&last) && renewed != last, "the last generation is no end");
     }
 
     #[test]

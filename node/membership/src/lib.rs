@@ -7,6 +7,7 @@
 //! come to know of sockets, threads or a clock.
 
 mod identity;
+mod limits;
 pub mod swim;
 mod timing;
 pub mod wire;

@@ -13,12 +13,15 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use super::{
-    MemberState, NodeId, Role, Timing, leader,
+    MemberState, NodeId, Refused, Role, Timing, leader,
     swim::{Event, Output, Swim},
+    wire,
 };
 
 /// 2026, as the wall clock that the simulated nodes start with.
 const WALL_MS: u64 = 1_790_000_000_000;
+/// As the node's default.
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(10);
 
 struct Node {
     swim: Swim,
@@ -40,6 +43,10 @@ struct World {
     loss: f64,
     /// Which side of a partition each node is on.
     side: Vec<u8>,
+    /// How far off each node's wall clock is, milliseconds.
+    clocks: Vec<i64>,
+    /// Datagrams refused for a start in the future: none, as long as all clocks are right.
+    ahead: usize,
     faults: Vec<String>,
 }
 
@@ -69,21 +76,32 @@ impl World {
             bytes: 0,
             loss: 0.0,
             side: Vec::new(),
+            clocks: Vec::new(),
+            ahead: 0,
             faults: Vec::new(),
         }
     }
 
-    fn swim(&mut self, node: usize, clock_back: Duration) -> Swim {
-        let wall = WALL_MS + self.now.as_millis() as u64 - clock_back.as_millis() as u64;
+    fn wall_ms(&self, node: usize) -> u64 {
+        (WALL_MS + self.now.as_millis() as u64).strict_add_signed(self.clocks[node])
+    }
+
+    fn swim(&mut self, node: usize) -> Swim {
+        let wall = self.wall_ms(node);
         let id =
             NodeId::new(&format!("n{node}"), self.rng.random_range(1..u64::MAX), Role::Member, address(node), wall);
-        Swim::new(id, "sim", Timing::LAN, self.rng.random())
+        Swim::new(id, wire::envelope("sim", "", wire::VERSION), Timing::LAN, MAX_CLOCK_SKEW, self.rng.random())
     }
 
     /// Starts one more node, which discovery tells of `seeds`.
     fn start(&mut self, seeds: &[usize]) -> usize {
+        self.start_with_clock(seeds, 0)
+    }
+
+    fn start_with_clock(&mut self, seeds: &[usize], clock_ms: i64) -> usize {
         let node = self.nodes.len();
-        let mut swim = self.swim(node, Duration::ZERO);
+        self.clocks.push(clock_ms);
+        let mut swim = self.swim(node);
         swim.look_at(self.now, seeds.iter().copied().map(address));
         self.nodes.push(Node { swim, alive: true, events: Vec::new() });
         self.side.push(0);
@@ -92,7 +110,8 @@ impl World {
 
     /// Starts the node again: same name, same address, new life.
     fn restart(&mut self, node: usize, seeds: &[usize], clock_back: Duration) {
-        let mut swim = self.swim(node, clock_back);
+        self.clocks[node] = -(clock_back.as_millis() as i64);
+        let mut swim = self.swim(node);
         swim.look_at(self.now, seeds.iter().copied().map(address));
         self.nodes[node].swim = swim;
         self.nodes[node].alive = true;
@@ -130,11 +149,17 @@ impl World {
             if next_datagram == Some(next) {
                 let Some(Reverse((_, _, to, datagram))) = self.in_flight.pop() else { unreachable!() };
                 if self.nodes[to].alive {
-                    let result = self.nodes[to].swim.datagram(self.now, &datagram);
-                    assert!(result.is_ok(), "{result:?}");
+                    let wall_ms = self.wall_ms(to);
+                    let result = self.nodes[to].swim.datagram(self.now, wall_ms, &datagram);
+                    match result {
+                        Ok(()) => {}
+                        Err(Refused::Ahead { .. }) => self.ahead += 1,
+                        Err(refused) => panic!("{refused}"),
+                    }
                 }
             } else if let Some((_, node)) = next_timer {
-                self.nodes[node].swim.tick(self.now);
+                let wall_ms = self.wall_ms(node);
+                self.nodes[node].swim.tick(self.now, wall_ms);
             }
         }
     }
@@ -344,7 +369,7 @@ fn a_restart_at_the_same_address_replaces_the_old_life() {
 
 #[test]
 fn a_restart_with_a_clock_that_went_back_gets_in() {
-    for (seed, back) in [(1, 5), (2, 3600), (3, 86_400)] {
+    for (seed, back) in [(1, 1), (2, 5), (3, 9)] {
         let mut world = World::cluster(seed, 5);
         world.settle(5 * SECOND);
         world.crash(3);
@@ -352,6 +377,78 @@ fn a_restart_with_a_clock_that_went_back_gets_in() {
         world.restart(3, &[0], Duration::from_secs(back));
         let took = world.settle(10 * SECOND);
         assert!(took < 5 * SECOND, "{back} s back: {took:?}");
+        assert_eq!(world.ahead, 0);
+    }
+}
+
+/// The other nodes are refused by it, as it would be at the handshake of a link; and it is back once its clock is.
+#[test]
+fn clock_far_behind_keeps_out_until_it_is_right() {
+    for (seed, back) in [(2, 3600), (3, 86_400)] {
+        let mut world = World::cluster(seed, 5);
+        world.settle(5 * SECOND);
+        world.crash(3);
+        world.run(Duration::from_millis(200));
+        world.restart(3, &[0], Duration::from_secs(back));
+        world.run(30 * SECOND);
+        assert_eq!(world.listed(3), BTreeSet::new());
+        let sent = world.sent;
+        world.run(60 * SECOND);
+        assert!(world.sent - sent < 5 * 60 * 50, "{} datagrams", world.sent - sent);
+        assert!(world.ahead > 0);
+        world.clocks[3] = 0;
+        let took = world.settle(10 * SECOND);
+        assert!(took < 5 * SECOND, "{back} s back: {took:?}");
+    }
+}
+
+/// A node whose clock is ahead is in nobody's list but its own. The others list each other as before.
+#[test]
+fn clock_far_ahead_keeps_out_until_it_is_right() {
+    for (seed, ahead_s) in [(1, 3600), (2, 86_400), (3, 36 * 365 * 86_400)] {
+        let mut world = World::cluster(seed, 3);
+        world.settle(5 * SECOND);
+        let late = world.start_with_clock(&[0, 1, 2], ahead_s * 1000);
+        world.run(60 * SECOND);
+        for node in 0..3 {
+            assert!(
+                !world.listed(node).contains(&world.nodes[late].swim.me().origin),
+                "{ahead_s} s ahead, node {node}"
+            );
+            assert_eq!(world.listed(node).len(), 2, "{ahead_s} s ahead, node {node}");
+        }
+        world.nodes[0..3].iter().for_each(|node| {
+            assert!(!node.events.iter().any(|(_, event)| !matches!(event, Event::Joined(_))), "{:?}", node.events);
+        });
+        world.clocks[late] = 0;
+        let took = world.settle(20 * SECOND);
+        assert!(took < 5 * SECOND, "{ahead_s} s ahead: {took:?}");
+        assert!(world.nodes[late].swim.me().started_ms <= world.wall_ms(late));
+    }
+}
+
+/// All clocks were wrong in the same way when the nodes started, and became right in turn.
+#[test]
+fn clocks_that_were_wrong_together_recover() {
+    for (seed, ahead_s) in [(1, 3600), (2, 86_400), (3, 36 * 365 * 86_400)] {
+        let mut world = World::new(seed);
+        for node in 0..5 {
+            world.start_with_clock(if node == 0 { &[] } else { &[0] }, ahead_s * 1000);
+        }
+        world.settle(5 * SECOND);
+        for node in 0..5 {
+            world.clocks[node] = 0;
+            world.run(Duration::from_millis(700));
+        }
+        let took = world.settle(20 * SECOND);
+        assert!(took < 10 * SECOND, "{ahead_s} s ahead: {took:?}");
+        let sent = world.sent;
+        world.run(60 * SECOND);
+        assert!(world.sent - sent < 5 * 60 * 50, "{} datagrams", world.sent - sent);
+        // And one of them starts again: its past life is in nobody's way.
+        world.crash(3);
+        world.restart(3, &[0], Duration::ZERO);
+        assert!(world.settle(20 * SECOND) < 5 * SECOND);
     }
 }
 
@@ -363,8 +460,9 @@ fn a_suspect_whose_name_came_back_elsewhere_is_not_waited_for() {
     world.crash(2);
     let crashed = world.now;
     // The same name in a new place, as a pod that was made again.
-    let id = NodeId { name: "n2".to_owned(), ..world.swim(3, Duration::ZERO).me().clone() };
-    let mut swim = Swim::new(id, "sim", Timing::LAN, 1);
+    world.clocks.push(0);
+    let id = NodeId { name: "n2".to_owned(), ..world.swim(3).me().clone() };
+    let mut swim = Swim::new(id, wire::envelope("sim", "", wire::VERSION), Timing::LAN, MAX_CLOCK_SKEW, 1);
     swim.look_at(world.now, [address(0)]);
     world.nodes.push(Node { swim, alive: true, events: Vec::new() });
     world.side.push(0);

@@ -12,12 +12,13 @@ use std::{
     time::Duration,
 };
 
-use foca::{Codec, Foca, Header, Identity, Message, Notification, PeriodicParams, State, Timer};
+use foca::{Foca, Header, Identity, Message, Notification, PeriodicParams, State, Timer};
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use super::{
     MemberInfo, MemberState, NodeId, Refused, Timing,
-    wire::{self, ENVELOPE, MAX_MESSAGE, Wire},
+    limits::{Answers, Bucket, PROBE_COST, RENEWAL_BURST, TALK_COST},
+    wire::{self, ENVELOPE, Letter, MAX_KNOWN, MAX_MESSAGE, Wire},
 };
 
 /// The same for the news that this node leaves, which it alone tells.
@@ -32,6 +33,10 @@ const MIN_ROUND: Duration = Duration::from_millis(100);
 /// one round, last of the next). With few others the turns may come more seldom for each to be probed as often as with
 /// four, where it is this many periods at most.
 const TURNS: u32 = 7;
+/// How many times at once, after a pause, this node may say that it is alive although others suspect it.
+const REFUTATION_BURST: u32 = 64;
+/// And in each probe period, in the long run.
+const REFUTATION_RATE: u32 = 4;
 /// With one or two others a turn takes as long as this part of [`TURNS`].
 const FEWEST_TURNS: u32 = 3;
 
@@ -70,6 +75,14 @@ pub struct Swim {
     config: foca::Config,
     timing: Timing,
     envelope: [u8; ENVELOPE],
+    max_skew_ms: u64,
+    /// The protocol's incarnation of this node, which it keeps to itself.
+    incarnation: foca::Incarnation,
+    answers: Answers,
+    /// New identities of this node.
+    renewals: Bucket,
+    /// Answers to suspicion.
+    refutations: Bucket,
     timers: BinaryHeap<Reverse<Due>>,
     timers_set: u64,
     outputs: VecDeque<Output>,
@@ -89,16 +102,22 @@ pub struct Swim {
 }
 
 impl Swim {
-    /// A node that knows nobody. Times are since any one moment that the
-    /// caller chooses, and never fall.
-    pub fn new(me: NodeId, cluster: &str, timing: Timing, seed: u64) -> Self {
+    /// A node that knows nobody, in the cluster of this [envelope](wire::envelope). Times are since any
+    /// one moment that the caller chooses, and never fall; the wall clock is apart from them. A node
+    /// that says it started further ahead of the wall clock than `max_clock_skew` is refused.
+    pub fn new(me: NodeId, envelope: [u8; ENVELOPE], timing: Timing, max_clock_skew: Duration, seed: u64) -> Self {
         let config = config(timing);
         let wire = Wire { me: me.peer_address };
         Self {
             foca: Foca::new(me, config.clone(), Xoshiro256PlusPlus::seed_from_u64(seed), wire),
             config,
             timing,
-            envelope: wire::envelope(cluster, wire::VERSION),
+            envelope,
+            max_skew_ms: u64::try_from(max_clock_skew.as_millis()).unwrap_or(u64::MAX),
+            incarnation: 0,
+            answers: Answers::new(timing.probe_period),
+            renewals: Bucket::new(timing.suspicion, RENEWAL_BURST),
+            refutations: Bucket::new(timing.probe_period / REFUTATION_RATE, REFUTATION_BURST),
             timers: BinaryHeap::new(),
             timers_set: 0,
             outputs: VecDeque::new(),
@@ -111,13 +130,6 @@ impl Swim {
             rests: false,
             left: false,
         }
-    }
-
-    /// The same, in another version of the protocol: for tests of what its peers make of it.
-    #[must_use]
-    pub fn speaking(mut self, version: u8, cluster: &str) -> Self {
-        self.envelope = wire::envelope(cluster, version);
-        self
     }
 
     /// This node, in its present generation.
@@ -142,24 +154,239 @@ impl Swim {
         self.timers.peek().map_or(self.next_round, |Reverse(due)| due.at.min(self.next_round))
     }
 
-    /// A datagram came.
-    pub fn datagram(&mut self, now: Duration, datagram: &[u8]) -> Result<(), Refused> {
-        let message = wire::open(datagram, &self.envelope)?;
+    /// A datagram came, while the wall clock shows `wall_ms`, milliseconds since 1970.
+    pub fn datagram(&mut self, now: Duration, wall_ms: u64, datagram: &[u8]) -> Result<(), Refused> {
+        let message = match wire::open(datagram, &self.envelope) {
+            Ok(message) => message,
+            Err(refused) => {
+                if matches!(refused, Refused::Cluster | Refused::OtherUid) {
+                    self.answer_stranger(now, wall_ms, &datagram[ENVELOPE..]);
+                }
+                return Err(refused);
+            }
+        };
         if self.left {
             return Ok(());
         }
-        match self.drive(now, |foca, outbox| foca.handle_data(message, outbox)) {
-            Ok(()) => {
-                self.answered = self.answered || self.is_answer(message);
-                Ok(())
+        let Some(mut letter) = Letter::read(&mut self.wire(), message) else {
+            return self.drive(now, |foca, outbox| foca.handle_data(message, outbox)).map_err(Refused::Malformed);
+        };
+        let (me, sender) = (self.me().clone(), letter.header.src.clone());
+        if sender.peer_address == me.peer_address {
+            // Listing oneself in discovery is fine, and so is hearing oneself.
+            return if sender.origin == me.origin { Ok(()) } else { Err(Refused::Impostor) };
+        }
+        if sender.origin == me.origin {
+            return Err(Refused::Origin { name: sender.name, address: sender.peer_address });
+        }
+        let latest_ms = self.latest_ms(wall_ms);
+        for id in [Some(&sender), letter.other()].into_iter().flatten() {
+            if let Some(ahead_ms) = id.ahead_of(latest_ms) {
+                let (ahead_ms, limit_ms) = (ahead_ms.saturating_add(self.max_skew_ms), self.max_skew_ms);
+                return Err(Refused::Ahead { name: id.name.clone(), address: id.peer_address, ahead_ms, limit_ms });
             }
-            Err(foca::Error::DataFromOurselves) => self.own_or_impostor(message),
-            Err(error) => Err(Refused::Malformed(error)),
+        }
+        let announced = letter.header.message == Message::Announce;
+        if letter.header.dst != me && !announced {
+            return Ok(()); // of no use to who is not meant
+        }
+        if !self.has_room(now, sender.peer_address) {
+            return Err(Refused::Full);
+        }
+        let told = letter.updates.len();
+        let rival = self.sift(now, latest_ms, &mut letter);
+        if letter.header.message == Message::TurnUndead {
+            if !self.renewals.take(now, 1) {
+                return Err(Refused::TooMany);
+            }
+            if let Some(rival) = &rival {
+                // The sender says what it holds against this node: one new identity is enough.
+                self.outbid(now, rival);
+                return Ok(());
+            }
+        }
+        let held = self.holds_against(&sender);
+        if held.is_none() {
+            let cost = match letter.header.message {
+                Message::Announce => TALK_COST,
+                Message::Ping(_)
+                | Message::PingReq { .. }
+                | Message::IndirectPing { .. }
+                | Message::IndirectAck { .. } => PROBE_COST,
+                Message::Ack(_)
+                | Message::ForwardedAck { .. }
+                | Message::Feed
+                | Message::Gossip
+                | Message::Broadcast
+                | Message::TurnUndead => 0,
+            };
+            if !self.answers.take(now, sender.peer_address, cost) {
+                return Err(Refused::TooMany);
+            }
+        }
+        let sifted = (letter.updates.len() < told).then(|| letter.write());
+        let message = sifted.as_deref().unwrap_or(message);
+        self.drive(now, |foca, outbox| foca.handle_data(message, outbox)).map_err(Refused::Malformed)?;
+        let answer = matches!(letter.header.message, Message::Ack(_) | Message::ForwardedAck { .. });
+        self.answered = self.answered || answer;
+        if let Some(held) = held {
+            self.turn_undead(now, &sender, &held);
+        }
+        if let Some(rival) = rival
+            && self.renewals.take(now, 1)
+        {
+            self.outbid(now, &rival);
+        }
+        Ok(())
+    }
+
+    /// Takes from a message what this node does not believe or has no time for. Returns who is said to have this
+    /// node's address instead of it, if that one would win it.
+    ///
+    /// The rest of the message stays: a node whose clock was wrong may go on telling of what it believed then, and
+    /// must still be heard.
+    fn sift(&mut self, now: Duration, latest_ms: u64, letter: &mut Letter<'_>) -> Option<NodeId> {
+        let me = self.me().clone();
+        let mut rival: Option<NodeId> = None;
+        letter.updates.retain(|(update, _)| {
+            let id = update.id();
+            if *id == me {
+                return self.defends(now, update);
+            }
+            if id.ahead_of(latest_ms).is_some() {
+                return false;
+            }
+            if id.peer_address == me.peer_address {
+                if id.win_addr_conflict(rival.as_ref().unwrap_or(&me)) {
+                    rival = Some(id.clone());
+                }
+                return true;
+            }
+            id.origin != me.origin && self.has_room(now, id.peer_address)
+        });
+        rival
+    }
+
+    /// Whether this node reacts to what is said of itself.
+    fn defends(&mut self, now: Duration, update: &foca::Member<NodeId>) -> bool {
+        let incarnation = update.incarnation().max(self.incarnation);
+        match update.state() {
+            State::Alive => true,
+            State::Suspect if incarnation < foca::Incarnation::MAX => {
+                let fresh = update.incarnation() >= self.incarnation;
+                let defends = self.refutations.take(now, if fresh { PROBE_COST } else { TALK_COST });
+                if fresh && defends {
+                    self.incarnation = incarnation + 1;
+                }
+                defends
+            }
+            State::Suspect | State::Down => self.renewals.take(now, 1),
         }
     }
 
-    /// Does what is due.
-    pub fn tick(&mut self, now: Duration) {
+    /// What this node holds against a sender: it is dead, or another has its address.
+    fn holds_against(&self, sender: &NodeId) -> Option<NodeId> {
+        let held = self.foca.iter_membership_state().find(|it| it.id().peer_address == sender.peer_address)?;
+        let against =
+            if held.id() == sender { held.state() == State::Down } else { held.id().win_addr_conflict(sender) };
+        against.then(|| held.id().clone())
+    }
+
+    /// Says to a sender that it is not a member, and by whom its address is taken.
+    fn turn_undead(&mut self, now: Duration, to: &NodeId, held: &NodeId) {
+        if !self.answers.take(now, to.peer_address, TALK_COST) {
+            return;
+        }
+        // That it is dead itself, the message says.
+        let rival = (held != to).then(|| foca::Member::alive(held.clone()));
+        self.send(to, Message::TurnUndead, rival.as_slice());
+    }
+
+    /// Lets a node of another cluster that looks for members here know that this is another one. What it gets asks for
+    /// no answer, so this goes on no longer than it looks.
+    fn answer_stranger(&mut self, now: Duration, wall_ms: u64, message: &[u8]) {
+        let Some(letter) = Letter::read(&mut self.wire(), message) else { return };
+        let Header { src, message, .. } = letter.header;
+        if message == Message::Announce
+            && src.peer_address != self.me().peer_address
+            && src.ahead_of(self.latest_ms(wall_ms)).is_none()
+            && self.answers.take(now, src.peer_address, TALK_COST)
+        {
+            self.send(&src, Message::Gossip, &[]);
+        }
+    }
+
+    fn send(&mut self, to: &NodeId, message: Message<NodeId>, updates: &[foca::Member<NodeId>]) {
+        match wire::letter(&mut self.wire(), self.me(), to, message, updates) {
+            Ok(message) => {
+                let datagram = [&self.envelope[..], &message].concat();
+                self.outputs.push_back(Output::Send(to.peer_address, datagram));
+            }
+            Err(error) => self.outputs.push_back(Output::Fault(foca::Error::Encode(error.into()))),
+        }
+    }
+
+    fn wire(&self) -> Wire {
+        Wire { me: self.me().peer_address }
+    }
+
+    /// The latest start that this node believes.
+    const fn latest_ms(&self, wall_ms: u64) -> u64 {
+        wall_ms.saturating_add(self.max_skew_ms)
+    }
+
+    /// Whether a node at this address may be known. If too many are, the dead are forgotten.
+    fn has_room(&mut self, now: Duration, address: SocketAddr) -> bool {
+        let known = |foca: &Protocol| foca.iter_membership_state().any(|it| it.id().peer_address == address);
+        if self.foca.iter_membership_state().len() < MAX_KNOWN || known(&self.foca) {
+            return true;
+        }
+        let dead = self.foca.iter_membership_state().filter(|it| it.state() == State::Down);
+        let dead: Vec<_> = dead.map(|it| it.id().clone()).collect();
+        self.forget(now, dead);
+        self.foca.iter_membership_state().len() < MAX_KNOWN
+    }
+
+    /// Forgets dead nodes, as if their time were over.
+    fn forget(&mut self, now: Duration, dead: Vec<NodeId>) {
+        for id in dead {
+            self.attempt(now, |foca, outbox| foca.handle_timer(Timer::RemoveDown(id), outbox));
+        }
+    }
+
+    /// Takes an identity that wins this node's address from `rival`.
+    fn outbid(&mut self, now: Duration, rival: &NodeId) {
+        if let Some(next) = self.me().outbidding(rival) {
+            self.take_identity(now, next);
+        }
+    }
+
+    fn take_identity(&mut self, now: Duration, next: NodeId) {
+        self.attempt(now, |foca, outbox| foca.change_identity(next, outbox));
+        self.outputs.push_back(Output::Event(Event::Renewed(self.me().clone())));
+        self.round_soon(now);
+    }
+
+    /// A clock that was wrong is right again: what it made this node believe goes. That may be the starts of others,
+    /// and its own.
+    fn doubt(&mut self, now: Duration, wall_ms: u64) {
+        let latest_ms = self.latest_ms(wall_ms);
+        if self.me().ahead_of(latest_ms).is_some() && self.renewals.take(now, 1) {
+            let me = self.me();
+            let generation = me.generation.wrapping_add(1);
+            self.take_identity(now, NodeId { started_ms: wall_ms, generation, ..me.clone() });
+        }
+        let ahead = self.foca.iter_membership_state().map(foca::Member::id);
+        let ahead: Vec<_> = ahead.filter(|id| id.ahead_of(latest_ms).is_some()).cloned().collect();
+        if !ahead.is_empty() {
+            let dead: Vec<_> = ahead.iter().cloned().map(foca::Member::down).collect();
+            self.attempt(now, |foca, outbox| foca.apply_many(dead.into_iter(), false, outbox));
+            self.forget(now, ahead);
+        }
+    }
+
+    /// Does what is due, while the wall clock shows `wall_ms`.
+    pub fn tick(&mut self, now: Duration, wall_ms: u64) {
         while let Some(Reverse(due)) = self.timers.peek()
             && due.at <= now
         {
@@ -177,9 +404,20 @@ impl Swim {
                 }
                 self.answered = false;
             }
+            let suspect = match &timer {
+                Timer::ChangeSuspectToDown { member_id, .. } => Some(member_id.clone()),
+                _ => None,
+            };
             self.attempt(now, |foca, outbox| foca.handle_timer(timer, outbox));
+            // It may live all the same, and can only come back if it hears of it.
+            if let Some(dead) = suspect
+                && self.holds_against(&dead).is_some()
+            {
+                self.turn_undead(now, &dead, &dead);
+            }
         }
         if now >= self.next_round {
+            self.doubt(now, wall_ms);
             self.announce(now);
         }
     }
@@ -291,22 +529,9 @@ impl Swim {
 
     /// Whether this node sent a datagram itself.
     pub fn is_own(&self, datagram: &[u8]) -> bool {
-        wire::open(datagram, &self.envelope).is_ok_and(|message| self.own_or_impostor(message).is_ok())
-    }
-
-    /// Listing oneself in discovery is fine, and so is hearing oneself.
-    fn own_or_impostor(&self, message: &[u8]) -> Result<(), Refused> {
-        let own = self.header(message).is_some_and(|header| header.src.origin == self.me().origin);
-        if own { Ok(()) } else { Err(Refused::Impostor) }
-    }
-
-    fn is_answer(&self, message: &[u8]) -> bool {
-        let answers = |header: Header<NodeId>| matches!(header.message, Message::Ack(_) | Message::ForwardedAck { .. });
-        self.header(message).is_some_and(answers)
-    }
-
-    fn header(&self, message: &[u8]) -> Option<Header<NodeId>> {
-        Wire { me: self.me().peer_address }.decode_header(message).ok()
+        let message = wire::open(datagram, &self.envelope).ok();
+        let letter = message.and_then(|message| Letter::read(&mut self.wire(), message));
+        letter.is_some_and(|letter| letter.header.src.origin == self.me().origin)
     }
 
     fn attempt(&mut self, now: Duration, step: impl FnOnce(&mut Protocol, &mut Outbox) -> Result<(), foca::Error>) {
@@ -325,6 +550,7 @@ impl Swim {
         let before = (self.me().origin, self.me().generation);
         let mut result = step(&mut self.foca, &mut outbox);
         if (self.me().origin, self.me().generation) != before {
+            self.incarnation = 0;
             // foca 2.0.0 probes nobody under a new identity until it hears of anyone. It may never.
             result = result.and_then(|()| self.foca.apply_many(std::iter::empty(), false, &mut outbox));
         }
@@ -417,7 +643,8 @@ fn config(timing: Timing) -> foca::Config {
         suspect_to_down_after: timing.suspicion,
         remove_down_after: Some(timing.forget_after),
         max_packet_size: MAX_MESSAGE,
-        notify_down_members: true,
+        // This node does so itself, by its limits.
+        notify_down_members: false,
         periodic_announce: each(timing.exchange_period, NonZeroUsize::MIN),
         periodic_announce_to_down_members: each(timing.retry_period, NonZeroUsize::MIN),
         periodic_gossip: each(timing.gossip_period, timing.gossip_fanout),
@@ -479,15 +706,28 @@ impl Eq for Due {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Role;
+    use crate::{
+        Role,
+        limits::{PEER_BURST, TOTAL_BURST},
+    };
+
+    /// The wall clock of all nodes, in 2026.
+    const WALL_MS: u64 = 1_790_000_000_000;
+    const SKEW: Duration = Duration::from_secs(10);
 
     fn swim(name: &str, origin: u64, address: SocketAddr) -> Swim {
-        Swim::new(NodeId::new(name, origin, Role::Member, address, origin), "test", Timing::LAN, origin)
+        let me = NodeId::new(name, origin, Role::Member, address, WALL_MS + origin);
+        Swim::new(me, wire::envelope("test", "", wire::VERSION), Timing::LAN, SKEW, origin)
     }
 
     /// Hands datagrams to and fro until all is said, and returns what happened as the first of them sees it.
     fn talk(nodes: &mut [Swim], now: Duration) -> Vec<Event> {
-        let mut events = Vec::new();
+        exchange(nodes, now).0
+    }
+
+    /// The same, and how many datagrams that took.
+    fn exchange(nodes: &mut [Swim], now: Duration) -> (Vec<Event>, usize) {
+        let (mut events, mut count) = (Vec::new(), 0);
         loop {
             let mut sent = Vec::new();
             for (at, node) in nodes.iter_mut().enumerate() {
@@ -501,11 +741,17 @@ mod tests {
                 }
             }
             if sent.is_empty() {
-                return events;
+                return (events, count);
             }
+            count += sent.len();
+            assert!(count < 100_000, "there is no end to it");
             for (to, datagram) in sent {
                 if let Some(node) = nodes.iter_mut().find(|node| node.me().peer_address == to) {
-                    node.datagram(now, &datagram).unwrap();
+                    match node.datagram(now, WALL_MS, &datagram) {
+                        // Of those with one origin, each finds that the other has its own.
+                        Ok(()) | Err(Refused::Origin { .. } | Refused::TooMany | Refused::Full) => {}
+                        Err(refused) => panic!("{refused}"),
+                    }
                 }
             }
         }
@@ -518,7 +764,7 @@ mod tests {
         while *now < end {
             *now += Duration::from_millis(10);
             for node in &mut *nodes {
-                node.tick(*now);
+                node.tick(*now, WALL_MS);
             }
             events.extend(talk(nodes, *now));
         }
@@ -561,5 +807,217 @@ mod tests {
         let events = pass(&mut nodes, &mut now, Duration::from_secs(10));
         assert!(matches!(&events[..], [Event::Left(id)] if id.origin == 2), "{events:?}");
         assert_eq!(nodes[0].members(), []);
+    }
+
+    const NOT_HERE: [u8; 4] = [10, 9, 9, 9];
+
+    fn node_at(ip: [u8; 4], origin: u64) -> NodeId {
+        NodeId::new("x", origin, Role::Member, (ip, 7071).into(), WALL_MS)
+    }
+
+    /// A datagram that anyone can make who knows the cluster's name.
+    fn forge(from: &NodeId, to: &NodeId, message: Message<NodeId>, updates: &[foca::Member<NodeId>]) -> Vec<u8> {
+        let message = wire::letter(&mut Wire { me: to.peer_address }, from, to, message, updates).unwrap();
+        [&wire::envelope("test", "", wire::VERSION)[..], &message].concat()
+    }
+
+    fn three() -> ([Swim; 3], Duration) {
+        let at = |last: u8| SocketAddr::from(([10, 0, 0, last], 7071));
+        let mut nodes = [swim("a", 1, at(1)), swim("b", 2, at(2)), swim("c", 3, at(3))];
+        let mut now = Duration::ZERO;
+        nodes[1].look_at(now, [at(1)]);
+        nodes[2].look_at(now, [at(1)]);
+        pass(&mut nodes, &mut now, Duration::from_secs(30));
+        assert!(all_listed(&nodes));
+        (nodes, now)
+    }
+
+    fn all_listed(nodes: &[Swim]) -> bool {
+        nodes.iter().all(|node| {
+            let listed: BTreeSet<_> = node.members().iter().map(|it| it.id.origin).collect();
+            let others = nodes.iter().map(|it| it.me().origin).filter(|origin| *origin != node.me().origin);
+            listed == others.collect()
+        })
+    }
+
+    /// What three nodes send in so much time when nothing happens, roughly.
+    const QUIET_SECOND: usize = 3 * 30;
+
+    /// One datagram says that another node has `b`'s address, in every way that is believed or not.
+    #[test]
+    fn forged_rival_is_outbid_at_once() {
+        const YEARS: u64 = 36 * 365 * 86_400_000;
+        let b = node_at([10, 0, 0, 2], 2);
+        let ghosts = [
+            NodeId { started_ms: WALL_MS + YEARS, ..NodeId::new("ghost", 99, Role::Member, b.peer_address, 0) },
+            NodeId { started_ms: WALL_MS + 10_001, ..NodeId::new("ghost", 99, Role::Member, b.peer_address, 0) },
+            NodeId { started_ms: WALL_MS + 10_000, ..NodeId::new("ghost", 99, Role::Member, b.peer_address, 0) },
+            NodeId { generation: u32::MAX, ..NodeId::new("ghost", 99, Role::Member, b.peer_address, WALL_MS + 9_999) },
+            NodeId { generation: 40, ..NodeId::new("ghost", 99, Role::Sidecar, b.peer_address, WALL_MS + 9_000) },
+            NodeId {
+                generation: u32::MAX,
+                leaving: true,
+                ..NodeId::new("b", 2, Role::Member, b.peer_address, WALL_MS + 2)
+            },
+            NodeId { leaving: true, ..NodeId::new("b", 2, Role::Member, b.peer_address, WALL_MS + 2) },
+        ];
+        for ghost in ghosts {
+            for state in [State::Alive, State::Suspect, State::Down] {
+                let (mut nodes, mut now) = three();
+                let update = foca::Member::new(ghost.clone(), foca::Incarnation::MAX, state);
+                let forged = forge(&node_at(NOT_HERE, 9), nodes[0].me(), Message::Gossip, &[update]);
+                nodes[0].datagram(now, WALL_MS, &forged).unwrap();
+                let mut sent = exchange(&mut nodes, now).1;
+                let events_until = now + Duration::from_secs(10);
+                while now < events_until {
+                    now += Duration::from_millis(10);
+                    nodes.iter_mut().for_each(|node| node.tick(now, WALL_MS));
+                    sent += exchange(&mut nodes, now).1;
+                }
+                assert!(sent < 10 * QUIET_SECOND + 100, "{ghost:?}, {state:?}: {sent} datagrams");
+                assert!(all_listed(&nodes), "{ghost:?}, {state:?}: {:?}", nodes[0].members());
+                assert!(nodes[1].me().started_ms <= WALL_MS + 10_001, "{ghost:?}, {state:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn forged_start_is_named_with_its_limit() {
+        let ([mut a, b, _], now) = three();
+        let late = NodeId { started_ms: WALL_MS + 10_001, ..node_at(NOT_HERE, 9) };
+        let sent = forge(&late, a.me(), Message::Gossip, &[]);
+        let about = Message::PingReq { target: late.clone(), probe_number: 1 };
+        for datagram in [sent, forge(b.me(), a.me(), about, &[])] {
+            let refused = a.datagram(now, WALL_MS, &datagram).unwrap_err().to_string();
+            let said = "`x` at 10.9.9.9:7071 says that it started 10001 ms from now, at most 10000 ms (maxClockSkew)";
+            assert!(refused.starts_with(said), "{refused}");
+        }
+        // What else the message says still counts.
+        let other = NodeId { origin: 8, ..node_at([10, 9, 9, 8], 8) };
+        let updates = [foca::Member::alive(late), foca::Member::alive(other.clone())];
+        a.datagram(now, WALL_MS, &forge(b.me(), a.me(), Message::Gossip, &updates)).unwrap();
+        assert!(a.members().iter().any(|it| it.id == other) && a.members().len() == 3, "{:?}", a.members());
+    }
+
+    #[test]
+    fn forged_copy_of_ones_own_origin_is_refused() {
+        let ([mut a, b, _], now) = three();
+        let copy = NodeId { origin: a.me().origin, ..node_at(NOT_HERE, 1) };
+        let refused = a.datagram(now, WALL_MS, &forge(&copy, a.me(), Message::Gossip, &[]));
+        assert!(matches!(refused, Err(Refused::Origin { .. })), "{refused:?}");
+        a.datagram(now, WALL_MS, &forge(b.me(), a.me(), Message::Gossip, &[foca::Member::alive(copy)])).unwrap();
+        assert_eq!(a.members().len(), 2);
+    }
+
+    /// Ten thousand datagrams at one moment, of each kind that a node reacts to by sending: how many it sends at most,
+    /// with what the others send because of that.
+    #[test]
+    fn forged_floods_cause_few_datagrams() {
+        const FLOOD: u32 = 10_000;
+        // Per renewal: to 3 members at once, and a round of announcements to none.
+        let renewals = (RENEWAL_BURST as usize) * 4;
+        let suspicions = REFUTATION_BURST as usize * 3;
+        let (one, all) = (PEER_BURST as usize, TOTAL_BURST as usize);
+        let x = node_at(NOT_HERE, 9);
+        let from = |at: u32| node_at([10, 9, (at >> 8) as u8, at as u8], u64::from(at) + 100);
+        let ping = || Message::PingReq { target: node_at([10, 8, 8, 8], 7), probe_number: 1 };
+        type Flood<'a> = (&'a str, usize, Box<dyn Fn(u32, &NodeId) -> Vec<u8> + 'a>);
+        let floods: [Flood<'_>; 11] = [
+            ("pings", one, Box::new(|_, a| forge(&x, a, Message::Ping(1), &[]))),
+            ("pings of many", all, Box::new(|at, a| forge(&from(at), a, Message::Ping(1), &[]))),
+            ("announcements", one / TALK_COST as usize, Box::new(|_, a| forge(&x, a, Message::Announce, &[]))),
+            (
+                "announcements of many",
+                all / TALK_COST as usize,
+                Box::new(|at, a| forge(&from(at), a, Message::Announce, &[])),
+            ),
+            ("requests", one, Box::new(|_, a| forge(&x, a, ping(), &[]))),
+            ("turn undead", renewals, Box::new(|_, a| forge(&x, a, Message::TurnUndead, &[]))),
+            ("deaths", renewals, Box::new(|_, a| forge(&x, a, Message::Gossip, &[foca::Member::down(a.clone())]))),
+            (
+                "deaths of all generations",
+                renewals,
+                Box::new(|at, a| {
+                    let me = NodeId { generation: at, ..a.clone() };
+                    forge(&x, &me, Message::Gossip, &[foca::Member::down(me.clone())])
+                }),
+            ),
+            (
+                "suspicions",
+                suspicions,
+                Box::new(|at, a| {
+                    let suspect = foca::Member::new(a.clone(), at as u16, State::Suspect);
+                    forge(&x, a, Message::Gossip, &[suspect])
+                }),
+            ),
+            (
+                "last suspicions",
+                renewals,
+                Box::new(|_, a| {
+                    let suspect = foca::Member::new(a.clone(), u16::MAX, State::Suspect);
+                    forge(&x, a, Message::Gossip, &[suspect])
+                }),
+            ),
+            (
+                "rivals",
+                renewals,
+                Box::new(|at, a| {
+                    let rival = NodeId {
+                        started_ms: WALL_MS + u64::from(at),
+                        ..NodeId::new("y", 8, Role::Member, a.peer_address, 0)
+                    };
+                    forge(&x, a, Message::Gossip, &[foca::Member::alive(rival)])
+                }),
+            ),
+        ];
+        for (what, limit, make) in floods {
+            let (mut nodes, now) = three();
+            for at in 0..FLOOD {
+                let datagram = make(at, &nodes[0].me().clone());
+                let _ = nodes[0].datagram(now, WALL_MS, &datagram);
+            }
+            let sent = exchange(&mut nodes, now).1;
+            // Each renewal is heard by two others, who answer it at most once.
+            assert!(sent > 0 && sent <= limit, "{what}: {sent} datagrams, at most {limit}");
+        }
+    }
+
+    #[test]
+    fn forged_members_are_bounded() {
+        let (mut nodes, now) = three();
+        let ghosts = (0..3000_u32)
+            .map(|at| foca::Member::alive(node_at([11, 0, (at >> 8) as u8, at as u8], 100 + u64::from(at))));
+        let (ghosts, b) = (ghosts.collect::<Vec<_>>(), nodes[1].me().clone());
+        for some in ghosts.chunks(20) {
+            nodes[0].datagram(now, WALL_MS, &forge(&b, &nodes[0].me().clone(), Message::Gossip, some)).unwrap();
+        }
+        // What the last message named came in together.
+        let known = nodes[0].members().len();
+        assert!((MAX_KNOWN..MAX_KNOWN + 20).contains(&known), "{known}");
+        let id = node_at(NOT_HERE, 9);
+        let refused = nodes[0].datagram(now, WALL_MS, &forge(&id, &nodes[0].me().clone(), Message::Gossip, &[]));
+        assert!(matches!(refused, Err(Refused::Full)), "{refused:?}");
+        let known = nodes[1].me().clone();
+        nodes[0].datagram(now, WALL_MS, &forge(&known, &nodes[0].me().clone(), Message::Ping(1), &[])).unwrap();
+        // The dead make room.
+        let dead: Vec<_> = ghosts[..20].iter().map(|it| foca::Member::down(it.id().clone())).collect();
+        nodes[0].datagram(now, WALL_MS, &forge(&known, &nodes[0].me().clone(), Message::Gossip, &dead)).unwrap();
+        nodes[0].datagram(now, WALL_MS, &forge(&id, &nodes[0].me().clone(), Message::Gossip, &[])).unwrap();
+    }
+
+    #[test]
+    fn namesake_that_looks_for_members_hears_of_it() {
+        let ([mut a, ..], now) = three();
+        let other = NodeId::new("s", 77, Role::Sidecar, (NOT_HERE, 7071).into(), WALL_MS);
+        let mut old = Swim::new(other, wire::envelope("test", "earlier", wire::VERSION), Timing::LAN, SKEW, 1);
+        old.look_at(now, [a.me().peer_address]);
+        old.tick(now, WALL_MS);
+        let Some(Output::Send(_, asked)) = old.output() else { panic!("it looks for members") };
+        assert!(matches!(a.datagram(now, WALL_MS, &asked), Err(Refused::OtherUid)));
+        let Some(Output::Send(to, answer)) = a.output() else { panic!("it is answered") };
+        assert_eq!(to, old.me().peer_address);
+        assert!(matches!(old.datagram(now, WALL_MS, &answer), Err(Refused::OtherUid)));
+        assert!(old.output().is_none() && a.output().is_none(), "that is the end of it");
+        assert_eq!((a.members().len(), old.members().len()), (2, 0));
     }
 }

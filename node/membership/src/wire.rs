@@ -2,9 +2,13 @@
 //! protocol's own message in [postcard](https://postcard.jamesmunns.com).
 //!
 //! ```text
-//! "KVSW"  version  hash of the cluster's name  message
-//! 4       1        8                           up to 1155
+//! "KVSW"  version  hash of the cluster  message
+//! 4       1        8                    up to 1155
 //! ```
+//!
+//! The hash is that of the cluster's name. If the cluster has a UID, only the
+//! first four bytes are, and the other four are the hash of the UID: that is
+//! how a node can tell another cluster of its own cluster's name from others.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -54,23 +58,108 @@ pub enum Refused {
     /// It is of another cluster.
     #[error("datagram of another cluster: check that all nodes have the same cluster name")]
     Cluster,
+    /// It is of another cluster with the same name.
+    #[error(
+        "datagram of an earlier or later cluster of the same name: its clusterUid is not this node's. What remains of the earlier one must be deleted"
+    )]
+    OtherUid,
     /// It is longer than any that is sent.
     #[error("datagram longer than {MAX_DATAGRAM} bytes")]
     TooLong,
     /// Its sender claims this node's address.
     #[error("another node claims this node's address: give each its own advertise address and peer port")]
     Impostor,
+    /// Its sender claims this node's origin.
+    #[error(
+        "`{name}` at {address} claims this node's origin: the datagram is forged, or comes from a copy of this process"
+    )]
+    Origin {
+        /// The name it gives.
+        name: String,
+        /// Where it says it listens.
+        address: SocketAddr,
+    },
+    /// It is about a node that started too far in this node's future.
+    #[error(
+        "`{name}` at {address} says that it started {ahead_ms} ms from now, at most {limit_ms} ms (maxClockSkew) are accepted: check the time service of both machines"
+    )]
+    Ahead {
+        /// The node's name.
+        name: String,
+        /// Where it says it listens.
+        address: SocketAddr,
+        /// How far ahead its start is.
+        ahead_ms: u64,
+        /// How far it may be.
+        limit_ms: u64,
+    },
+    /// This node knows as many nodes as it may.
+    #[error("{MAX_KNOWN} nodes are known, dead ones included: no more are taken in")]
+    Full,
+    /// It asks for an answer or a new identity, and there were too many lately.
+    #[error("more datagrams that ask for an answer than members send: the rest gets none")]
+    TooMany,
     /// Its message makes no sense.
     #[error("malformed membership datagram: {0}")]
     Malformed(foca::Error),
 }
 
-/// The first bytes of every datagram of one cluster whose nodes speak this version.
-pub fn envelope(cluster: &str, version: u8) -> [u8; ENVELOPE] {
+/// How many nodes are remembered, alive or dead: what forged datagrams can make this node keep. As many as can have seats
+/// in a cluster; what one message names may come on top.
+pub const MAX_KNOWN: usize = 2048;
+/// Where the part of the envelope begins that stands for the UID, if there is one.
+const UID_AT: usize = ENVELOPE - 4;
+
+impl Refused {
+    /// All kinds of refusal, as metrics name them.
+    pub const KINDS: [&'static str; 13] = [
+        "foreign",
+        "encrypted",
+        "version",
+        "cluster",
+        "cluster_uid",
+        "too_long",
+        "address",
+        "origin",
+        "clock",
+        "full",
+        "rate",
+        "malformed",
+        "unopened",
+    ];
+
+    /// Its place among them.
+    pub const fn kind(&self) -> usize {
+        match self {
+            Self::Foreign => 0,
+            Self::Encrypted => 1,
+            Self::Version { .. } => 2,
+            Self::Cluster => 3,
+            Self::OtherUid => 4,
+            Self::TooLong => 5,
+            Self::Impostor => 6,
+            Self::Origin { .. } => 7,
+            Self::Ahead { .. } => 8,
+            Self::Full => 9,
+            Self::TooMany => 10,
+            Self::Malformed(_) => 11,
+        }
+    }
+
+    /// The place of those that could not be opened, and so could not be read.
+    pub const UNOPENED: usize = 12;
+}
+
+/// The first bytes of every datagram of one cluster, whose nodes speak this version: the cluster of this name, and
+/// of this UID unless it is empty.
+pub fn envelope(cluster: &str, uid: &str, version: u8) -> [u8; ENVELOPE] {
     let mut envelope = [0; ENVELOPE];
     envelope[..4].copy_from_slice(&MAGIC);
     envelope[4] = version;
     envelope[5..].copy_from_slice(&xxh3_64(cluster.as_bytes()).to_le_bytes());
+    if !uid.is_empty() {
+        envelope[UID_AT..].copy_from_slice(&xxh3_64(uid.as_bytes()).to_le_bytes()[..4]);
+    }
     envelope
 }
 
@@ -89,7 +178,77 @@ pub(super) fn open<'a>(datagram: &'a [u8], envelope: &[u8; ENVELOPE]) -> Result<
     if start[4] != envelope[4] {
         return Err(Refused::Version { theirs: start[4], ours: envelope[4] });
     }
-    if start == envelope { Ok(message) } else { Err(Refused::Cluster) }
+    if start == envelope {
+        Ok(message)
+    } else if start[..UID_AT] == envelope[..UID_AT] {
+        Err(Refused::OtherUid)
+    } else {
+        Err(Refused::Cluster)
+    }
+}
+
+/// A message, read before the protocol gets it.
+pub(super) struct Letter<'a> {
+    pub(super) header: Header<NodeId>,
+    /// The header as it came.
+    head: &'a [u8],
+    /// What it says of members, and each as it came.
+    pub(super) updates: Vec<(Member<NodeId>, &'a [u8])>,
+    /// What follows.
+    rest: &'a [u8],
+}
+
+impl<'a> Letter<'a> {
+    /// None if the message is malformed, as the protocol itself will find.
+    pub(super) fn read(wire: &mut Wire, message: &'a [u8]) -> Option<Self> {
+        let mut rest = message;
+        let header = foca::Codec::decode_header(wire, &mut rest).ok()?;
+        let head = &message[..message.len() - rest.len()];
+        let mut updates = Vec::new();
+        if rest.len() >= 2 && header.message != Message::Broadcast {
+            for _ in 0..rest.get_u16() {
+                let before = rest;
+                let update = foca::Codec::decode_member(wire, &mut rest).ok()?;
+                updates.push((update, &before[..before.len() - rest.len()]));
+            }
+        }
+        Some(Self { header, head, updates, rest })
+    }
+
+    /// The node that it names beside its sender.
+    pub(super) const fn other(&self) -> Option<&NodeId> {
+        other_in(&self.header.message)
+    }
+
+    /// The message with the updates that are left.
+    pub(super) fn write(&self) -> Vec<u8> {
+        let mut message = self.head.to_vec();
+        message.put_u16(u16::try_from(self.updates.len()).unwrap_or(u16::MAX));
+        message.extend(self.updates.iter().flat_map(|(_, bytes)| *bytes));
+        message.extend(self.rest);
+        message
+    }
+}
+
+/// A message without a sender's incarnation: `updates` from `from` to `to`.
+pub(super) fn letter(
+    wire: &mut Wire,
+    from: &NodeId,
+    to: &NodeId,
+    message: Message<NodeId>,
+    updates: &[Member<NodeId>],
+) -> Result<Vec<u8>, WireError> {
+    let mut bytes = Vec::new();
+    let header = Header { src: from.clone(), src_incarnation: 0, dst: to.clone(), message };
+    foca::Codec::encode_header(wire, &header, &mut bytes)?;
+    if header.message == Message::Announce {
+        return Ok(bytes); // which nothing may follow
+    }
+    bytes.put_u16(u16::try_from(updates.len()).unwrap_or(u16::MAX));
+    for update in updates {
+        foca::Codec::encode_member(wire, update, &mut bytes)?;
+    }
+    Ok(bytes)
 }
 
 /// How messages are written. A message tells of its addressee only the origin
@@ -149,6 +308,23 @@ fn take<T: for<'de> Deserialize<'de>>(mut buf: impl Buf) -> Result<T, WireError>
     Ok(value)
 }
 
+/// The node that a message names beside its sender.
+const fn other_in(message: &Message<NodeId>) -> Option<&NodeId> {
+    match message {
+        Message::PingReq { target: other, .. }
+        | Message::IndirectAck { target: other, .. }
+        | Message::IndirectPing { origin: other, .. }
+        | Message::ForwardedAck { origin: other, .. } => Some(other),
+        Message::Ping(_)
+        | Message::Ack(_)
+        | Message::Announce
+        | Message::Feed
+        | Message::Gossip
+        | Message::Broadcast
+        | Message::TurnUndead => None,
+    }
+}
+
 /// Bounds what a stranger can make this node keep, and send to.
 fn check(id: &NodeId) -> Result<(), WireError> {
     let reachable = match id.peer_address.ip() {
@@ -180,18 +356,8 @@ impl foca::Codec<NodeId> for Wire {
     fn decode_header(&mut self, buf: impl Buf) -> Result<Header<NodeId>, WireError> {
         let HeaderIn { from, incarnation, to, message } = take(buf)?;
         check(&from)?;
-        match &message {
-            Message::PingReq { target: other, .. }
-            | Message::IndirectAck { target: other, .. }
-            | Message::IndirectPing { origin: other, .. }
-            | Message::ForwardedAck { origin: other, .. } => check(other)?,
-            Message::Ping(_)
-            | Message::Ack(_)
-            | Message::Announce
-            | Message::Feed
-            | Message::Gossip
-            | Message::Broadcast
-            | Message::TurnUndead => {}
+        if let Some(other) = other_in(&message) {
+            check(other)?;
         }
         // What came to this socket is meant for this address, by whatever name
         // or translated address the sender found it.
@@ -274,11 +440,22 @@ mod tests {
     }
 
     #[test]
+    fn wire_tells_a_namesake_by_its_uid() {
+        let datagram = |uid| [&envelope("ns/demo", uid)[..], b"hello"].concat();
+        assert_eq!(open(&datagram("a"), &envelope("ns/demo", "a")).unwrap(), b"hello");
+        for (theirs, ours) in [("a", "b"), ("a", ""), ("", "b")] {
+            assert!(matches!(open(&datagram(theirs), &envelope("ns/demo", ours)), Err(Refused::OtherUid)));
+        }
+        assert!(matches!(open(&datagram("a"), &envelope("ns/other", "a")), Err(Refused::Cluster)));
+        assert_eq!(envelope("ns/demo", "")[5..], xxh3_64(b"ns/demo").to_le_bytes(), "as it was before there were UIDs");
+    }
+
+    #[test]
     fn the_envelope_keeps_strangers_out() {
-        let mine = envelope("ns/demo", VERSION);
+        let mine = envelope("ns/demo", "", VERSION);
         let datagram = [&mine[..], b"hello"].concat();
         assert_eq!(open(&datagram, &mine).unwrap(), b"hello");
-        assert!(matches!(open(&datagram, &envelope("ns/other", VERSION)), Err(Refused::Cluster)));
+        assert!(matches!(open(&datagram, &envelope("ns/other", "", VERSION)), Err(Refused::Cluster)));
         assert!(matches!(open(b"", &mine), Err(Refused::Foreign)));
         assert!(matches!(open(&datagram[..ENVELOPE - 1], &mine), Err(Refused::Foreign)));
         assert!(matches!(open(&[0; 64], &mine), Err(Refused::Foreign)));

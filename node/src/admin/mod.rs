@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 pub use self::scrape::Scrape;
 pub use self::status::Status;
 use crate::api::overview::Overview;
+use crate::config::Role;
 use crate::engine::Phase;
 use crate::metrics::{CONTENT_TYPE, Metrics};
 
@@ -77,6 +78,11 @@ async fn livez(State(admin): State<Admin>) -> Response {
 
 async fn readyz(State(admin): State<Admin>) -> Response {
     match admin.overview.phase() {
+        // A sidecar that remains of a deleted cluster serves what nothing keeps up to date. Members are left alone: two
+        // clusters of one name that find each other, over one NATS server, must not take each other's endpoints away.
+        Phase::Ready if admin.overview.me().id.role == Role::Sidecar && admin.overview.is_stale() => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("stale: {}\n", admin.overview.reason())).into_response()
+        }
         Phase::Ready => "ready\n".into_response(),
         phase => {
             let mut why = format!("{}: {}\n", phase.as_str(), admin.overview.reason());

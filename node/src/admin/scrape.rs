@@ -167,6 +167,16 @@ impl Scrape {
         page.counters("peer_refused", "Connections on the peer port that were refused, by reason", "reason", refused)?;
         let (_, datagrams) = read(("", &self.membership.refused));
         page.counter("peer_datagrams_refused", "Datagrams on the peer port that were refused", datagrams)?;
+        let reasons = membership::Refused::KINDS.into_iter().zip(&self.membership.refused_by);
+        page.counters(
+            "membership_refused",
+            "Membership datagrams that were refused, by reason",
+            "reason",
+            reasons.map(read),
+        )?;
+        let help =
+            "Whether all that this node hears of is another cluster of its cluster's name: it remains of a deleted one";
+        page.gauge("stale", help, if self.overview.is_stale() { 1.0 } else { 0.0 })?;
         if let Some(sealer) = &self.sealer {
             let help = "Datagrams on the peer port that were not opened, by reason; all are among the refused";
             page.counters("peer_datagrams_unopened", help, "reason", sealer.counters().read())?;

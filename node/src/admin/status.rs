@@ -20,6 +20,10 @@ pub struct Status {
     pub role: &'static str,
     /// The cluster it belongs to.
     pub cluster: String,
+    /// Which of the clusters of that name; empty: there is no telling them apart.
+    pub cluster_uid: String,
+    /// Whether all that this node hears of is another cluster of that name: of a deleted one, this is what remains.
+    pub stale: bool,
     /// The process: 16 hexadecimal digits.
     pub origin: String,
     /// Its release.
@@ -200,6 +204,8 @@ impl Status {
             name: me.name,
             role: me.role.as_str(),
             cluster: overview.cluster().to_owned(),
+            cluster_uid: overview.cluster_uid().to_owned(),
+            stale: overview.is_stale(),
             origin: format!("{:016x}", me.origin),
             version: me.version,
             phase: overview.phase().as_str(),

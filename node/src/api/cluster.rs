@@ -40,6 +40,7 @@ impl cluster_server::Cluster for Cluster {
         Ok(Response::new(WhoAmIResponse {
             member: Some(member(self.overview.me())),
             cluster: self.overview.cluster().to_owned(),
+            cluster_uid: self.overview.cluster_uid().to_owned(),
             phase: phase(self.overview.phase()).into(),
         }))
     }

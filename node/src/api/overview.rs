@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::sync::{broadcast, watch};
 use tracing::{info, warn};
@@ -12,7 +13,7 @@ use tracing::{info, warn};
 use crate::config::{Config, MaxMemoryFrom};
 use crate::discovery::{ProviderStatus, View};
 use crate::encryption::KeyId;
-use crate::engine::{Engine, Evicted, Phase, Stats};
+use crate::engine::{Engine, Evicted, Phase, Stats, wall_ms};
 use crate::membership::{self, Event, MemberInfo, MemberState, Membership, NodeId};
 use crate::memory::Limit;
 use crate::refusals::{Refusal, Refusals, Unjoinable};
@@ -23,11 +24,17 @@ use crate::transport::Transport;
 /// Addresses that are named at most, of those that a node does not reach.
 const SHOWN: usize = 8;
 
+/// How long after a datagram of another cluster of the same name that one counts as heard. A node that lost its members
+/// looks for them every other second.
+const NAMESAKE_HEARD_MS: u64 = 30_000;
+
 /// A live view of the cluster, cheap to clone.
 #[derive(Clone)]
 pub struct Overview {
     me: watch::Receiver<NodeId>,
     cluster: Arc<str>,
+    cluster_uid: Arc<str>,
+    counters: Arc<membership::Counters>,
     engine: Arc<Engine>,
     transport: Arc<Transport>,
     events: broadcast::Sender<Event>,
@@ -120,7 +127,7 @@ impl Overview {
     /// `leaving` turns true when the node was told to stop.
     pub fn new(
         membership: &Membership,
-        cluster: &str,
+        (cluster, cluster_uid): (&str, &str),
         engine: Arc<Engine>,
         transport: Arc<Transport>,
         discovery: watch::Receiver<Arc<View>>,
@@ -130,6 +137,8 @@ impl Overview {
         Self {
             me,
             cluster: cluster.into(),
+            cluster_uid: cluster_uid.into(),
+            counters: membership.counters(),
             engine,
             transport,
             events,
@@ -167,6 +176,29 @@ impl Overview {
     /// The cluster's name.
     pub fn cluster(&self) -> &str {
         &self.cluster
+    }
+
+    /// Which of the clusters of that name; empty: there is no telling them apart.
+    pub fn cluster_uid(&self) -> &str {
+        &self.cluster_uid
+    }
+
+    /// Whether all that this node hears of is a cluster of its cluster's name that is another one: of a deleted
+    /// `KvCluster`, it is what remains.
+    pub fn is_stale(&self) -> bool {
+        let heard_ms = self.counters.namesake_ms.load(Relaxed);
+        self.members.borrow().is_empty() && wall_ms().saturating_sub(heard_ms) < NAMESAKE_HEARD_MS
+    }
+
+    /// What to say of a node that [is stale](Self::is_stale).
+    pub fn stale_reason(&self) -> Option<String> {
+        self.is_stale().then(|| {
+            format!(
+                "all that it hears of is another cluster of the name `{}`, with another clusterUid than its own (`{}`): what it \
+                 holds is of a deleted cluster. Delete this node, so that it is made again",
+                self.cluster, self.cluster_uid
+            )
+        })
     }
 
     /// The names of the keys that peers encrypt with, the primary one first;
@@ -244,6 +276,9 @@ impl Overview {
     /// Why the node is in its phase, in a few words for a person.
     pub fn reason(&self) -> String {
         let peers = self.members.borrow().len();
+        if let Some(stale) = self.stale_reason() {
+            return stale;
+        }
         match self.phase() {
             Phase::Joining => {
                 let view = self.discovery.borrow().clone();

@@ -40,6 +40,8 @@ pub use text::{DurationText, HostPort, Labels, Quantity, Secret, Secrets, Server
 
 /// The longest cluster name: a namespace, a slash, and the longest object name.
 pub const MAX_CLUSTER_BYTES: usize = 320;
+/// The longest UID of a cluster. Those of Kubernetes have 36 bytes.
+pub const MAX_CLUSTER_UID_BYTES: usize = 64;
 
 /// What is wrong with the settings. Every variant names the setting or the file.
 #[derive(Debug, thiserror::Error)]
@@ -180,6 +182,8 @@ pub struct Config {
     pub role: Role,
     /// The cluster: nodes of different clusters never talk.
     pub cluster: String,
+    /// Which of the clusters of that name it is, one after the other or side by side; empty: there is one.
+    pub cluster_uid: String,
     /// The address at which peers reach this node.
     pub advertise: IpAddr,
     /// Where the node serves clients.

@@ -129,6 +129,9 @@ settings! {
         /// The cluster that the node belongs to; nodes of different clusters never talk [default: default]
         #[arg(long, env = "KVASIR_CLUSTER")]
         cluster: String,
+        /// Which of the clusters of that name: nodes with different ones never talk, nor do nodes with one and without. On Kubernetes the KvCluster's UID, so that what remains of a deleted one does not join a later one [default: none]
+        #[arg(long, env = "KVASIR_CLUSTER_UID", value_name = "UID")]
+        cluster_uid: String,
         /// The IP address at which peers reach this node [default: that of --peer-address; where that is 0.0.0.0 or [::], the one from which this machine reaches others]
         #[arg(long, env = "KVASIR_ADVERTISE_ADDRESS", value_name = "IP")]
         advertise_address: IpAddr,
@@ -264,7 +267,8 @@ settings! {
 }
 
 settings! {
-    /// Mutual TLS between peers, on links; datagrams stay as they are.
+    /// Mutual TLS between peers, on links. The membership's datagrams (UDP) are not covered: those only `encryption`
+    /// protects, which cannot be given too.
     PeerTlsSettings {
         /// The node's certificate towards peers and those it was made with (PEM), such as /run/secrets/peer/tls.crt; this and the other files are read again when they change
         #[arg(id = "peer_tls_cert_file", long = "peer-tls-cert-file", env = "KVASIR_PEER_TLS_CERT_FILE", value_name = "FILE")]

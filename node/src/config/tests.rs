@@ -259,6 +259,8 @@ fn what_cannot_work_is_named_and_the_range_is_told() {
     refused("maxClockSkew: 2h", &["maxClockSkew"]);
     refused("cluster: ''", &["cluster", "empty"]);
     refused("cluster: a b", &["cluster", "no spaces"]);
+    refused("clusterUid: a b", &["clusterUid", "no spaces"]);
+    refused(&format!("clusterUid: {}", "u".repeat(65)), &["clusterUid", "65 bytes: give at most 64"]);
     refused("advertiseAddress: 0.0.0.0", &["advertiseAddress"]);
     refused("clientAddress: 127.0.0.1:7071", &["clientAddress", "peerAddress"]);
     refused("logLevel: 'kvasir=loud'", &["logLevel", "loud"]);
@@ -311,7 +313,7 @@ fn what_is_printed_is_what_is_in_force_without_secrets() {
     assert!(!printed(&config("").unwrap()).contains("left out"));
     printed(
         &config(
-            "{role: sidecar, cluster: ns/demo, peerAddress: '[::]:2', adminAddress: '0.0.0.0:3', syncInterval: 1m30s, \
+            "{role: sidecar, cluster: ns/demo, clusterUid: u-1, peerAddress: '[::]:2', adminAddress: '0.0.0.0:3', syncInterval: 1m30s, \
              maxMemory: 256Mi, maxTtl: 1500ms, logFormat: json, discovery: {kubernetes: {podLabels: {a: b}}, \
              dns: {domainName: d, ipv6: true, server: ['10.0.0.53:53']}, static: {hosts: ['a:1', '[fd00::1]:2']}, \
              nats: {server: [a, b], host: h, user: u, passwordFile: /p, caFile: /ca}}, encryption: {file: /keys}, \

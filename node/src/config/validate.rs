@@ -10,8 +10,8 @@ use std::{
 use super::security::checked_access;
 use super::{
     AccessRule, AuthConfig, Config, ConfigError, DiscoveryConfig, DiscoverySettings, DnsConfig, DurationText,
-    EncryptionSettings, KubernetesConfig, Limits, LogConfig, MAX_CLUSTER_BYTES, MAX_NAME_BYTES, MaxMemoryFrom,
-    MaxMemoryPolicy, PeerTlsSettings, Quantity, Settings, StaticConfig, TlsSettings,
+    EncryptionSettings, KubernetesConfig, Limits, LogConfig, MAX_CLUSTER_BYTES, MAX_CLUSTER_UID_BYTES, MAX_NAME_BYTES,
+    MaxMemoryFrom, MaxMemoryPolicy, PeerTlsSettings, Quantity, Settings, StaticConfig, TlsSettings,
 };
 
 const DEFAULT_CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7070);
@@ -55,6 +55,7 @@ impl Settings {
             name,
             role,
             cluster,
+            cluster_uid,
             advertise_address,
             client_address,
             peer_address,
@@ -133,6 +134,10 @@ impl Settings {
             swim: swim.validate()?,
             discovery: discovery.validate(&cluster)?,
             cluster,
+            cluster_uid: match cluster_uid {
+                Some(uid) if !uid.is_empty() => checked_text("clusterUid", uid, MAX_CLUSTER_UID_BYTES)?,
+                _ => String::new(),
+            },
             encryption: encryption.map(EncryptionSettings::validate).transpose()?,
             tls,
             peer_tls: peer_tls.map(PeerTlsSettings::validate).transpose()?,

@@ -3,9 +3,7 @@
 
 use std::{
     borrow::Cow,
-    collections::HashSet,
     io,
-    mem::{Discriminant, discriminant},
     net::SocketAddr,
     sync::{
         Arc,
@@ -25,11 +23,14 @@ use tracing::{debug, info, warn};
 
 use super::{
     Event, MemberInfo, NodeId, Refused,
+    lines::{EVENTS, Lines, REFUSALS},
     swim::{Output, Swim},
+    wire,
 };
 use crate::{
     config::SwimConfig,
     discovery::View,
+    engine::wall_ms,
     refusals::{Reason, Refusals},
 };
 
@@ -59,6 +60,11 @@ pub struct Counters {
     pub bytes_out: AtomicU64,
     /// Datagrams dropped because they made no sense or belong elsewhere.
     pub refused: AtomicU64,
+    /// The same, by [kind](Refused::KINDS).
+    pub refused_by: [AtomicU64; Refused::KINDS.len()],
+    /// When the last datagram came of a cluster that has this one's name and another UID, milliseconds since 1970; 0: none
+    /// came.
+    pub namesake_ms: AtomicU64,
     /// Datagrams that the operating system wouldn't send.
     pub send_errors: AtomicU64,
     /// Members that came.
@@ -144,8 +150,12 @@ impl Membership {
 pub struct Options<'a> {
     /// The cluster's name; datagrams of other clusters are refused.
     pub cluster: &'a str,
+    /// Which of the clusters of that name it is; empty if there is no telling them apart.
+    pub cluster_uid: &'a str,
     /// How members are probed.
     pub timing: SwimConfig,
+    /// How far ahead of this node's clock a node may say it started.
+    pub max_clock_skew: Duration,
     /// What is put around each datagram; without one they go as they are.
     pub seal: Option<Arc<dyn Seal>>,
     /// The version of the protocol that is spoken: [`VERSION`](super::wire::VERSION), but in tests.
@@ -164,7 +174,8 @@ pub fn start(
     options: Options<'_>,
     stop: CancellationToken,
 ) -> Membership {
-    let Options { cluster, timing, seal, version, refusals } = options;
+    let Options { cluster, cluster_uid, timing, max_clock_skew, seal, version, refusals } = options;
+    let envelope = wire::envelope(cluster, cluster_uid, version);
     let (life, lives) = watch::channel((me.origin, me.started_ms));
     let (members_out, members) = watch::channel(Arc::default());
     let (me_out, me_in) = watch::channel(me.clone());
@@ -172,15 +183,14 @@ pub fn start(
     let counters = Arc::new(Counters::default());
     let (goodbye, told_to_leave) = oneshot::channel();
     let driver = Driver {
-        swim: Swim::new(me, cluster, timing, rand::random()).speaking(version, cluster),
+        swim: Swim::new(me, envelope, timing, max_clock_skew, rand::random()),
         started: Instant::now(),
         socket,
         members: members_out,
         me: me_out,
         events: events.clone(),
         counters: Arc::clone(&counters),
-        warned: HashSet::new(),
-        unsealed: HashSet::new(),
+        lines: Lines::default(),
         seal,
         refusals,
         receiving: true,
@@ -203,6 +213,23 @@ fn unsealed(kind: &str) -> Option<Reason> {
     }
 }
 
+/// What is the matter with the peer at `from` whose datagram was refused for this; `None` of what need not come from a peer.
+fn unjoinable(refused: &Refused, from: SocketAddr) -> Option<Reason> {
+    match refused {
+        Refused::Encrypted => Some(Reason::Encrypted),
+        Refused::Version { .. } => Some(Reason::Version),
+        Refused::Cluster | Refused::OtherUid => Some(Reason::Cluster),
+        Refused::Ahead { address, .. } => (*address == from).then_some(Reason::Clock),
+        Refused::Foreign
+        | Refused::TooLong
+        | Refused::Impostor
+        | Refused::Origin { .. }
+        | Refused::Full
+        | Refused::TooMany
+        | Refused::Malformed(_) => None,
+    }
+}
+
 struct Driver {
     swim: Swim,
     started: Instant,
@@ -211,10 +238,7 @@ struct Driver {
     me: watch::Sender<NodeId>,
     events: broadcast::Sender<Event>,
     counters: Arc<Counters>,
-    /// The kinds of refusal that were told: each is told once.
-    warned: HashSet<Discriminant<Refused>>,
-    /// The same, of datagrams that could not be opened.
-    unsealed: HashSet<&'static str>,
+    lines: Lines,
     seal: Option<Arc<dyn Seal>>,
     refusals: Arc<Refusals>,
     /// Whether the socket's last receive worked.
@@ -272,7 +296,7 @@ impl Driver {
                     }
                 }
             }
-            self.swim.tick(self.started.elapsed());
+            self.swim.tick(self.started.elapsed(), wall_ms());
             self.act().await;
         }
     }
@@ -299,45 +323,46 @@ impl Driver {
             Some(seal) => match seal.open(&buffer[..length]) {
                 Ok(datagram) => Cow::Owned(datagram),
                 Err((kind, reason)) => {
-                    self.counters.refused.fetch_add(1, Relaxed);
-                    match unsealed(kind) {
-                        Some(what) => self.cannot_join(from, what, &reason),
-                        None if kind == REFLECTED => self.refusals.is_own(from),
-                        None => {}
+                    if kind == REFLECTED {
+                        self.refusals.is_own(from);
                     }
-                    if unsealed(kind).is_none() && self.unsealed.insert(kind) {
-                        warn!(reason, "refused a membership datagram; more of this kind are only counted");
-                    }
-                    return;
+                    return self.refuse(from, Refused::UNOPENED, kind, unsealed(kind), &reason);
                 }
             },
         };
-        match self.swim.datagram(self.started.elapsed(), &opened) {
+        let wall_ms = wall_ms();
+        match self.swim.datagram(self.started.elapsed(), wall_ms, &opened) {
             Ok(()) if from != self.swim.me().peer_address && self.swim.is_own(&opened) => self.refusals.is_own(from),
             Ok(()) => {}
             Err(refused) => {
-                self.counters.refused.fetch_add(1, Relaxed);
-                let why = match &refused {
-                    Refused::Encrypted => Some(Reason::Encrypted),
-                    Refused::Version { .. } => Some(Reason::Version),
-                    Refused::Cluster => Some(Reason::Cluster),
-                    Refused::Foreign | Refused::TooLong | Refused::Impostor | Refused::Malformed(_) => None,
-                };
-                match why {
-                    Some(why) => self.cannot_join(from, why, &refused.to_string()),
-                    None if self.warned.insert(discriminant(&refused)) => {
-                        warn!(reason = %refused, "refused a membership datagram; more of this kind are only counted");
-                    }
-                    None => {}
+                let kind = refused.kind();
+                self.refuse(from, kind, Refused::KINDS[kind], unjoinable(&refused, from), &refused);
+                if matches!(refused, Refused::OtherUid) {
+                    self.counters.namesake_ms.store(wall_ms, Relaxed);
                 }
             }
         }
         self.act().await;
     }
 
-    /// Peers send their datagrams from where they listen.
-    fn cannot_join(&self, from: SocketAddr, what: Reason, why: &str) {
-        self.refusals.note(from, None, what, &format!("its datagrams are refused: {why}"));
+    /// Counts a datagram that was refused, and says so. Peers send their datagrams from where they listen, so `what`, if
+    /// it is the matter with a peer, is the matter with the one at that address.
+    fn refuse(
+        &mut self,
+        from: SocketAddr,
+        place: usize,
+        kind: &'static str,
+        what: Option<Reason>,
+        reason: &dyn std::fmt::Display,
+    ) {
+        self.counters.refused.fetch_add(1, Relaxed);
+        self.counters.refused_by[place].fetch_add(1, Relaxed);
+        if let Some(what) = what {
+            self.refusals.note(from, None, what, &format!("its datagrams are refused: {reason}"));
+        } else if let Some(unsaid) = self.lines.may(self.started.elapsed(), kind, from, REFUSALS) {
+            let unsaid = (unsaid > 0).then_some(unsaid);
+            warn!(%from, %reason, unsaid, "refused a membership datagram");
+        }
     }
 
     async fn leave(mut self) {
@@ -392,13 +417,16 @@ impl Driver {
             Event::Renewed(id) => (&self.counters.renewed, "was declared dead by others, and has come back", id),
         };
         counter.fetch_add(1, Relaxed);
-        info!(
-            name = id.name,
-            origin = %format_args!("{:016x}", id.origin),
-            role = id.role.as_str(),
-            address = %id.peer_address,
-            "{what}"
-        );
+        if let Some(unsaid) = self.lines.may(self.started.elapsed(), what, id.peer_address, EVENTS) {
+            info!(
+                name = id.name,
+                origin = %format_args!("{:016x}", id.origin),
+                role = id.role.as_str(),
+                address = %id.peer_address,
+                unsaid = (unsaid > 0).then_some(unsaid),
+                "{what}"
+            );
+        }
         // Nobody may be listening.
         let _ = self.events.send(event.clone());
         match event {
@@ -407,7 +435,9 @@ impl Driver {
             }
             Event::Joined(id) => {
                 let namesake = |other: &NodeId| other.name == id.name && other.origin != id.origin;
-                if namesake(self.swim.me()) {
+                if namesake(self.swim.me())
+                    && self.lines.may(self.started.elapsed(), "namesake", id.peer_address, EVENTS).is_some()
+                {
                     warn!(name = id.name, "another member has this node's name: give each its own");
                 }
             }
@@ -449,9 +479,11 @@ mod tests {
         let stop = CancellationToken::new();
         let options = Options {
             cluster: "test",
+            cluster_uid: "",
             timing: swim,
+            max_clock_skew: Duration::from_secs(10),
             seal: None,
-            version: crate::membership::wire::VERSION,
+            version: wire::VERSION,
             refusals: Arc::default(),
         };
         let membership = start(me, socket, view(seeds), options, stop.clone());
@@ -519,14 +551,14 @@ mod tests {
     async fn garbage_is_counted_and_does_no_harm() {
         let a = node("a", &[]).await;
         let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let mine = crate::membership::wire::envelope("test", crate::membership::wire::VERSION);
+        let mine = wire::envelope("test", "", wire::VERSION);
         let mut other_version = mine.to_vec();
         other_version[4] = 9;
         let garbage: [Vec<u8>; 7] = [
             Vec::new(),
             b"GET / HTTP/1.1\r\n\r\n".to_vec(),
             vec![0; 1400],
-            crate::membership::wire::envelope("other", crate::membership::wire::VERSION).to_vec(),
+            wire::envelope("other", "", wire::VERSION).to_vec(),
             mine.to_vec(),
             [&mine[..], &[0xff; 200]].concat(),
             other_version,

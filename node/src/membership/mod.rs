@@ -2,6 +2,7 @@
 //! gives it a socket and a clock.
 
 pub mod driver;
+mod lines;
 
 pub use driver::{Counters, Life, Membership, Options, Seal, start};
 pub use kvasir_membership::wire::{MAGIC, SEALED_MAGIC};

@@ -197,6 +197,7 @@ mod tests {
             now_ms: 4,
             started_ms: 1,
             returning: false,
+            cluster_uid: String::new(),
         };
         let mut wire = BytesMut::new();
         append(&mut wire, &hello);

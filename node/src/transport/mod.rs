@@ -69,6 +69,8 @@ pub struct Peer {
 pub struct Options {
     /// The cluster's name; nodes of other clusters are refused.
     pub cluster: String,
+    /// Which of the clusters of that name; nodes of the others are refused.
+    pub cluster_uid: String,
     /// Between two heartbeats.
     pub sync_interval: Duration,
     /// How far ahead a peer's clock may be.
@@ -163,6 +165,10 @@ enum LinkError {
     Violation(#[from] Violation),
     #[error("the peer belongs to the cluster `{theirs}`, this node to `{ours}`")]
     OtherCluster { theirs: String, ours: String },
+    #[error(
+        "the peer belongs to an earlier or later cluster of the name `{cluster}`: its clusterUid is `{theirs}`, this node's `{ours}`. Delete what remains of the earlier one"
+    )]
+    OtherUid { cluster: String, theirs: String, ours: String },
     #[error("the connection leads to this node itself")]
     Myself,
     #[error(
@@ -448,7 +454,7 @@ impl Transport {
             }
             LinkError::Violation(Violation::Unknown | Violation::Malformed) => Some(&counters.malformed),
             LinkError::Violation(Violation::ClockAhead { .. }) | LinkError::ClockBehind { .. } => Some(&counters.clock),
-            LinkError::OtherCluster { .. } | LinkError::Myself => Some(&counters.stranger),
+            LinkError::OtherCluster { .. } | LinkError::OtherUid { .. } | LinkError::Myself => Some(&counters.stranger),
             LinkError::Silent(_) | LinkError::Slow(_) | LinkError::Retired | LinkError::Outdated => {
                 Some(&counters.handshake)
             }
@@ -573,6 +579,7 @@ impl Transport {
             now_ms: wall_ms(),
             started_ms: id.started_ms,
             returning: id.returning,
+            cluster_uid: self.options.cluster_uid.clone(),
         };
         let mut frame = BytesMut::new();
         frame::append(&mut frame, &ours);
@@ -581,6 +588,10 @@ impl Transport {
         *name = Some(hello.name.clone());
         if hello.cluster != ours.cluster {
             return Err(LinkError::OtherCluster { theirs: hello.cluster, ours: ours.cluster });
+        }
+        if hello.cluster_uid != ours.cluster_uid {
+            let (theirs, ours) = (hello.cluster_uid, ours.cluster_uid);
+            return Err(LinkError::OtherUid { cluster: hello.cluster, theirs, ours });
         }
         if hello.origin == ours.origin || hello.origin == 0 {
             return Err(LinkError::Myself);

@@ -15,6 +15,7 @@ mod encryption;
 mod eviction;
 mod examples;
 mod founding;
+mod forged;
 mod full;
 mod input;
 mod life;

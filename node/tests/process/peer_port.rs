@@ -23,6 +23,10 @@ fn hello(cluster: &str, ahead: Duration) -> Vec<u8> {
 
 /// What a node of this name says first, whose clock is so many milliseconds ahead.
 pub(crate) fn greeting(cluster: &str, name: &str, ahead_ms: i64) -> Vec<u8> {
+    greeting_of(cluster, "", name, ahead_ms)
+}
+
+fn greeting_of(cluster: &str, cluster_uid: &str, name: &str, ahead_ms: i64) -> Vec<u8> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let (cluster, name) = (cluster.to_owned(), name.to_owned());
     let hello = Hello {
@@ -33,6 +37,7 @@ pub(crate) fn greeting(cluster: &str, name: &str, ahead_ms: i64) -> Vec<u8> {
         now_ms: (now.as_millis() as u64).saturating_add_signed(ahead_ms),
         started_ms: 1,
         returning: false,
+        cluster_uid: cluster_uid.to_owned(),
     };
     [PREAMBLE, &frame(&hello.encode_to_vec())].concat()
 }
@@ -194,4 +199,21 @@ async fn garbage_datagrams_are_counted_and_do_no_harm() {
         if status["peers"][0]["state"] == "alive" { Ok(()) } else { Err(status) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn peer_of_a_namesake_is_refused_by_its_uid() {
+    let node = Node::new("n").with("cluster-uid", "u-2").started().await;
+    for uid in ["u-1", ""] {
+        let before = refused(&node, "stranger").await;
+        send_and_be_closed(&node, &greeting_of("test", uid, "intruder", 0)).await;
+        eventually("it is counted", async || {
+            let now = refused(&node, "stranger").await;
+            if now > before { Ok(()) } else { Err(now) }
+        })
+        .await;
+        let said = format!("of the name `test`: its clusterUid is `{uid}`, this node's `u-2`");
+        assert!(node.log().contains(&said), "{}", node.log());
+    }
+    serves(&node).await;
 }

@@ -54,6 +54,8 @@ fn lasting(cluster: &ValidatedCluster) -> Value {
     let mut settings = json!({
         "role": "member",
         "cluster": format!("{}/{}", cluster.namespace, cluster.name),
+        // What remains of an earlier KvCluster of this name must not bring its data along.
+        "clusterUid": cluster.owner.uid,
         "clientAddress": format!("0.0.0.0:{CLIENT_PORT}"),
         "peerAddress": format!("0.0.0.0:{PEER_PORT}"),
         "adminAddress": format!("0.0.0.0:{ADMIN_PORT}"),
@@ -147,7 +149,7 @@ mod tests {
         assert_eq!(read["maxMemory"], "67108864");
         assert_eq!((&read["maxMemoryPolicy"], &read["evictAfter"]), (&json!("ttl-first"), &json!("60s")));
         assert_eq!(read["voters"], 5);
-        assert_eq!(read["cluster"], "shop/demo");
+        assert_eq!((&read["cluster"], &read["clusterUid"]), (&"shop/demo".into(), &"u-1".into()));
         assert_eq!(read["discovery"]["kubernetes"]["podLabels"]["kvasir.dev/member-of"], "demo");
         assert_eq!((&read["joinTimeout"], &read["serveAlone"]), (&Value::Null, &false.into()));
         let derived: Value = serde_yaml::from_str(&build(&valid("{}")).data.unwrap()[FILE]).unwrap();

@@ -54,7 +54,7 @@ fn of_nats(cluster: &ValidatedCluster, given: &NatsDiscovery) -> Value {
     let file = |secret: &Option<SecretKey>, name: &str| secret.as_ref().map(|_| format!("{SECRETS_PATH}/{name}"));
     without_nulls(json!({
         "server": server,
-        "subject": subject.clone().unwrap_or_else(|| format!("kvasir.{}.{}", cluster.namespace, cluster.name)),
+        "subject": subject.clone().unwrap_or_else(|| default_subject(cluster)),
         "timeout": timeout,
         "maxJoinAttempts": max_join_attempts,
         "reconnectWait": reconnect_wait,
@@ -124,6 +124,12 @@ pub(super) fn secrets_mount(cluster: &ValidatedCluster) -> Option<VolumeMount> {
     })
 }
 
+/// With the UID, so that the members of two `KvCluster`s of one name that share a server do not look for each other: one that
+/// was deleted and one made after it, or two in different Kubernetes.
+fn default_subject(cluster: &ValidatedCluster) -> String {
+    format!("kvasir.{}.{}.{}", cluster.namespace, cluster.name, cluster.owner.uid)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,7 +150,7 @@ mod tests {
                     "portName": "client",
                     "podLabels": { "kvasir.dev/member-of": "demo" },
                 },
-                "nats": { "server": ["nats://nats:4222"], "subject": "kvasir.shop.demo" },
+                "nats": { "server": ["nats://nats:4222"], "subject": "kvasir.shop.demo.u-1" },
                 "dns": { "domainName": "demo-peers.shop.svc" },
                 "static": { "hosts": ["a:1"] },
             })

@@ -437,6 +437,18 @@ fn pods_without_their_sidecar_are_counted_and_named() {
 }
 
 #[test]
+fn status_names_sidecars_of_an_earlier_cluster() {
+    let mut world = World::serving("{}");
+    let stale = ["shop-1", "shop-2", "shop-3", "shop-4"].map(str::to_owned).to_vec();
+    world.sidecars = Some(Sidecars { injected: 2, stale, ..Sidecars::default() });
+    let status = world.look();
+    assert_eq!((status.sidecars.injected, status.sidecars.missing, status.sidecars.stale), (2, 0, 4));
+    world.is(condition::DEGRADED, "True", "SidecarsStale");
+    let message = world.message(condition::DEGRADED);
+    assert!(message.contains("4 application pods") && message.contains("shop-1, shop-2, shop-3, …"), "{message}");
+}
+
+#[test]
 fn converged_is_equal_or_close_behind() {
     let mut world = World::serving("{}");
     assert!(world.look().converged);

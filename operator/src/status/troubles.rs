@@ -208,6 +208,19 @@ fn of_sidecars(sidecars: &Sidecars, now: Timestamp) -> Vec<Trouble> {
             ),
         ));
     }
+    if !sidecars.stale.is_empty() {
+        let names: Vec<_> = sidecars.stale.iter().take(MOST_NAMED).map(String::as_str).collect();
+        let more = if sidecars.stale.len() > MOST_NAMED { ", …" } else { "" };
+        troubles.push((
+            "SidecarsStale",
+            format!(
+                "{} application pods have the sidecar of an earlier KvCluster of this name, with its data; the members refuse \
+                 it. Delete these pods, so that they are created again: {}{more}",
+                sidecars.stale.len(),
+                names.join(", ")
+            ),
+        ));
+    }
     troubles
 }
 

@@ -161,7 +161,8 @@ impl Webhook {
                  {INJECT_ANNOTATION}: \"false\""
             ));
         }
-        let settings = Sidecar::of(namespace, &cluster.name_any(), &cluster.spec, &self.node_image);
+        let uid = cluster.uid().unwrap_or_default();
+        let settings = Sidecar::of(namespace, &cluster.name_any(), &uid, &cluster.spec, &self.node_image);
         match sidecar::inject(pod, &settings) {
             Ok(patched) => Ok((Some(patched), sidecar::port_warnings(pod))),
             Err(refusal) => without(format!("no kvasir sidecar: {refusal}")),

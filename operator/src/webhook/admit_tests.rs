@@ -37,7 +37,7 @@ fn cluster(name: &str, deleted: bool) -> Value {
     let deleted = deleted.then_some("2026-11-01T00:00:00Z");
     json!({
         "apiVersion": "kvasir.dev/v1alpha1", "kind": "KvCluster",
-        "metadata": {"name": name, "namespace": "shop", "deletionTimestamp": deleted},
+        "metadata": {"name": name, "namespace": "shop", "uid": "u-7", "deletionTimestamp": deleted},
         "spec": {"replicas": 3, "syncInterval": "1s"},
     })
 }
@@ -113,6 +113,8 @@ async fn a_labelled_pod_gets_its_sidecar_in_the_requests_namespace() {
     assert_eq!(sidecar["image"], "default:1");
     let cluster = sidecar["env"].as_array().unwrap().iter().find(|env| env["name"] == "KVASIR_CLUSTER").unwrap();
     assert_eq!(cluster["value"], "shop/demo");
+    let uid = sidecar["env"].as_array().unwrap().iter().find(|env| env["name"] == "KVASIR_CLUSTER_UID").unwrap();
+    assert_eq!(uid["value"], "u-7");
     assert_eq!(after["spec"]["containers"][0]["unknown"], json!([1]));
     assert!(response.get("warnings").is_none());
     assert_eq!(monitor.answered(Answer::Injected), 1);

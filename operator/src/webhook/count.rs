@@ -11,7 +11,7 @@
 //! controller.watches_stream(changes, count::cluster_of)
 //!
 //! // In the status step, with one `count::Warned` for the controller's life:
-//! let sidecars = watched.sidecars(&client, namespace, name, now).await?;
+//! let sidecars = watched.sidecars(&client, namespace, name, uid, now).await?;
 //! status.sidecars = sidecars.status();
 //! warned.tell(&client, namespace, name, &sidecars).await?;  // writes once for each pod without a sidecar
 //! ```
@@ -45,7 +45,7 @@ use kube_runtime::{
 use kvasir_crds::{KvCluster, SidecarStatus};
 use parking_lot::Mutex;
 
-use super::{CLUSTER_LABEL, INJECT_ANNOTATION, SIDECAR_NAME};
+use super::{CLUSTER_LABEL, INJECT_ANNOTATION, SIDECAR_NAME, sidecar};
 use crate::status::{GRACE, broken, oom_killed, waiting};
 
 /// Reason of the event on a pod without its sidecar.
@@ -84,6 +84,8 @@ pub enum CountError {
 pub struct Sidecars {
     /// How many have their sidecar.
     pub injected: usize,
+    /// Those whose sidecar is of an earlier `KvCluster` of the same name, which the members refuse; by name.
+    pub stale: Vec<String>,
     /// Those that should have one and have not, by name.
     pub missing: Vec<Missing>,
     /// Those whose sidecar does not run, by name.
@@ -123,6 +125,7 @@ impl Sidecars {
         SidecarStatus {
             injected: number(self.injected),
             missing: number(self.missing.len()),
+            stale: number(self.stale.len()),
             failing: number(self.failing.len()),
             oom_killed_at: self.killed.first().map(|(_, at)| Time(*at)),
         }
@@ -171,33 +174,41 @@ fn follow(
 
 impl Watched {
     /// Looks at every application pod of a cluster that is not finished, not going, and has not declined. While the watch is
-    /// broken the API server is asked: what the watch told of last may be long ago.
+    /// broken the API server is asked: what the watch told of last may be long ago. `uid` is the cluster's, by which sidecars
+    /// of an earlier one of its name are told from its own.
     pub async fn sidecars(
         &self,
         client: &Client,
         namespace: &str,
         cluster: &str,
+        uid: &str,
         now: Timestamp,
     ) -> Result<Sidecars, CountError> {
         if !self.is_whole.load(Ordering::Acquire) {
-            return list(client, namespace, cluster, now).await;
+            return list(client, namespace, cluster, uid, now).await;
         }
         let pods = self.pods.state_filter(|pod| {
             let labelled = pod.labels().get(CLUSTER_LABEL).is_some_and(|name| name == cluster);
             labelled && pod.metadata.namespace.as_deref() == Some(namespace)
         });
-        Ok(count(pods.iter().map(AsRef::as_ref), now))
+        Ok(count(pods.iter().map(AsRef::as_ref), uid, now))
     }
 }
 
-async fn list(client: &Client, namespace: &str, cluster: &str, now: Timestamp) -> Result<Sidecars, CountError> {
+async fn list(
+    client: &Client,
+    namespace: &str,
+    cluster: &str,
+    uid: &str,
+    now: Timestamp,
+) -> Result<Sidecars, CountError> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let params = ListParams::default().labels(&format!("{CLUSTER_LABEL}={cluster}"));
     let pods = pods
         .list(&params)
         .await
         .map_err(|source| CountError::List { cluster: format!("{namespace}/{cluster}"), source: Box::new(source) })?;
-    Ok(count(&pods.items, now))
+    Ok(count(&pods.items, uid, now))
 }
 
 /// Leaves of a pod what is looked at.
@@ -228,6 +239,10 @@ fn cut(pod: &mut Pod) {
             let cut = |one: Container| Container {
                 name: one.name,
                 restart_policy: one.restart_policy,
+                env: one.env.map(|mut variables| {
+                    variables.retain(|variable| variable.name == sidecar::CLUSTER_UID_VARIABLE);
+                    variables
+                }),
                 ..Container::default()
             };
             sidecars.map(cut).collect()
@@ -255,33 +270,37 @@ pub fn cluster_of(pod: Pod) -> Option<ObjectRef<KvCluster>> {
     Some(ObjectRef::new(&cluster).within(&namespace))
 }
 
-fn count<'a>(pods: impl IntoIterator<Item = &'a Pod>, now: Timestamp) -> Sidecars {
+fn count<'a>(pods: impl IntoIterator<Item = &'a Pod>, uid: &str, now: Timestamp) -> Sidecars {
     let mut sidecars = Sidecars::default();
     for pod in pods.into_iter().filter(|pod| should_have_one(pod)) {
         if let (Some(owner), Some(created)) = (pod.owner_references().first(), pod.creation_timestamp()) {
             let newest = sidecars.newest.entry(owner.name.clone()).or_insert(created.0);
             *newest = (*newest).max(created.0);
         }
-        if has_sidecar(pod) {
-            sidecars.injected += 1;
-            let containers =
-                pod.status.as_ref().and_then(|it| it.init_container_statuses.as_deref()).unwrap_or_default();
-            let sidecar = containers.iter().find(|container| container.name == SIDECAR_NAME);
-            if let Some(why) = sidecar.and_then(|sidecar| fails(pod, sidecar, now)) {
-                sidecars.failing.push(Failing { name: pod.name_any(), why });
-            }
-            if let Some(at) = oom_killed(containers, SIDECAR_NAME) {
-                sidecars.killed.push((pod.name_any(), at));
-            }
-        } else {
+        let Some(of) = sidecar::cluster_uid(pod) else {
             sidecars.missing.push(Missing {
                 name: pod.name_any(),
                 uid: pod.uid().unwrap_or_default(),
                 host_network: pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or_default(),
                 has_owner: !pod.owner_references().is_empty(),
             });
+            continue;
+        };
+        if of == uid {
+            sidecars.injected += 1;
+        } else {
+            sidecars.stale.push(pod.name_any());
+        }
+        let containers = pod.status.as_ref().and_then(|it| it.init_container_statuses.as_deref()).unwrap_or_default();
+        let sidecar = containers.iter().find(|container| container.name == SIDECAR_NAME);
+        if let Some(why) = sidecar.and_then(|sidecar| fails(pod, sidecar, now)) {
+            sidecars.failing.push(Failing { name: pod.name_any(), why });
+        }
+        if let Some(at) = oom_killed(containers, SIDECAR_NAME) {
+            sidecars.killed.push((pod.name_any(), at));
         }
     }
+    sidecars.stale.sort();
     sidecars.missing.sort_by(|one, other| one.name.cmp(&other.name));
     sidecars.failing.sort_by(|one, other| one.name.cmp(&other.name));
     sidecars.killed.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
@@ -323,13 +342,6 @@ fn should_have_one(pod: &Pod) -> bool {
     let finished = matches!(phase, Some("Succeeded" | "Failed"));
     let declined = pod.annotations().get(INJECT_ANNOTATION).is_some_and(|value| value == "false");
     !finished && !declined && pod.metadata.deletion_timestamp.is_none()
-}
-
-fn has_sidecar(pod: &Pod) -> bool {
-    let containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
-    containers
-        .filter(|container| container.name == SIDECAR_NAME)
-        .any(|container| container.restart_policy.as_deref() == Some("Always"))
 }
 
 /// Remembers which pods were told that they have no sidecar.

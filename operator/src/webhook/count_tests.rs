@@ -27,8 +27,7 @@ fn pod(name: &str, extra: &str) -> Pod {
     serde_json::from_value(pod).unwrap()
 }
 
-const WITH: &str =
-    "{spec: {initContainers: [{name: other}, {name: kvasir, restartPolicy: Always}], containers: [{name: app}]}}";
+const WITH: &str = "{spec: {initContainers: [{name: other}, {name: kvasir, restartPolicy: Always, env: [{name: KVASIR_CLUSTER_UID, value: u-1}]}], containers: [{name: app}]}}";
 const WITHOUT: &str = "{spec: {containers: [{name: app}]}}";
 
 fn names(sidecars: &Sidecars) -> Vec<&str> {
@@ -43,9 +42,28 @@ fn pods_are_told_apart_by_the_container_itself() {
         pod("a", "{metadata: {annotations: {kvasir.dev/injected: 'true'}}, spec: {containers: [{name: app}]}}"),
         pod("ordinary", "{spec: {initContainers: [{name: kvasir}], containers: [{name: app}]}}"),
     ];
-    let sidecars = count(&pods, now());
+    let sidecars = count(&pods, "u-1", now());
     assert_eq!(names(&sidecars), ["a", "b", "ordinary"], "in order, whatever an annotation claims");
     assert_eq!(sidecars.status(), SidecarStatus { injected: 1, missing: 3, ..SidecarStatus::default() });
+}
+
+#[test]
+fn count_tells_sidecars_of_an_earlier_cluster() {
+    let sidecar = |env: &str| {
+        format!("{{spec: {{initContainers: [{{name: kvasir, restartPolicy: Always{env}}}], containers: []}}}}")
+    };
+    let of = |uid: &str| {
+        sidecar(&format!(
+            ", env: [{{name: KVASIR_CLUSTER, value: shop/demo}}, {{name: KVASIR_CLUSTER_UID, value: {uid}}}]"
+        ))
+    };
+    let pods = [pod("old", &of("u-0")), pod("now", &of("u-1")), pod("before-uids", &sidecar("")), pod("bare", WITHOUT)];
+    let sidecars = count(&pods, "u-1", now());
+    assert_eq!(sidecars.stale, ["before-uids", "old"]);
+    assert_eq!(sidecars.status(), SidecarStatus { injected: 1, missing: 1, stale: 2, ..SidecarStatus::default() });
+    let going =
+        pod("going", &of("u-0").replace("{spec", "{metadata: {deletionTimestamp: '2026-11-01T00:00:00Z'}, spec"));
+    assert_eq!(count(&[going], "u-1", now()), Sidecars::default(), "a pod that goes is no trouble");
 }
 
 #[test]
@@ -60,9 +78,9 @@ fn pods_that_are_finished_going_or_declined_do_not_count() {
         pod("going", "{metadata: {deletionTimestamp: '2026-11-01T00:00:00Z'}, spec: {containers: [{name: app}]}}"),
         pod("declined", "{metadata: {annotations: {kvasir.dev/inject: 'false'}}, spec: {containers: [{name: app}]}}"),
     ];
-    assert_eq!(count(&pods, now()), Sidecars::default());
+    assert_eq!(count(&pods, "u-1", now()), Sidecars::default());
     let pending = pod("pending", "{status: {phase: Pending}, spec: {containers: []}}");
-    assert_eq!(count(&[pending], now()).missing.len(), 1);
+    assert_eq!(count(&[pending], "u-1", now()).missing.len(), 1);
 }
 
 #[test]
@@ -105,7 +123,7 @@ async fn each_pod_is_told_once_even_by_an_operator_that_was_restarted() {
     let host = "{spec: {hostNetwork: true, containers: []}}";
     let (client, events) =
         api_server(vec![pod("with", WITH), pod("bare", WITHOUT), pod("host", host), pod("owned", owned)]);
-    let sidecars = Watched::default().sidecars(&client, "shop", "demo", now()).await.unwrap();
+    let sidecars = Watched::default().sidecars(&client, "shop", "demo", "u-1", now()).await.unwrap();
     assert_eq!(names(&sidecars), ["bare", "host", "owned"]);
 
     let warned = Warned::default();
@@ -152,7 +170,7 @@ async fn an_event_that_could_not_be_written_is_tried_again() {
     let refuse = || async { failure(StatusCode::FORBIDDEN, "Forbidden") };
     let router = Router::new().route("/apis/events.k8s.io/v1/namespaces/shop/events", post(refuse));
     let client = Client::new(router, "default");
-    let sidecars = count(&[pod("a", WITHOUT)], now());
+    let sidecars = count(&[pod("a", WITHOUT)], "u-1", now());
     let warned = Warned::default();
     let error = warned.tell(&client, "shop", "demo", &sidecars).await.expect_err("forbidden");
     assert!(error.to_string().contains("shop/a, check that the operator may create events"), "{error}");
@@ -184,7 +202,7 @@ fn sidecars_that_do_not_run_are_named() {
             "state: {waiting: {reason: CrashLoopBackOff}}, restartCount: 4, lastState: {terminated: {exitCode: 2, message: bad key}}",
         ),
     ];
-    let sidecars = count(&pods, now());
+    let sidecars = count(&pods, "u-1", now());
     let named: Vec<_> = sidecars.failing.iter().map(|one| one.name.as_str()).collect();
     assert_eq!(named, ["crash", "mount", "pull", "stuck"]);
     let why = |name: &str| sidecars.failing.iter().find(|one| one.name == name).unwrap().why.clone();
@@ -205,7 +223,7 @@ fn a_killed_sidecar_is_found_with_its_time() {
         with_sidecar(name, &format!("state: {{running: {{}}}}, started: true, lastState: {{terminated: {end}}}"))
     };
     let pods = [killed("a", "2026-11-01T00:00:20Z"), killed("b", "2026-11-01T00:00:30Z"), pod("with", WITH)];
-    let sidecars = count(&pods, now());
+    let sidecars = count(&pods, "u-1", now());
     let names: Vec<_> = sidecars.killed.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["b", "a"], "the latest first");
     assert_eq!(sidecars.status().oom_killed_at.unwrap().0, "2026-11-01T00:00:30Z".parse().unwrap());
@@ -225,9 +243,9 @@ fn a_pod_cut_down_is_counted_the_same() {
         pod("done", "{status: {phase: Succeeded}, spec: {containers: []}}"),
         with_sidecar("pull", "state: {waiting: {reason: ImagePullBackOff, message: no such image}}"),
     ];
-    let whole = count(&pods, now());
+    let whole = count(&pods, "u-1", now());
     pods.iter_mut().for_each(cut);
-    assert_eq!(count(&pods, now()), whole);
+    assert_eq!(count(&pods, "u-1", now()), whole);
     let left = serde_json::to_value(&pods[2]).unwrap().to_string();
     assert!(!left.contains("large") && !left.contains("\"app\""), "{left}");
 }
@@ -245,13 +263,13 @@ async fn a_broken_watch_is_not_believed() {
     ];
     let (watched, changes) = follow(futures::stream::iter(events));
     let mut changes = Box::pin(changes);
-    let seen = async || watched.sidecars(&client, "shop", "demo", now()).await.map(|it| it.missing.len()).unwrap();
+    let seen = async || watched.sidecars(&client, "shop", "demo", "u-1", now()).await.map(|it| it.missing.len()).unwrap();
     assert_eq!(seen().await, 1, "asked of the API server, before the first list");
     // The one from the list, once it is whole.
     assert!(changes.next().await.unwrap().is_ok());
-    assert_eq!(watched.sidecars(&client, "shop", "demo", now()).await.unwrap().missing[0].name, "then");
+    assert_eq!(watched.sidecars(&client, "shop", "demo", "u-1", now()).await.unwrap().missing[0].name, "then");
     assert!(changes.next().await.unwrap().is_err());
-    assert_eq!(watched.sidecars(&client, "shop", "demo", now()).await.unwrap().missing[0].name, "now");
+    assert_eq!(watched.sidecars(&client, "shop", "demo", "u-1", now()).await.unwrap().missing[0].name, "now");
     assert!(changes.next().await.unwrap().is_ok());
     assert_eq!(seen().await, 2, "it tells again: \"then\" and \"later\"");
 }

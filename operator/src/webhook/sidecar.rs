@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, Probe,
+        Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, Pod, Probe,
         ResourceRequirements, SeccompProfile, SecurityContext, Volume,
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
@@ -25,6 +25,8 @@ use crate::{
 /// Where the application finds its node; also the name of the variable that tells it.
 const ADDRESS_VARIABLE: &str = "KVASIR_ADDRESS";
 const ADDRESS: &str = "http://127.0.0.1:7070";
+/// How a sidecar knows which of the `KvCluster`s of a name it belongs to, one made after the other was deleted.
+pub(super) const CLUSTER_UID_VARIABLE: &str = "KVASIR_CLUSTER_UID";
 /// Label of the members' own pods, which are nodes already.
 const MEMBER_LABEL: &str = "kvasir.dev/member-of";
 /// The user of the image.
@@ -48,6 +50,8 @@ pub struct Sidecar {
     pub namespace: String,
     /// Name of the `KvCluster`.
     pub cluster: String,
+    /// Its UID, which no later `KvCluster` of that name has.
+    pub cluster_uid: String,
     /// The node's image.
     pub image: String,
     /// Requests and limits; modest requests if none are given.
@@ -172,7 +176,7 @@ impl Sidecar {
     /// The sidecar of a cluster in `namespace`; `default_image` is used unless the cluster names its own.
     ///
     /// It gets the members' resources: it holds what they hold.
-    pub fn of(namespace: &str, cluster: &str, spec: &KvClusterSpec, default_image: &str) -> Self {
+    pub fn of(namespace: &str, cluster: &str, uid: &str, spec: &KvClusterSpec, default_image: &str) -> Self {
         let resources = spec.resources.as_ref().map(|Resources { requests, limits }| ResourceRequirements {
             requests: requests.clone(),
             limits: limits.clone(),
@@ -187,6 +191,7 @@ impl Sidecar {
         Self {
             namespace: namespace.to_owned(),
             cluster: cluster.to_owned(),
+            cluster_uid: uid.to_owned(),
             image: spec.image.clone().unwrap_or_else(|| default_image.to_owned()),
             resources,
             sync_interval: spec.sync_interval.clone(),
@@ -214,6 +219,7 @@ impl Sidecar {
         let Self {
             namespace,
             cluster,
+            cluster_uid,
             image,
             resources,
             sync_interval,
@@ -229,6 +235,7 @@ impl Sidecar {
             field("KVASIR_ADVERTISE_ADDRESS", "status.podIP"),
             variable("KVASIR_ROLE", "sidecar"),
             variable("KVASIR_CLUSTER", format!("{namespace}/{cluster}")),
+            variable(CLUSTER_UID_VARIABLE, cluster_uid),
             variable("KVASIR_SERVE_ALONE", "false"),
             // Only the pod's own containers may use it; nobody else could tell whose store this is.
             variable("KVASIR_CLIENT_ADDRESS", format!("127.0.0.1:{CLIENT_PORT}")),
@@ -279,6 +286,18 @@ impl Sidecar {
             ..Container::default()
         }
     }
+}
+
+/// The UID of the `KvCluster` that the sidecar of a pod belongs to; none if the pod has no sidecar, empty if its sidecar
+/// was made before there were any.
+pub(super) fn cluster_uid(pod: &Pod) -> Option<&str> {
+    let containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    let sidecar = containers
+        .filter(|container| container.name == SIDECAR_NAME)
+        .find(|container| container.restart_policy.as_deref() == Some("Always"))?;
+    let mut variables = sidecar.env.iter().flatten();
+    let uid = variables.find(|variable| variable.name == CLUSTER_UID_VARIABLE);
+    Some(uid.and_then(|variable| variable.value.as_deref()).unwrap_or_default())
 }
 
 /// Whether this init container is the sidecar.

@@ -8,6 +8,7 @@ fn sidecar() -> Sidecar {
     Sidecar {
         namespace: "shop".into(),
         cluster: "demo".into(),
+        cluster_uid: "u-1".into(),
         image: "kvasir.dev/kvasir:0.1.0".into(),
         resources: None,
         sync_interval: "500ms".into(),
@@ -67,6 +68,7 @@ fn a_plain_pod_gets_the_node_as_a_native_sidecar() {
             {"name": "KVASIR_ADVERTISE_ADDRESS", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}},
             {"name": "KVASIR_ROLE", "value": "sidecar"},
             {"name": "KVASIR_CLUSTER", "value": "shop/demo"},
+            {"name": "KVASIR_CLUSTER_UID", "value": "u-1"},
             {"name": "KVASIR_SERVE_ALONE", "value": "false"},
             {"name": "KVASIR_CLIENT_ADDRESS", "value": "127.0.0.1:7070"},
             {"name": "KVASIR_PEER_ADDRESS", "value": "0.0.0.0:7071"},
@@ -204,7 +206,7 @@ fn the_clusters_own_settings_are_passed_on() {
         "{image: 'own:2', maxMemory: 0.5Gi, maxMemoryPolicy: ttl-first, evictAfter: 1m, syncInterval: 2s, resources: {limits: {memory: 1Gi}}}",
     )
     .unwrap();
-    let after = inject(&pod(PLAIN), &Sidecar::of("shop", "demo", &spec, "default:1")).unwrap();
+    let after = inject(&pod(PLAIN), &Sidecar::of("shop", "demo", "u-1", &spec, "default:1")).unwrap();
     let container = &after["spec"]["initContainers"][0];
     assert_eq!(container["image"], "own:2");
     assert_eq!(container["resources"], json!({"limits": {"memory": "1Gi"}}));
@@ -217,7 +219,7 @@ fn the_clusters_own_settings_are_passed_on() {
 #[test]
 fn keys_reach_the_sidecar_as_a_file_and_no_other_container() {
     let spec: KvClusterSpec = serde_yaml::from_str("{encryption: {generate: true}}").unwrap();
-    let sidecar = Sidecar::of("shop", "demo", &spec, "default:1");
+    let sidecar = Sidecar::of("shop", "demo", "u-1", &spec, "default:1");
     let mut before = pod(PLAIN);
     before["spec"]["volumes"] = json!([{"name": "data", "emptyDir": {}}]);
     for before in [pod(PLAIN), before] {
@@ -243,7 +245,7 @@ fn keys_reach_the_sidecar_as_a_file_and_no_other_container() {
 
 #[test]
 fn a_certificate_reaches_the_sidecar_only_for_its_peers() {
-    let of = |spec: &str| Sidecar::of("shop", "demo", &serde_yaml::from_str(spec).unwrap(), "default:1");
+    let of = |spec: &str| Sidecar::of("shop", "demo", "u-1", &serde_yaml::from_str(spec).unwrap(), "default:1");
     let after = inject(&pod(PLAIN), &of("{tls: {operator: {}, peers: true}}")).unwrap();
     let container = &after["spec"]["initContainers"][0];
     assert_eq!(value(container, "KVASIR_PEER_TLS_CERT_FILE"), Some("/etc/kvasir-tls/tls.crt"));
@@ -259,7 +261,7 @@ fn a_certificate_reaches_the_sidecar_only_for_its_peers() {
 
 #[test]
 fn a_cluster_that_names_no_image_gets_the_operators() {
-    assert_eq!(Sidecar::of("shop", "demo", &KvClusterSpec::default(), "default:1").image, "default:1");
+    assert_eq!(Sidecar::of("shop", "demo", "u-1", &KvClusterSpec::default(), "default:1").image, "default:1");
 }
 
 #[test]

@@ -225,7 +225,7 @@ impl Out {
     pub(crate) fn who_am_i(&mut self, who: &WhoAmI) -> io::Result<()> {
         match self.format {
             Format::Text => {
-                let rows = vec![
+                let mut rows = vec![
                     field("name", &who.member.name),
                     field("role", &who.member.role),
                     field("cluster", &who.cluster),
@@ -235,11 +235,15 @@ impl Out {
                     field("age", &age(&who.member)),
                     field("origin", &who.member.origin),
                 ];
+                if !who.cluster_uid.is_empty() {
+                    rows.insert(3, field("cluster uid", &who.cluster_uid));
+                }
                 self.table(None, rows)
             }
             Format::Json => self.json(&json!({
                 "member": member(&who.member),
                 "cluster": who.cluster,
+                "clusterUid": who.cluster_uid,
                 "phase": who.phase.to_string(),
             })),
         }

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvasir_membership::swim::{Output, Swim};
-use kvasir_membership::{Event, MemberInfo, NodeId, Role, Timing, leader};
+use kvasir_membership::{Event, MemberInfo, NodeId, Refused, Role, Timing, leader, wire};
 use kvasir_replica::replica::View;
 use rand::RngExt as _;
 
 use super::network::pair;
-use super::{STEP_MS, World};
+use super::{MAX_CLOCK_SKEW_MS, STEP_MS, World};
 
 /// A process waits this long to be dialled by one with a smaller origin.
 const PATIENCE_MS: u64 = 3_000;
@@ -65,7 +65,8 @@ impl World<'_> {
         let Some(node) = &mut self.nodes[at] else { return };
         let role = if at < self.plan.voters { Role::Member } else { Role::Sidecar };
         let id = NodeId::new(&node.name, node.origin, role, address(at), node.replica.id().started_ms);
-        let mut swim = Swim::new(id, "simulation", Timing::LAN, seed);
+        let envelope = wire::envelope("simulation", "", wire::VERSION);
+        let mut swim = Swim::new(id, envelope, Timing::LAN, Duration::from_millis(MAX_CLOCK_SKEW_MS), seed);
         swim.look_at(Duration::from_millis(self.now_ms), (0..places).map(address));
         node.member = Some(Member {
             swim,
@@ -76,6 +77,12 @@ impl World<'_> {
             next_look_ms: self.now_ms,
         });
         self.changed_ms = self.now_ms;
+    }
+
+    /// What the wall clock of the node at a place shows.
+    fn wall_ms(&self, at: usize, now: Duration) -> Option<u64> {
+        let skew_ms = self.nodes[at].as_ref()?.skew_ms;
+        Some((now.as_millis() as u64).saturating_add_signed(skew_ms))
     }
 
     fn member(&mut self, at: usize) -> Option<&mut Member> {
@@ -94,17 +101,21 @@ impl World<'_> {
             let at = if let Some(due) = datagram.filter(|due| *due <= timer.map_or(end, |(at, _)| at.min(end))) {
                 now = now.max(due);
                 let Some(packet) = self.datagrams.pop() else { return };
+                let Some(wall_ms) = self.wall_ms(packet.to, now) else { continue };
                 // Nobody may be there, or another process than was meant.
                 let Some(member) = self.member(packet.to) else { continue };
-                member
-                    .swim
-                    .datagram(now, &packet.content)
-                    .expect("all are of one cluster, and none has another's address");
+                match member.swim.datagram(now, wall_ms, &packet.content) {
+                    Ok(()) => {}
+                    // Starts are only as right as the clocks.
+                    Err(Refused::Ahead { .. }) if self.plan.skew_ms.unsigned_abs() > MAX_CLOCK_SKEW_MS / 2 => {}
+                    Err(refused) => panic!("all are of one cluster, and none has another's address: {refused}"),
+                }
                 packet.to
             } else if let Some((due, at)) = timer.filter(|(due, _)| *due <= end) {
                 now = now.max(due);
+                let Some(wall_ms) = self.wall_ms(at, now) else { return };
                 let Some(member) = self.member(at) else { return };
-                member.swim.tick(now);
+                member.swim.tick(now, wall_ms);
                 at
             } else {
                 return;
