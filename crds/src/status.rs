@@ -119,8 +119,7 @@ pub struct SidecarStatus {
     /// Pods that came through without: delete them, so that they are made anew with one.
     #[serde(default)]
     pub missing: i32,
-    /// Pods whose sidecar is of an earlier `KvCluster` of the same name, and has that one's data: the members refuse it.
-    /// Delete them, so that they are created again.
+    /// Pods whose sidecar is of an earlier `KvCluster` of this name: delete them, so that they are created again.
     #[serde(default)]
     pub stale: i32,
 }
