@@ -68,8 +68,7 @@ pub struct NatsDiscovery {
     #[x_kube(validation = Rule::new("self.all(url, url.matches('^(nats|tls)://[^@/]+$'))")
         .message("write every server as nats://HOST:4222 or tls://HOST:4222, without user and password: those go to user and passwordSecret"))]
     pub server: Vec<String>,
-    /// Subject on which the members meet, and no others. Unset: `kvasir.NAMESPACE.NAME.UID` of the
-    /// `KvCluster`.
+    /// Subject on which the members meet, and no others. Unset: `kvasir.NAMESPACE.NAME.UID`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     #[x_kube(validation = Rule::new("self.matches('^[^\\\\s.*>]+([.][^\\\\s.*>]+)*$')")

@@ -170,8 +170,7 @@ pub struct SidecarStatus {
     /// When a sidecar was last killed for want of memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oom_killed_at: Option<Time>,
-    /// Pods whose sidecar is of an earlier `KvCluster` of the same name, and has that one's data: the members refuse it.
-    /// Delete them, so that they are created again.
+    /// Pods whose sidecar is of an earlier `KvCluster` of this name: delete them, so that they are created again.
     #[serde(default)]
     pub stale: i32,
 }

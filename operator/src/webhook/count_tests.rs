@@ -184,7 +184,8 @@ fn with_sidecar(name: &str, state: &str) -> Pod {
         name,
         &format!(
             "{{metadata: {{creationTimestamp: '2026-11-01T00:00:00Z'}}, spec: {{nodeName: n, containers: [], \
-             initContainers: [{{name: kvasir, restartPolicy: Always}}]}}, status: {{initContainerStatuses: [{container}]}}}}"
+             initContainers: [{{name: kvasir, restartPolicy: Always, env: [{{name: KVASIR_CLUSTER_UID, value: u-1}}]}}]}}, \
+             status: {{initContainerStatuses: [{container}]}}}}"
         ),
     )
 }
