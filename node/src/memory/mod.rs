@@ -46,3 +46,24 @@ pub fn log_bounds(max_memory: Option<u64>) -> (usize, usize) {
     let entries = LOG_MAX_ENTRIES as u64 * bytes / full;
     (bytes as usize, entries as usize)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn share_as_the_documentation_says() {
+        for (limit, expected) in [(0, 0), (48, 0), (50, 1), (96, 34), (256, 151), (1024, 709)] {
+            assert_eq!(share(limit << 20) >> 20, expected, "of {limit} MiB");
+        }
+        assert!(share(LEAST_LIMIT) >= LEAST_SHARE && share(LEAST_LIMIT - UNIT) < LEAST_SHARE);
+    }
+
+    #[test]
+    fn log_is_small_where_max_memory_is() {
+        assert_eq!(log_bounds(None), (LOG_MAX_BYTES, LOG_MAX_ENTRIES));
+        assert_eq!(log_bounds(Some(1 << 30)), (LOG_MAX_BYTES, LOG_MAX_ENTRIES));
+        assert_eq!(log_bounds(Some(64 << 20)), (8 << 20, LOG_MAX_ENTRIES / 4));
+        assert_eq!(log_bounds(Some(1)), (1 << 20, LOG_MAX_ENTRIES / 32));
+    }
+}
