@@ -579,7 +579,7 @@ impl Engine {
                 .map(|lag| Duration::from_millis(lag.min(now_ms.saturating_sub(self.started_ms)))),
             linked: inner.replica.linked().collect(),
             seats: SEAT_STATES.map(|(state, _)| inner.replica.seats().filter(|(_, seat)| seat.state == state).count()),
-            collected_age: Some(inner.replica.collected())
+            collected_age: Some(inner.replica.forgotten())
                 .filter(|stamp| *stamp > 0)
                 .map(|stamp| Duration::from_millis(now_ms.saturating_sub(ms_of(stamp)))),
             overfull: inner.replica.is_overfull(),

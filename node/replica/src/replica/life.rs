@@ -27,6 +27,8 @@ pub(super) struct Bag {
     floor: u64,
     /// The members were told of the last writes that it knows.
     told: bool,
+    /// Something of it came too late.
+    late: bool,
     /// The last key that was looked at.
     after: Option<Bytes>,
 }
@@ -101,7 +103,7 @@ impl Replica {
             return;
         }
         let Some(mut bag) = self.bags.pop() else { return };
-        if !std::mem::replace(&mut bag.told, true) && !self.is_too_late(&bag) && self.tell_of(&bag) {
+        if !std::mem::replace(&mut bag.told, true) && self.tell_of(&bag) {
             self.bags.push(bag);
             return;
         }
@@ -114,9 +116,10 @@ impl Replica {
                 bag.store.remove(&key);
             } else if !self.roster.is_live(record.dot.origin) {
                 bag.store.remove(&key);
-                if self.is_too_late(&bag) {
+                if self.is_too_late(&bag, record.dot.hlc) {
                     // One that has ended counts, too: it would have beaten what is older.
                     self.counters.too_late += 1;
+                    bag.late = true;
                 } else {
                     self.issue_again(key, &record, now_ms);
                 }
@@ -124,7 +127,7 @@ impl Replica {
         }
         if bag.store.is_empty() {
             // What came too late is not covered, but lost.
-            if !self.is_too_late(&bag) {
+            if !bag.late {
                 self.join_bag(&bag);
             }
             if self.bags.is_empty() {
@@ -142,7 +145,7 @@ impl Replica {
     fn tell_of(&mut self, bag: &Bag) -> bool {
         let before = self.roster_hash();
         for (&origin, cover) in &bag.vector {
-            if !self.roster.is_live(origin) {
+            if !self.roster.is_live(origin) && !self.is_too_late(bag, cover.wrote()) {
                 self.note_write(Dot { hlc: cover.wrote(), origin });
             }
         }
@@ -177,10 +180,10 @@ impl Replica {
         }
     }
 
-    /// Whether nobody may remember what was taken in of a bag: what may have
-    /// been deleted since must not come back, and so nothing does.
-    fn is_too_late(&self, bag: &Bag) -> bool {
-        bag.founding == self.founding && bag.collected < self.forgotten
+    /// Whether a later delete of a bag's write may be forgotten: then the write must not come back. But what a majority
+    /// held in another founding may exist nowhere else.
+    fn is_too_late(&self, bag: &Bag, hlc: u64) -> bool {
+        (bag.founding == self.founding || !bag.promised) && hlc <= self.forgotten
     }
 
     /// What the bag's map covered is covered now: it was issued again, or
@@ -224,6 +227,7 @@ impl Replica {
                 forgotten: self.forgotten,
                 floor: 0,
                 told: false,
+                late: false,
                 after: None,
             });
         }

@@ -156,6 +156,7 @@ impl<'a> World<'a> {
                 remember_ended_ms: self.plan.remember_ended_ms,
                 remember_evicted_ms: self.plan.remember_evicted_ms,
                 ended_seats: self.plan.ended_seats,
+                kept_deletes: self.plan.kept_deletes,
             },
         };
         let mut replica = Replica::new(settings, wall);
@@ -272,6 +273,9 @@ impl<'a> World<'a> {
                     assert!(last.as_ref().is_some_and(|(_, dot, _)| *dot == new));
                     self.say(|| format!("  which is {old:?} again"));
                     self.history.reissued(old, new);
+                    let Some(node) = &self.nodes[place] else { return };
+                    let later = self.history.later(new, &node.replica);
+                    assert!(later.is_none(), "{} reissues {old:?} as {new:?} and had taken in {later:?}", node.name);
                 }
                 Change::Reset => node.held.clear(),
                 Change::Evicted(seat) => {
