@@ -58,14 +58,7 @@ impl Replica {
         if !self.ready || hindered || self.roster.voters() < self.majority() {
             return 0;
         }
-        // Of writes that were taken as they are nobody knows which of them were
-        // deleted since: the tombstones must wait for whoever may bring them again.
-        let adopted = self
-            .vector
-            .iter()
-            .filter(|(o, c)| c.last > c.seen && !self.roster.is_live(**o) && self.roster.awaits_return())
-            .map(|(_, c)| c.seen);
-        let taken_in = self.roster.live().map(|origin| self.vector_seen(origin)).chain(adopted).min().unwrap_or(0);
+        let taken_in = self.roster.live().map(|origin| self.vector_seen(origin)).min().unwrap_or(0);
         taken_in.min(stamp_at(now_ms))
     }
 
@@ -154,10 +147,9 @@ impl Replica {
         let rejoins = |(origin, seat): (u64, &Seat)| {
             seat.is_live() && seat.returning || seat.state == SeatState::Member && !self.was_let_in(origin)
         };
-        // Voters that have never been here may have founded a map of their own.
-        let young = ms_of(self.collected) < ms_of(self.founding.0) + self.settings.bounds.remember_evicted_ms;
-        let apart = young && self.roster.voters() < self.voters();
-        let now = (apart || self.roster.iter().any(rejoins)).then_some(self.forgotten);
+        // A voter that is missing, or was met just now, may have founded a map of its own.
+        let missing = self.roster.member_voters() < self.voters();
+        let now = (missing || self.roster.iter().any(rejoins)).then_some(self.forgotten);
         agreed.chain(now).min().unwrap_or(u64::MAX)
     }
 

@@ -112,7 +112,7 @@ impl Replica {
         let more = step.len() == SCAN_STEP;
         bag.after = step.last().map(|(key, _)| key.clone()).filter(|_| more);
         for (key, record) in step {
-            if self.is_beaten(&bag, &key, &record) || self.is_known(&bag, record.dot) {
+            if self.is_beaten(&key, &record) || self.is_known(&bag, record.dot) {
                 bag.store.remove(&key);
             } else if !self.roster.is_live(record.dot.origin) {
                 bag.store.remove(&key);
@@ -154,22 +154,21 @@ impl Replica {
 
     /// Of several that return, one after the other issues what it brought, and
     /// each first takes in what those before it did: their bags may hold writes
-    /// that this node's had deleted.
+    /// that this node's had deleted. So may what a member wrote before this node joined, and its sponsor lacked.
     fn is_my_turn(&self) -> bool {
         let me = self.settings.origin;
+        let began = self.roster.get(me).map_or(0, |seat| seat.began);
+        let until = |seat: &Seat| if seat.state == SeatState::Member { seat.since.max(began) } else { seat.since };
         self.roster
             .iter()
             .filter(|(origin, seat)| *origin != me && seat.is_live())
-            .all(|(origin, seat)| !(seat.returning && origin < me) && seat.since <= self.vector_seen(origin))
+            .all(|(origin, seat)| !(seat.returning && origin < me) && until(seat) <= self.vector_seen(origin))
     }
 
     /// Whether something newer than a record of a bag stands. A write that was
-    /// issued again is only as new as when it was made, if the bag's map had it.
-    fn is_beaten(&self, bag: &Bag, key: &Bytes, record: &Record) -> bool {
-        self.store.get(key).is_some_and(|held| match held.first.as_deref() {
-            Some(first) if bag.vector.get(&first.origin).is_some_and(|c| first.hlc <= c.seen) => *first >= record.dot,
-            _ => held.dot >= record.dot,
-        })
+    /// issued again is only as new as when it was made.
+    fn is_beaten(&self, key: &Bytes, record: &Record) -> bool {
+        self.store.get(key).is_some_and(|held| *held.first.as_deref().unwrap_or(&held.dot) >= record.dot)
     }
 
     /// Whether the cluster has taken in a write of a bag.
@@ -180,10 +179,10 @@ impl Replica {
         }
     }
 
-    /// Whether a later delete of a bag's write may be forgotten: then the write must not come back. But what a majority
-    /// held in another founding may exist nowhere else.
+    /// Whether a later delete of a bag's write may be forgotten: then the write must not come back. But all of a map of
+    /// another founding may exist nowhere else.
     fn is_too_late(&self, bag: &Bag, hlc: u64) -> bool {
-        (bag.founding == self.founding || !bag.promised) && hlc <= self.forgotten
+        bag.founding == self.founding && hlc <= self.forgotten
     }
 
     /// What the bag's map covered is covered now: it was issued again, or

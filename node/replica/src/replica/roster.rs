@@ -204,8 +204,17 @@ impl Roster {
 
     /// Distinct names of live voters.
     pub(super) fn voters(&self) -> usize {
+        self.voters_that(Seat::is_live)
+    }
+
+    /// Distinct names of voters that hold what the cluster holds.
+    pub(super) fn member_voters(&self) -> usize {
+        self.voters_that(|seat| seat.state == SeatState::Member)
+    }
+
+    fn voters_that(&self, take_part: impl Fn(&Seat) -> bool) -> usize {
         let mut names: Vec<_> =
-            self.seats.values().filter(|s| s.voter && s.is_live()).map(|s| s.name.as_str()).collect();
+            self.seats.values().filter(|s| s.voter && take_part(s)).map(|s| s.name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
         names.len()

@@ -249,19 +249,14 @@ pub fn survivors(world: &World) -> BTreeMap<Bytes, Dot> {
     best
 }
 
-/// Whether one that died, and is not started again, is waited for: until it is given up on, and when
-/// it had half sent something, until it can be sure not to return.
+/// Whether one that died, and is not started again, is waited for, until it is given up on.
 pub fn waits(world: &World, node: &Node) -> bool {
     let replica = &node.replica;
     let gone = |origin| world.live().all(|n| n.origin != origin);
     // By nobody, if too many are gone with it.
     let voters = replica.seats().filter(|(o, seat)| seat.is_live() && seat.voter && !gone(*o)).count();
     let alone = voters < replica.holders(u64::MAX).majority;
-    let late =
-        (world.plan.evict_after_ms > 60_000 || alone) && replica.seats().any(|(o, seat)| seat.is_live() && gone(o));
-    // On any node: what one is capped by, all wait for.
-    let half_sent = world.live().any(|n| n.replica.vector().values().any(|c| c.last > c.seen));
-    late || half_sent && replica.seats().any(|(_, seat)| seat.state == SeatState::Evicted)
+    (world.plan.evict_after_ms > 60_000 || alone) && replica.seats().any(|(o, seat)| seat.is_live() && gone(o))
 }
 
 /// How often a process may begin anew: each eviction and each founding that does not stand is one. While the question of
@@ -368,7 +363,8 @@ pub fn at_the_end(world: &World, survivors: &BTreeMap<Bytes, Dot>) {
         let counts = |origin: &u64| *origin == dot.origin || root < *dot && lives(origin);
         let covers = |vector: &Vector| vector.get(&root.origin).is_some_and(|c| c.seen >= root.hlc);
         // Nor does anything older come back once all who took part had taken the delete in.
-        let agreed = root < *dot && history.agreed.contains(&(node.replica.founding(), *dot));
+        let agreed =
+            root < *dot && world.remembers_deletes() && history.agreed.contains(&(node.replica.founding(), *dot));
         let covered =
             agreed || *before == Some(root) || covered.iter().any(|(origin, vector)| counts(origin) && covers(vector));
         assert!(!covered || root == *dot, "{key:?}: {there:?} is {root:?}, which {dot:?} had deleted");

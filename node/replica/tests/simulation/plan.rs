@@ -112,6 +112,11 @@ pub const KNOWN_SINCE: [u64; 5] = [209_097, 354_821, 574_770, 712_433, 984_881];
 const OF_ONE_SIZE: u64 = 9_261;
 
 impl Plan {
+    /// Whether the number of voters changes.
+    pub fn scales(&self) -> bool {
+        self.ops.iter().any(|(_, op)| matches!(op, Op::Scale(_)))
+    }
+
     /// Whether deletes are remembered for as long as an evicted node may bring writes along.
     pub const fn remembers_deletes(&self) -> bool {
         self.kept_deletes == KEPT_DELETES

@@ -8,6 +8,7 @@ mod network;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use bytes::Bytes;
+use kvasir_proto::peer::v1::Stranger;
 use kvasir_replica::clock::Dot;
 use kvasir_replica::replica::{Bounds, Change, LinkId, Need, Replica, Settings};
 use kvasir_replica::store::Store;
@@ -79,6 +80,8 @@ pub struct World<'a> {
     sessions: [Client; 2 * SESSIONS],
     /// How many voters the cluster is meant to have.
     wanted: usize,
+    /// Whether two maps met that went back to different foundings.
+    founded_apart: bool,
     trace: bool,
 }
 
@@ -103,6 +106,7 @@ impl<'a> World<'a> {
             waiting: Vec::new(),
             sessions: Default::default(),
             wanted: plan.voters,
+            founded_apart: false,
             trace,
         };
         if trace {
@@ -118,6 +122,12 @@ impl<'a> World<'a> {
         if self.trace {
             println!("{:>9} ms  {}", self.now_ms - BEGIN_MS, what());
         }
+    }
+
+    /// Whether deletes are remembered for as long as a node may bring something older along. A map of another founding
+    /// is brought along at any time, as all of it may exist nowhere else.
+    pub fn remembers_deletes(&self) -> bool {
+        !self.founded_apart || self.plan.remembers_deletes() && !self.plan.scales()
     }
 
     pub fn live(&self) -> impl Iterator<Item = &Node> {
@@ -240,6 +250,7 @@ impl<'a> World<'a> {
             node.held.clear();
             self.history.interrupted(before);
             let (name, why) = (node.name.clone(), node.replica.ended_because());
+            self.founded_apart |= why == Stranger::Foreign;
             self.say(|| format!("{name} begins anew as origin {origin}: {why:?}"));
             for other in 0..self.nodes.len() {
                 self.disconnect(place, other);
@@ -275,7 +286,8 @@ impl<'a> World<'a> {
                     self.history.reissued(old, new);
                     let Some(node) = &self.nodes[place] else { return };
                     let later = self.history.later(new, &node.replica);
-                    assert!(later.is_none(), "{} reissues {old:?} as {new:?} and had taken in {later:?}", node.name);
+                    let fine = later.is_none() || !self.remembers_deletes();
+                    assert!(fine, "{} reissues {old:?} as {new:?} and had taken in {later:?}", node.name);
                 }
                 Change::Reset => node.held.clear(),
                 Change::Evicted(seat) => {
