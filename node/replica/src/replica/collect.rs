@@ -3,7 +3,8 @@
 //! About once a second each node vouches to each peer for what it holds of all
 //! seats, under a hash of its roster. When all seats have vouched under the
 //! hash that this node has itself, everything up to the least of their stamps
-//! is held by all, and tombstones up to there may go. A vouched-for stamp stays
+//! is held by all, and tombstones up to there may go, but for those that may
+//! have to beat a write of a process that rejoins. A vouched-for stamp stays
 //! true for ever; a seat that comes later writes above all of them, since its
 //! clock was raised by the one that let it in.
 

@@ -6,8 +6,9 @@
 //! has a [`Dot`]; the vector says up to which stamp everything of an origin was
 //! taken in; own writes are pushed from a bounded log, and what a peer lacks
 //! otherwise goes in a delta that answers its Sync. Tombstones are dropped once
-//! all seats of an agreed roster vouch that they hold them; who was not part of
-//! that agreement begins anew. Links need not be reliable: a lost, doubled or
+//! all seats of an agreed roster vouch that they hold them, and kept for a while if
+//! they may have to beat what an evicted node brings; who was not part of that
+//! agreement begins anew. Links need not be reliable: a lost, doubled or
 //! late message costs another Sync, never a write.
 
 mod collect;
