@@ -73,7 +73,7 @@ pub(crate) fn frame_seeds() -> Vec<Vec<u8>> {
     }
     let push =
         Push { prev: 0, last: stamp(4), entries: vec![entry(&mut Input::new(b"\x01\x05\x03\x01"), &[])], now_ms: 0 };
-    let digest = Digest { seen_hash: 1, fingerprint_hi: 2, fingerprint_lo: 3, collected: 0 };
+    let digest = Digest { seen_hash: 1, fingerprint_hi: 2, fingerprint_lo: 3, forgotten: 0 };
     vec![stream, [frame(Kind::Push(push)), frame(Kind::Ack(Ack { hlc: 1 })), frame(Kind::Digest(digest))].concat()]
 }
 
@@ -102,6 +102,7 @@ fn settings(origin: u64, name: &str) -> Settings {
             remember_ended_ms: 1_000,
             remember_evicted_ms: 1_000,
             ended_seats: 2,
+            kept_deletes: 4,
         },
     }
 }
@@ -437,6 +438,7 @@ fn anything(input: &mut Input<'_>, side: &Side, now_ms: u64) -> Message {
             returning: input.flag(),
             sponsor: any_origin(input),
             began_hlc: any_stamp(input, known),
+            agreed_hlc: any_stamp(input, known),
         }),
     };
     let id = u32::try_from(asked(|kind| if let Kind::Sync(sync) = kind { Some(sync.id.into()) } else { None }));
@@ -450,8 +452,8 @@ fn anything(input: &mut Input<'_>, side: &Side, now_ms: u64) -> Message {
             let fingerprint = replica.store().fingerprint() ^ u128::from(input.below(3) as u64);
             let fingerprint_hi = (fingerprint >> 64) as u64;
             let own = asked(|kind| if let Kind::Digest(digest) = kind { Some(digest.seen_hash) } else { None });
-            let collected = replica.collected();
-            Kind::Digest(Digest { seen_hash: own, fingerprint_hi, fingerprint_lo: fingerprint as u64, collected })
+            let forgotten = replica.forgotten();
+            Kind::Digest(Digest { seen_hash: own, fingerprint_hi, fingerprint_lo: fingerprint as u64, forgotten })
         }
         2 | 3 => Kind::Sync(Sync {
             id: u32::from(input.byte()),

@@ -60,8 +60,8 @@ fn standing() -> impl Strategy<Value = Option<Standing>> {
 }
 
 fn seat() -> impl Strategy<Value = Seat> {
-    (any::<(u64, bool, u64, i32, u64, bool, u64, u64)>(), ".{0,20}").prop_map(
-        |((origin, voter, started_ms, state, since_hlc, returning, sponsor, began_hlc), name)| Seat {
+    (any::<(u64, bool, u64, i32, u64, bool, u64, u64, u64)>(), ".{0,20}").prop_map(
+        |((origin, voter, started_ms, state, since_hlc, returning, sponsor, began_hlc, agreed_hlc), name)| Seat {
             origin,
             name,
             voter,
@@ -71,6 +71,7 @@ fn seat() -> impl Strategy<Value = Seat> {
             returning,
             sponsor,
             began_hlc,
+            agreed_hlc,
         },
     )
 }
@@ -78,8 +79,8 @@ fn seat() -> impl Strategy<Value = Seat> {
 fn message() -> impl Strategy<Value = Message> {
     let push = (any::<(u64, u64)>(), vec(entry(), 0..4))
         .prop_map(|((prev, last), entries)| Kind::Push(Push { prev, last, entries, now_ms: last }));
-    let digest = any::<(u64, u64, u64, u64)>().prop_map(|(seen_hash, fingerprint_hi, fingerprint_lo, collected)| {
-        Kind::Digest(Digest { seen_hash, fingerprint_hi, fingerprint_lo, collected })
+    let digest = any::<(u64, u64, u64, u64)>().prop_map(|(seen_hash, fingerprint_hi, fingerprint_lo, forgotten)| {
+        Kind::Digest(Digest { seen_hash, fingerprint_hi, fingerprint_lo, forgotten })
     });
     let sync = (any::<(u32, i32, bool, bool, u64, u64)>(), vec(seen(), 0..4), standing(), bytes()).prop_map(
         |((id, want, ready, echo, sponsor, began_hlc), seen, standing, buckets)| {

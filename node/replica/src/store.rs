@@ -211,6 +211,11 @@ impl Store {
         self.is_collected(stamp)
     }
 
+    /// The stamp since which the oldest tombstone is one.
+    pub fn oldest_tombstone(&self) -> Option<u64> {
+        self.dead.first().map(|(since, _)| *since)
+    }
+
     /// Whether nothing is left that [`Self::collect`] would drop.
     pub fn is_collected(&self, stamp: u64) -> bool {
         self.dead.first().is_none_or(|(since, _)| *since > stamp)

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use kvasir_proto::peer::v1::{Entry, Message, Roster, Seat, SeatState, Seen, Want, message::Kind};
 use kvasir_replica::clock::{Dot, stamp_at};
 use kvasir_replica::replica::{
-    Bounds, Change, Coverage, EXPIRE_STEP, LinkId, MAX_ENDED, MAX_SEATS, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS,
-    Replica, Settings, View,
+    Bounds, Change, Coverage, EXPIRE_STEP, KEPT_DELETES, LinkId, MAX_ENDED, MAX_SEATS, REMEMBER_ENDED_MS,
+    REMEMBER_EVICTED_MS, Replica, Settings, View,
 };
 use kvasir_replica::session::Session;
 use rand::rngs::StdRng;
@@ -27,18 +27,24 @@ type Tamper<'a> = &'a mut dyn FnMut(usize, usize, &mut Kind) -> bool;
 struct Net {
     now_ms: u64,
     nodes: Vec<Replica>,
+    /// How many tombstones each keeps for those that are evicted.
+    kept_deletes: u64,
     /// By who sends and who takes.
     links: BTreeMap<(usize, usize), LinkId>,
 }
 
 impl Net {
     fn empty() -> Self {
-        Self { now_ms: START_MS, nodes: Vec::new(), links: BTreeMap::new() }
+        Self { now_ms: START_MS, nodes: Vec::new(), kept_deletes: KEPT_DELETES, links: BTreeMap::new() }
     }
 
     /// So many nodes, all linked, one founding, and every one a voter.
     fn new(count: usize) -> Self {
-        let mut net = Self::empty();
+        Self::new_that_keeps(KEPT_DELETES, count)
+    }
+
+    fn new_that_keeps(kept_deletes: u64, count: usize) -> Self {
+        let mut net = Self { kept_deletes, ..Self::empty() };
         for at in 0..count {
             net.start(&format!("n{at}"), count);
         }
@@ -78,7 +84,7 @@ impl Net {
             serve_alone: false,
             join_timeout_ms: 60_000,
             // One entry a message: a scan can be looked at between its parts.
-            bounds: Bounds { message_entries: 1, scan_step: 1, ..Bounds::default() },
+            bounds: Bounds { message_entries: 1, scan_step: 1, kept_deletes: self.kept_deletes, ..Bounds::default() },
         }
     }
 
@@ -587,7 +593,7 @@ fn what_a_dead_node_half_sent_is_asked_for_before_it_counts() {
 
 #[test]
 fn an_answer_to_one_who_was_given_up_on_meanwhile_claims_nothing() {
-    let mut net = Net::new(5);
+    let mut net = Net::new_that_keeps(0, 5);
     let (deletes, answers, asks) = (0, 1, 4);
     for key in ["a", "b", "c", "z"] {
         net.put(deletes, key);
@@ -1108,6 +1114,184 @@ fn of_two_that_return_one_with_a_write_and_one_with_its_delete_the_delete_stands
     }
 }
 
+/// Whichever of the two rejoins first, and though neither had seen what the other wrote.
+#[test]
+fn returners_reissue_only_the_later_write() {
+    for (writes, deletes) in [(3, 4), (4, 3)] {
+        for delete_is_later in [true, false] {
+            let mut net = Net::new(5);
+            net.put(0, "k");
+            net.settle(2);
+            net.cut_off(writes);
+            net.cut_off(deletes);
+            for deleting in [!delete_is_later, delete_is_later] {
+                net.settle(1);
+                if deleting {
+                    net.delete(deletes, "k")
+                } else {
+                    net.put(writes, "k")
+                };
+            }
+            net.settle(12);
+            for returns in [writes, deletes] {
+                net.link(0, returns);
+                net.end(returns, 0);
+            }
+            net.heal();
+            for node in 0..5 {
+                assert!(net.nodes[node].is_ready() && net.nodes[node].brought() == 0);
+                assert_eq!(net.holds(node, "k"), !delete_is_later, "node {node}");
+            }
+        }
+    }
+}
+
+#[test]
+fn returner_brings_back_nothing_deleted_later() {
+    let mut net = Net::new(3);
+    let away = 2;
+    for key in ["before", "after", "rewritten"] {
+        net.put(0, key);
+    }
+    net.settle(2);
+    net.cut_off(away);
+    net.put(away, "before");
+    net.settle(1);
+    // One delete while the node is a member, one once it is evicted, and one that is older than the write.
+    net.delete(0, "before");
+    net.settle(8);
+    assert!(net.nodes[0].seats().any(|(_, seat)| seat.state == SeatState::Evicted));
+    net.put(away, "after");
+    net.delete(0, "rewritten");
+    net.settle(1);
+    let last = net.delete(1, "after");
+    net.put(away, "rewritten");
+    net.settle(12);
+    assert!(net.nodes[0].collected() > last.hlc && net.tombstones(0) == 3, "all that take part hold the deletes");
+    // A newcomer holds them as well, and may be whom the returner gets its map from.
+    let joins = net.start("n3", 3);
+    net.link(joins, 0);
+    net.settle(4);
+    assert_eq!(net.tombstones(joins), 3);
+    net.heal();
+    for node in 0..4 {
+        assert!(net.nodes[node].is_ready() && net.nodes[node].brought() == 0);
+        assert!(!net.holds(node, "before") && !net.holds(node, "after") && net.holds(node, "rewritten"), "node {node}");
+    }
+    assert_eq!((net.nodes[away].counters().reissued, net.nodes[away].counters().too_late), (1, 0));
+    net.settle(12);
+    assert!((0..4).all(|node| net.tombstones(node) == 0), "deletes are kept for as long as they may be needed");
+}
+
+#[test]
+fn too_many_deletes_make_a_returner_too_late() {
+    let mut net = Net::new_that_keeps(2, 3);
+    let away = 2;
+    net.put(0, "k");
+    net.settle(2);
+    net.cut_off(away);
+    net.put(away, "k");
+    net.put(away, "alone");
+    net.settle(8);
+    net.delete(0, "k");
+    net.settle(12);
+    assert_eq!(net.tombstones(0), 1, "there is room for two");
+    for key in ["a", "b", "c"] {
+        net.put(0, key);
+        net.delete(0, key);
+        net.settle(8);
+    }
+    assert_eq!(net.tombstones(0), 2);
+    net.put(away, "recent");
+    net.heal();
+    for node in 0..3 {
+        assert!(net.nodes[node].is_ready() && net.nodes[node].brought() == 0);
+        assert!(!net.holds(node, "k") && !net.holds(node, "alone") && net.holds(node, "recent"), "node {node}");
+    }
+    let counters = net.nodes[away].counters();
+    assert_eq!((counters.reissued, counters.too_late), (1, 2), "what is not brought back is counted");
+}
+
+/// It got its map from a member that had not heard of the delete.
+#[test]
+fn returner_waits_for_what_members_wrote_before() {
+    let mut net = Net::new(5);
+    let (away, deletes) = (4, 1);
+    net.put(0, "k");
+    net.settle(2);
+    net.cut_off(away);
+    net.put(away, "k");
+    net.settle(12);
+    net.delete(deletes, "k");
+    net.link(0, away);
+    net.end(away, 0);
+    (0..away).for_each(|node| net.link(away, node));
+    let mut hide = |from, _, kind: &mut Kind| from != deletes || !matches!(kind, Kind::Push(_) | Kind::Delta(_));
+    net.beats(10, &mut hide);
+    assert!(net.nodes[away].is_ready() && net.nodes[away].brought() == 1);
+    net.settle(10);
+    assert_eq!((net.nodes[away].brought(), net.nodes[away].counters().reissued), (0, 0));
+    assert!((0..5).all(|node| !net.holds(node, "k")));
+}
+
+#[test]
+fn founder_apart_brings_back_nothing_deleted_later() {
+    let mut net = Net::empty();
+    for name in ["n0", "n1"] {
+        net.start(name, 3);
+    }
+    net.link_all();
+    net.settle(8);
+    let alone = net.start("n2", 3);
+    net.nodes[alone].tick(ALONE, net.now_ms);
+    assert!(net.nodes[alone].is_ready());
+    net.put(alone, "k");
+    net.put(alone, "own");
+    net.settle(1);
+    net.put(0, "k");
+    net.settle(1);
+    let dot = net.delete(0, "k");
+    net.settle(12);
+    assert!(net.nodes[0].collected() > dot.hlc);
+    net.heal();
+    for node in 0..3 {
+        assert!(net.nodes[node].is_ready() && net.nodes[node].brought() == 0);
+        assert!(!net.holds(node, "k") && net.holds(node, "own"), "node {node}");
+    }
+    assert_eq!(net.nodes[alone].counters().returns, 1);
+    net.settle(12);
+    assert!((0..3).all(|node| net.tombstones(node) == 0));
+}
+
+/// Neither of two sidecars returns, and one of them had half sent a write.
+#[test]
+fn deletes_go_an_hour_after_the_eviction() {
+    let mut net = Net::new(3);
+    for name in ["s3", "s4"] {
+        let sidecar = Settings { voter: false, ..net.settings(name, 0) };
+        net.start_with(sidecar);
+    }
+    net.link_all();
+    net.settle(8);
+    let (dies, evicted) = (3, 4);
+    net.put(dies, "lost");
+    net.pass(&mut |from, _, _| from != dies);
+    net.put(dies, "k");
+    for to in 0..dies {
+        net.step(dies, to, &mut |_, _, _| true);
+    }
+    net.cut_off(dies);
+    net.cut_off(evicted);
+    net.settle(12);
+    assert!(net.nodes[0].counters().adoptions > 0);
+    net.delete(0, "k");
+    net.settle(12);
+    assert_eq!(net.tombstones(0), 1);
+    net.now_ms += REMEMBER_EVICTED_MS;
+    net.settle(12);
+    assert!((0..3).all(|node| net.tombstones(node) == 0));
+}
+
 #[test]
 fn what_was_issued_again_and_deleted_does_not_come_back_with_another_who_returns() {
     let mut net = Net::new(5);
@@ -1277,7 +1461,7 @@ fn one_that_was_forgotten_for_want_of_room_brings_back_nothing_that_was_deleted(
     let origin = net.nodes[late].origin();
     net.delete(0, "k");
     net.settle(10);
-    assert!(!net.holds(0, "k") && net.tombstones(0) == 0 && net.nodes[0].vector().contains_key(&origin));
+    assert!(!net.holds(0, "k") && net.tombstones(0) == 1 && net.nodes[0].vector().contains_key(&origin));
     // So many have ended since that there is no place for it in the roster.
     let ended = |at: u64| Seat {
         origin: 1_000 + at,
@@ -1288,9 +1472,12 @@ fn one_that_was_forgotten_for_want_of_room_brings_back_nothing_that_was_deleted(
     };
     let seats: Vec<_> = (0..MAX_ENDED as u64).map(ended).collect();
     net.give(1, 0, Message { kind: Some(Kind::Roster(Roster { seats })) });
+    // While a voter is missing, deletes are kept.
+    net.nodes[..2].iter_mut().for_each(|node| node.set_voters(2));
     net.settle(3);
     for node in &net.nodes[..2] {
         assert!(node.seats().all(|(it, _)| it != origin) && !node.vector().contains_key(&origin));
+        assert_eq!(node.store().tombstones(), 0);
     }
     net.heal();
     for node in 0..3 {

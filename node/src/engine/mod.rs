@@ -612,7 +612,7 @@ impl Engine {
                 .filter(|(stamp, _)| *stamp > 0)
                 .map(|(stamp, by)| Founding { at_ms: ms_of(stamp), by }),
             former_origins: inner.former_origins.iter().copied().collect(),
-            collected_age: Some(inner.replica.collected())
+            collected_age: Some(inner.replica.forgotten())
                 .filter(|stamp| *stamp > 0)
                 .map(|stamp| Duration::from_millis(now_ms.saturating_sub(ms_of(stamp)))),
             overfull: inner.replica.is_overfull(),

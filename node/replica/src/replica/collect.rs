@@ -3,7 +3,8 @@
 //! About once a second each node vouches to each peer for what it holds of all
 //! seats, under a hash of its roster. When all seats have vouched under the
 //! hash that this node has itself, everything up to the least of their stamps
-//! is held by all, and tombstones up to there may go. A vouched-for stamp stays
+//! is held by all, and tombstones up to there may go, but for those that may
+//! have to beat a write of a process that rejoins. A vouched-for stamp stays
 //! true for ever; a seat that comes later writes above all of them, since its
 //! clock was raised by the one that let it in.
 
@@ -11,7 +12,7 @@ use kvasir_proto::peer::v1::{Report, SeatState, Standing, Want};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::link::Link;
-use super::{COLLECT_STEP_MS, Change, EXPIRE_STEP, Replica, founding_of};
+use super::{COLLECT_STEP_MS, Change, EXPIRE_STEP, HEADROOM, Replica, Seat, founding_of};
 use crate::clock::{ms_of, stamp_at};
 
 impl Replica {
@@ -58,14 +59,7 @@ impl Replica {
         if !self.ready || hindered || self.roster.voters() < self.majority() {
             return 0;
         }
-        // Of writes that were taken as they are nobody knows which of them were
-        // deleted since: the tombstones must wait for whoever may bring them again.
-        let adopted = self
-            .vector
-            .iter()
-            .filter(|(o, c)| c.last > c.seen && !self.roster.is_live(**o) && self.roster.awaits_return())
-            .map(|(_, c)| c.seen);
-        let taken_in = self.roster.live().map(|origin| self.vector_seen(origin)).chain(adopted).min().unwrap_or(0);
+        let taken_in = self.roster.live().map(|origin| self.vector_seen(origin)).min().unwrap_or(0);
         taken_in.min(stamp_at(now_ms))
     }
 
@@ -91,10 +85,10 @@ impl Replica {
         }
         if same_founding && link.compatible && self.roster.is_live(link.origin) {
             self.promised |= standing.promised;
-            self.forgotten = self.forgotten.max(standing.forgotten);
             // Whoever dropped them had everybody's word, this node's included: what
             // it vouched for once stays true, even if it would not vouch now.
             self.collected = self.collected.max(standing.collected.min(self.stable(now_ms).max(self.vouched)));
+            self.forgotten = self.forgotten.max(standing.forgotten.min(self.collected));
             self.reports.insert(link.origin, report);
         }
     }
@@ -129,15 +123,47 @@ impl Replica {
         self.collected = self.collected.max(all - all % step);
         // One that needs nobody's word may have forgotten something without having told anybody.
         self.promised |= self.collected > 0;
-        self.drop_collected();
+        self.forget();
         self.retire();
     }
 
-    pub(super) fn drop_collected(&mut self) {
-        if !self.store.is_collected(self.collected) {
+    /// Drops the tombstones that all hold, but for those that may have to beat a write of a process that rejoins.
+    fn forget(&mut self) {
+        self.forgotten = self.forgotten.max(self.collected.min(self.keeps_above()));
+        if self.has_too_many_tombstones()
+            && let Some(oldest) = self.store.oldest_tombstone()
+        {
+            // Whoever hears of the raised stamp drops as much, and a process that rejoins loses what it wrote up to there.
+            let step = stamp_at(COLLECT_STEP_MS);
+            self.forgotten = self.forgotten.max(self.collected.min((oldest - oldest % step).saturating_add(step)));
+        }
+        self.drop_forgotten();
+    }
+
+    /// Above this stamp tombstones are kept: a process may rejoin with an older write that nobody here has seen.
+    fn keeps_above(&self) -> u64 {
+        let evicted = |(_, seat): &(u64, &Seat)| seat.state == SeatState::Evicted;
+        let agreed = self.roster.iter().filter(evicted).map(|(_, seat)| seat.agreed);
+        // These are about to issue what they bring, or to be told to begin anew.
+        let rejoins = |(origin, seat): (u64, &Seat)| {
+            seat.is_live() && seat.returning || seat.state == SeatState::Member && !self.was_let_in(origin)
+        };
+        // A voter that is missing, or was met just now, may have founded a map of its own.
+        let missing = self.roster.member_voters() < self.voters();
+        let now = (missing || self.roster.iter().any(rejoins)).then_some(self.forgotten);
+        agreed.chain(now).min().unwrap_or(u64::MAX)
+    }
+
+    fn has_too_many_tombstones(&self) -> bool {
+        let room = self.settings.max_memory.map_or(u64::MAX, |limit| limit / HEADROOM);
+        self.store.tombstones() > self.settings.bounds.kept_deletes || self.store.buried() > room
+    }
+
+    pub(super) fn drop_forgotten(&mut self) {
+        if !self.store.is_collected(self.forgotten) {
             // Watchers hear of what ends by the stamp before it is dropped.
-            self.expire(ms_of(self.collected));
-            self.store.collect(self.collected, EXPIRE_STEP);
+            self.expire(ms_of(self.forgotten));
+            self.store.collect(self.forgotten, EXPIRE_STEP);
         }
     }
 
@@ -155,7 +181,6 @@ impl Replica {
             let evicted = self.roster.get(origin).map_or(0, |s| s.since);
             // Equal on all nodes, whenever each of them gets there.
             self.roster.end(origin, SeatState::Ended, evicted.saturating_add(stamp_at(kept)));
-            self.forgotten = self.forgotten.max(evicted);
         }
         let gone: Vec<u64> = self
             .roster
@@ -177,8 +202,7 @@ impl Replica {
                 || ended > collected
                 || vector.get(&origin).is_some_and(|cover| cover.wrote() > collected)
         };
-        for (ended, origin) in self.roster.bound(self.settings.bounds.ended_seats, lacked) {
-            self.forgotten = self.forgotten.max(ended);
+        for origin in self.roster.bound(self.settings.bounds.ended_seats, lacked) {
             // Should it still be there, it must not be taken for one of us.
             self.vector.remove(&origin);
         }
@@ -220,8 +244,10 @@ impl Replica {
             if let Some(seat) = self.roster.get(origin).cloned() {
                 self.tell(Change::Evicted(seat));
             }
-            let now = self.clock.last();
-            self.roster.end(origin, SeatState::Evicted, now);
+            // Its word was waited for, if it takes part by this node's roster. What it brings otherwise may be older.
+            let knew = self.was_let_in(origin) && !self.roster.get(origin).is_some_and(|seat| seat.returning);
+            let agreed = if knew { self.collected } else { self.forgotten };
+            self.roster.evict(origin, self.clock.last(), agreed);
             self.roster_changed();
         }
     }

@@ -254,7 +254,7 @@ impl Replica {
     /// all tombstones that were dropped here: who sends it will drop it too.
     fn is_forgotten(&self, entry: &Entry) -> bool {
         let ended = entry.hlc.max(stamp_at(entry.expires_ms.min(ms_of(u64::MAX))));
-        (entry.deleted || entry.expires_ms > 0) && ended <= self.collected && self.store.get(&entry.key).is_none()
+        (entry.deleted || entry.expires_ms > 0) && ended <= self.forgotten && self.store.get(&entry.key).is_none()
     }
 
     pub(super) fn cut_delta(&mut self, link: &Link, scan: &mut Scan) -> Delta {

@@ -62,7 +62,7 @@ impl Replica {
     ///
     /// If something of it was taken in already, somebody who takes part has found so. Else who let it in must have
     /// been let in, and so on, back to one of whom something was taken in.
-    fn was_let_in(&self, member: u64) -> bool {
+    pub(super) fn was_let_in(&self, member: u64) -> bool {
         let mut next = (member, u64::MAX);
         loop {
             let (origin, before) = next;

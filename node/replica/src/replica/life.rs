@@ -29,6 +29,8 @@ pub(super) struct Bag {
     floor: u64,
     /// The members were told of the last writes that it knows.
     told: bool,
+    /// Something of it came too late.
+    late: bool,
     /// The last key that was looked at.
     after: Option<Bytes>,
 }
@@ -103,7 +105,7 @@ impl Replica {
             return;
         }
         let Some(mut bag) = self.bags.pop() else { return };
-        if !std::mem::replace(&mut bag.told, true) && !self.is_too_late(&bag) && self.tell_of(&bag) {
+        if !std::mem::replace(&mut bag.told, true) && self.tell_of(&bag) {
             self.bags.push(bag);
             return;
         }
@@ -112,13 +114,14 @@ impl Replica {
         let more = step.len() == SCAN_STEP;
         bag.after = step.last().map(|(key, _)| key.clone()).filter(|_| more);
         for (key, record) in step {
-            if self.is_beaten(&bag, &key, &record) || self.is_known(&bag, record.dot) {
+            if self.is_beaten(&key, &record) || self.is_known(&bag, record.dot) {
                 bag.store.remove(&key);
             } else if !self.roster.is_live(record.dot.origin) {
                 bag.store.remove(&key);
-                if self.is_too_late(&bag) {
+                if self.is_too_late(&bag, record.dot.hlc) {
                     // One that has ended counts, too: it would have beaten what is older.
                     self.counters.too_late += 1;
+                    bag.late = true;
                 } else {
                     self.issue_again(key, &record, now_ms);
                 }
@@ -126,7 +129,7 @@ impl Replica {
         }
         if bag.store.is_empty() {
             // What came too late is not covered, but lost.
-            if !self.is_too_late(&bag) {
+            if !bag.late {
                 self.join_bag(&bag);
             }
             if self.bags.is_empty() {
@@ -144,7 +147,7 @@ impl Replica {
     fn tell_of(&mut self, bag: &Bag) -> bool {
         let before = self.roster_hash();
         for (&origin, cover) in &bag.vector {
-            if !self.roster.is_live(origin) {
+            if !self.roster.is_live(origin) && !self.is_too_late(bag, cover.wrote()) {
                 self.note_write(Dot { hlc: cover.wrote(), origin });
             }
         }
@@ -153,22 +156,21 @@ impl Replica {
 
     /// Of several that return, one after the other issues what it brought, and
     /// each first takes in what those before it did: their bags may hold writes
-    /// that this node's had deleted.
+    /// that this node's had deleted. So may what a member wrote before this node joined, and its sponsor lacked.
     fn is_my_turn(&self) -> bool {
         let me = self.settings.origin;
+        let began = self.roster.get(me).map_or(0, |seat| seat.began);
+        let until = |seat: &Seat| if seat.state == SeatState::Member { seat.since.max(began) } else { seat.since };
         self.roster
             .iter()
             .filter(|(origin, seat)| *origin != me && seat.is_live())
-            .all(|(origin, seat)| !(seat.returning && origin < me) && seat.since <= self.vector_seen(origin))
+            .all(|(origin, seat)| !(seat.returning && origin < me) && until(seat) <= self.vector_seen(origin))
     }
 
     /// Whether something newer than a record of a bag stands. A write that was
-    /// issued again is only as new as when it was made, if the bag's map had it.
-    fn is_beaten(&self, bag: &Bag, key: &Bytes, record: &Record) -> bool {
-        self.store.get(key).is_some_and(|held| match held.first.as_deref() {
-            Some(first) if bag.vector.get(&first.origin).is_some_and(|c| first.hlc <= c.seen) => *first >= record.dot,
-            _ => held.dot >= record.dot,
-        })
+    /// issued again is only as new as when it was made.
+    fn is_beaten(&self, key: &Bytes, record: &Record) -> bool {
+        self.store.get(key).is_some_and(|held| *held.first.as_deref().unwrap_or(&held.dot) >= record.dot)
     }
 
     /// Whether the cluster has taken in a write of a bag.
@@ -179,10 +181,10 @@ impl Replica {
         }
     }
 
-    /// Whether nobody may remember what was taken in of a bag: what may have
-    /// been deleted since must not come back, and so nothing does.
-    fn is_too_late(&self, bag: &Bag) -> bool {
-        bag.founding == self.founding && bag.collected < self.forgotten
+    /// Whether a later delete of a bag's write may be forgotten: then the write must not come back. But all of a map of
+    /// another founding may exist nowhere else.
+    fn is_too_late(&self, bag: &Bag, hlc: u64) -> bool {
+        bag.founding == self.founding && hlc <= self.forgotten
     }
 
     /// What the bag's map covered is covered now: it was issued again, or
@@ -226,6 +228,7 @@ impl Replica {
                 forgotten: self.forgotten,
                 floor: 0,
                 told: false,
+                late: false,
                 after: None,
             });
         }

@@ -6,8 +6,9 @@
 //! has a [`Dot`]; the vector says up to which stamp everything of an origin was
 //! taken in; own writes are pushed from a bounded log, and what a peer lacks
 //! otherwise goes in a delta that answers its Sync. Tombstones are dropped once
-//! all seats of an agreed roster vouch that they hold them; who was not part of
-//! that agreement begins anew. Links need not be reliable: a lost, doubled or
+//! all seats of an agreed roster vouch that they hold them, and kept for a while if
+//! they may have to beat what an evicted node brings; who was not part of that
+//! agreement begins anew. Links need not be reliable: a lost, doubled or
 //! late message costs another Sync, never a write.
 
 mod collect;
@@ -76,8 +77,11 @@ pub const COLLECT_STEP_MS: u64 = 4_096;
 /// An ended seat is remembered for at least this long, so that a session which
 /// saw its writes can be told that they are lost.
 pub const REMEMBER_ENDED_MS: u64 = 10 * 60 * 1000;
-/// An evicted process that comes back later than this brings no writes along.
+/// For this long after an eviction tombstones are kept that may have to beat what the process brings when it rejoins.
 pub const REMEMBER_EVICTED_MS: u64 = 60 * 60 * 1000;
+/// A node with more tombstones than this keeps none for processes that may rejoin, nor one whose tombstones take more than a
+/// [`HEADROOM`]th of `maxMemory`: it drops the oldest, and older writes of those processes are lost.
+pub const KEPT_DELETES: u64 = 1 << 18;
 
 // Each flag is a fact of its own: no two of them make a state.
 #[allow(clippy::struct_excessive_bools)]
@@ -89,7 +93,7 @@ pub struct Replica {
     store: Store,
     /// Everything of an origin up to a stamp was taken in. Invariant: for each
     /// write at or below it, the store holds that write or one that beats it,
-    /// or both are deleted and at or below `collected`.
+    /// or both are deleted and at or below `forgotten`.
     vector: Vector,
     log: Log,
     /// Boxed: each is taken out while it is worked on.
@@ -111,11 +115,11 @@ pub struct Replica {
     founding: (u64, u64),
     /// Whether a majority of the voters was ever part of it.
     promised: bool,
-    /// All tombstones up to this stamp may be dropped; whatever arrives with a
-    /// stamp up to it was taken in before.
+    /// All that take part hold every write up to this stamp; whatever arrives
+    /// with a stamp up to it was taken in before.
     collected: u64,
-    /// Of seats that were given up on up to this stamp, it may no longer be
-    /// known which of their writes were taken in.
+    /// All tombstones up to this stamp may be dropped; not above `collected`. Of
+    /// a write above it, it is known whether a later one of its key was taken in.
     forgotten: u64,
     /// Something came in, or a beat has passed, since the last tick.
     heard: bool,
@@ -408,13 +412,13 @@ impl Replica {
             return Some(Kind::Report(self.cut_report(now_ms)));
         }
         // After pushes, so that our own stamp is the same on both sides.
-        if std::mem::take(&mut link.digest_due) && self.store.is_collected(self.collected) {
+        if std::mem::take(&mut link.digest_due) && self.store.is_collected(self.forgotten) {
             let fingerprint = self.store.fingerprint();
             return Some(Kind::Digest(Digest {
                 seen_hash: self.seen_hash(),
                 fingerprint_hi: (fingerprint >> 64) as u64,
                 fingerprint_lo: fingerprint as u64,
-                collected: self.collected,
+                forgotten: self.forgotten,
             }));
         }
         None
@@ -445,7 +449,7 @@ impl Replica {
             self.adopt_orphans();
             self.issue_bags(now_ms);
         } else if self.ready {
-            self.drop_collected();
+            self.drop_forgotten();
         }
         if !self.ready {
             self.seek_sponsor(now_ms);

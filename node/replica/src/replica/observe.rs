@@ -29,9 +29,14 @@ impl Replica {
         self.roster.iter()
     }
 
-    /// Tombstones up to this stamp are dropped.
+    /// All that take part hold every write up to this stamp.
     pub const fn collected(&self) -> u64 {
         self.collected
+    }
+
+    /// Tombstones up to this stamp are dropped; not above [`Self::collected`].
+    pub const fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
     /// The founding that the map goes back to: a stamp, and who founded.

@@ -159,7 +159,7 @@ impl Replica {
             return link.ask(Want::Missing);
         }
         // Where one has forgotten more, or is about to, the maps cannot be compared.
-        if digest.collected != self.collected || !self.store.is_collected(self.collected) {
+        if digest.forgotten != self.forgotten || !self.store.is_collected(self.forgotten) {
             return;
         }
         if theirs == self.store.fingerprint() {

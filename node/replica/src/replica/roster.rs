@@ -34,12 +34,24 @@ pub struct Seat {
     pub sponsor: u64,
     /// Of a member: all that it writes is above this stamp.
     pub began: u64,
+    /// Of an evicted process: what it wrote up to this stamp is held by all that take part.
+    pub agreed: u64,
 }
 
 impl Seat {
     /// Of one that has no map yet.
     pub(super) const fn joining(name: String, voter: bool, started_ms: u64, returning: bool) -> Self {
-        Self { name, voter, started_ms, state: SeatState::Joining, since: 0, returning, sponsor: 0, began: 0 }
+        Self {
+            name,
+            voter,
+            started_ms,
+            state: SeatState::Joining,
+            since: 0,
+            returning,
+            sponsor: 0,
+            began: 0,
+            agreed: 0,
+        }
     }
 
     /// Takes part: its writes are counted on, and its word is waited for.
@@ -48,8 +60,8 @@ impl Seat {
     }
 
     /// What decides which of two accounts of one seat is the later.
-    const fn age(&self) -> (i32, bool, u64, u64) {
-        (self.state as i32, !self.returning, self.started_ms, self.since)
+    const fn age(&self) -> (i32, bool, u64, u64, u64) {
+        (self.state as i32, !self.returning, self.started_ms, self.since, self.agreed)
     }
 }
 
@@ -140,6 +152,13 @@ impl Roster {
         }
     }
 
+    /// A majority has evicted the process. What it wrote up to `agreed` all that take part hold.
+    pub(super) fn evict(&mut self, origin: u64, now: u64, agreed: u64) {
+        if let Some(seat) = self.seats.get_mut(&origin).filter(|seat| seat.is_live()) {
+            (seat.state, seat.since, seat.agreed) = (SeatState::Evicted, now, agreed);
+        }
+    }
+
     /// A joining seat holds what the cluster holds, and it was the sponsor that let it in.
     pub(super) fn admit(&mut self, origin: u64, sponsor: u64, began: u64) -> bool {
         let seat = self.seats.get_mut(&origin).filter(|s| s.state == SeatState::Joining);
@@ -165,8 +184,8 @@ impl Roster {
     }
 
     /// Drops the longest ended, of those that need not be kept (by origin and when they ended), when there are more than
-    /// `limit`. Returns when each had ended, and its origin.
-    pub(super) fn bound(&mut self, limit: usize, keep: impl Fn(u64, u64) -> bool) -> Vec<(u64, u64)> {
+    /// `limit`. Returns their origins.
+    pub(super) fn bound(&mut self, limit: usize, keep: impl Fn(u64, u64) -> bool) -> Vec<u64> {
         let mut ended: Vec<_> = self.iter().filter(|(_, s)| !s.is_live()).map(|(o, s)| (s.since, o)).collect();
         ended.sort_unstable();
         let (excess, must) = (ended.len().saturating_sub(limit), ended.len().saturating_sub(MOST_ENDED));
@@ -176,16 +195,26 @@ impl Roster {
             at <= must || !keep(*origin, *since)
         });
         ended.truncate(excess);
-        for (_, origin) in &ended {
+        let gone: Vec<u64> = ended.into_iter().map(|(_, origin)| origin).collect();
+        for origin in &gone {
             self.seats.remove(origin);
         }
-        ended
+        gone
     }
 
     /// Distinct names of live voters.
     pub(super) fn voters(&self) -> usize {
+        self.voters_that(Seat::is_live)
+    }
+
+    /// Distinct names of voters that hold what the cluster holds.
+    pub(super) fn member_voters(&self) -> usize {
+        self.voters_that(|seat| seat.state == SeatState::Member)
+    }
+
+    fn voters_that(&self, take_part: impl Fn(&Seat) -> bool) -> usize {
         let mut names: Vec<_> =
-            self.seats.values().filter(|s| s.voter && s.is_live()).map(|s| s.name.as_str()).collect();
+            self.seats.values().filter(|s| s.voter && take_part(s)).map(|s| s.name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
         names.len()
@@ -210,6 +239,7 @@ impl Roster {
             returning: seat.returning,
             sponsor: seat.sponsor,
             began_hlc: seat.began,
+            agreed_hlc: seat.agreed,
         });
         wire::Roster { seats: seats.collect() }
     }
@@ -229,6 +259,7 @@ pub(super) fn from_wire(seat: wire::Seat) -> Option<(u64, Seat)> {
             returning: seat.returning,
             sponsor: seat.sponsor,
             began: seat.began_hlc,
+            agreed: seat.agreed_hlc,
         },
     ))
 }

@@ -11,7 +11,7 @@ pub const STAMP_END: u64 = 1 << 63;
 pub(super) fn are_possible(kind: &Kind) -> bool {
     match kind {
         Kind::Push(push) => push.prev.max(push.last) < STAMP_END && of_entries(&push.entries),
-        Kind::Digest(digest) => digest.collected < STAMP_END,
+        Kind::Digest(digest) => digest.forgotten < STAMP_END,
         Kind::Sync(sync) => sync.began_hlc < STAMP_END && of_vector(&sync.seen) && of_standing(sync.standing.as_ref()),
         Kind::Delta(delta) => {
             of_entries(&delta.entries)
@@ -26,7 +26,7 @@ pub(super) fn are_possible(kind: &Kind) -> bool {
 }
 
 fn of_seats(seats: &[Seat]) -> bool {
-    seats.iter().all(|seat| seat.since_hlc.max(seat.began_hlc) < STAMP_END)
+    seats.iter().all(|seat| seat.since_hlc.max(seat.began_hlc).max(seat.agreed_hlc) < STAMP_END)
 }
 
 fn of_entries(entries: &[Entry]) -> bool {
@@ -70,12 +70,16 @@ mod tests {
             Kind::Delta(Delta { entries: vec![entry], ..Delta::default() }),
             Kind::Delta(Delta { entries: vec![again], ..Delta::default() }),
             Kind::Push(Push { entries: vec![replaced], ..Push::default() }),
-            Kind::Digest(Digest { collected: hlc, ..Digest::default() }),
+            Kind::Digest(Digest { forgotten: hlc, ..Digest::default() }),
             Kind::Ack(Ack { hlc }),
             Kind::Report(Report { stable: hlc, ..Report::default() }),
             Kind::Sync(Sync { began_hlc: hlc, ..Sync::default() }),
         ];
-        let seats = [Seat { since_hlc: hlc, ..Seat::default() }, Seat { began_hlc: hlc, ..Seat::default() }];
+        let seats = [
+            Seat { since_hlc: hlc, ..Seat::default() },
+            Seat { began_hlc: hlc, ..Seat::default() },
+            Seat { agreed_hlc: hlc, ..Seat::default() },
+        ];
         for roster in seats.map(|seat| Roster { seats: vec![seat] }) {
             all.push(Kind::Delta(Delta { roster: Some(roster.clone()), ..Delta::default() }));
             all.push(Kind::Roster(roster));

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use super::{
-    LOG_MAX_BYTES, LOG_MAX_ENTRIES, MAX_ENDED, MESSAGE_MAX_ENTRIES, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS, SCAN_STEP,
-    Seat,
+    KEPT_DELETES, LOG_MAX_BYTES, LOG_MAX_ENTRIES, MAX_ENDED, MESSAGE_MAX_ENTRIES, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS,
+    SCAN_STEP, Seat,
 };
 use crate::clock::Dot;
 use crate::store::Record;
@@ -64,6 +64,8 @@ pub struct Bounds {
     pub remember_evicted_ms: u64,
     /// See [`MAX_ENDED`].
     pub ended_seats: usize,
+    /// See [`KEPT_DELETES`].
+    pub kept_deletes: u64,
 }
 
 impl Default for Bounds {
@@ -76,6 +78,7 @@ impl Default for Bounds {
             remember_ended_ms: REMEMBER_ENDED_MS,
             remember_evicted_ms: REMEMBER_EVICTED_MS,
             ended_seats: MAX_ENDED,
+            kept_deletes: KEPT_DELETES,
         }
     }
 }

@@ -1,11 +1,12 @@
 //! What was promised, as a naive model sees it: the history of all writes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 use kvasir_proto::peer::v1::SeatState;
-use kvasir_replica::clock::Dot;
+use kvasir_replica::clock::{Dot, stamp_at};
 use kvasir_replica::replica::{Replica, Vector};
+use kvasir_replica::store::Record;
 
 use crate::world::{Node, World};
 
@@ -44,6 +45,8 @@ pub struct History {
     by_key: BTreeMap<Bytes, BTreeSet<Dot>>,
     deletes: Vec<Delete>,
     pub acked: Vec<Acked>,
+    /// Of each founding, the writes that all who took part had taken in.
+    agreed: HashSet<((u64, u64), Dot)>,
     /// Processes that lost their map, and when they last did.
     interrupted: HashMap<u64, u64>,
     events: u64,
@@ -74,6 +77,28 @@ impl History {
         let root = self.writes[&old].root;
         if let Some(write) = self.writes.get_mut(&new) {
             write.root = root;
+        }
+    }
+
+    /// A write of the key that is later than what was reissued as `new`, and that was taken in before where that
+    /// happened: by the node, or by all who took part.
+    pub fn later(&self, new: Dot, replica: &Replica) -> Option<Dot> {
+        let Write { key, root, .. } = &self.writes[&new];
+        let taken_in = |dot: &&Dot| {
+            replica.vector().get(&dot.origin).is_some_and(|c| c.seen >= dot.hlc)
+                || self.agreed.contains(&(replica.founding(), **dot))
+        };
+        let later = self.by_key[key].range(root..).filter(|dot| **dot != new && self.writes[*dot].root > *root);
+        later.copied().find(|dot| taken_in(&dot))
+    }
+
+    /// Notes what all who took part had taken in, as a node knows it.
+    fn agree(&mut self, replica: &Replica) {
+        let agreed = Dot { hlc: replica.collected(), origin: u64::MAX };
+        for dot in self.by_key.values().flat_map(|dots| dots.range(..=agreed)) {
+            if replica.vector().get(&dot.origin).is_some_and(|c| c.seen >= dot.hlc) {
+                self.agreed.insert((replica.founding(), *dot));
+            }
         }
     }
 
@@ -121,6 +146,7 @@ pub struct Checked {
     vector: Vector,
     founding: (u64, u64),
     collected: u64,
+    forgotten: u64,
     forgot: bool,
     fingerprint: u128,
 }
@@ -128,19 +154,20 @@ pub struct Checked {
 impl Checked {
     fn is_of(&self, replica: &Replica) -> bool {
         let store = replica.store();
-        (self.founding, self.collected, self.fingerprint)
-            == (replica.founding(), replica.collected(), store.fingerprint())
-            && self.forgot == store.is_collected(self.collected)
+        (self.founding, self.collected, self.forgotten, self.fingerprint)
+            == (replica.founding(), replica.collected(), replica.forgotten(), store.fingerprint())
+            && self.forgot == store.is_collected(self.forgotten)
             && self.vector == *replica.vector()
     }
 
     fn of(replica: &Replica) -> Self {
-        let (collected, store) = (replica.collected(), replica.store());
+        let (collected, forgotten, store) = (replica.collected(), replica.forgotten(), replica.store());
         Self {
             vector: replica.vector().clone(),
             founding: replica.founding(),
             collected,
-            forgot: store.is_collected(collected),
+            forgotten,
+            forgot: store.is_collected(forgotten),
             fingerprint: store.fingerprint(),
         }
     }
@@ -160,10 +187,15 @@ pub fn always(world: &mut World) {
     if changed.is_empty() {
         return;
     }
+    for node in changed.iter().filter_map(|place| world.nodes[*place].as_ref()) {
+        world.history.agree(&node.replica);
+    }
     let world = &*world;
     let late = world.now_ms + world.plan.apart_ms();
     for node in changed.iter().filter_map(|place| world.nodes[*place].as_ref()) {
         let replica = &node.replica;
+        let too_late = replica.counters().too_late;
+        assert!(too_late == 0 || !world.plan.remembers_deletes(), "{} dropped {too_late} writes", node.name);
         // It holds the last of each key that it covers, and so none that is older.
         for (key, dots) in &world.history.by_key {
             let covers = |dot: &&Dot| replica.vector().get(&dot.origin).is_some_and(|c| c.seen >= dot.hlc);
@@ -177,7 +209,7 @@ pub fn always(world: &mut World) {
             let held = replica.store().get(key).map(|r| r.dot);
             if held != Some(*dot) {
                 let forgotten =
-                    held.is_none() && dot.hlc <= replica.collected() && world.history.ended(key, *dot, late);
+                    held.is_none() && dot.hlc <= replica.forgotten() && world.history.ended(key, *dot, late);
                 assert!(forgotten, "{} held {dot:?} under {key:?} and now {held:?}", node.name);
             }
         }
@@ -185,7 +217,7 @@ pub fn always(world: &mut World) {
     // Equal vectors, equal maps.
     let comparable = |n: &Node| {
         let r = &n.replica;
-        r.is_ready() && r.store().is_collected(r.collected()) && r.vector().values().all(|c| c.beyond == 0)
+        r.is_ready() && r.store().is_collected(r.forgotten()) && r.vector().values().all(|c| c.beyond == 0)
     };
     let wrote = |n: &Node| -> Vec<(u64, u64)> {
         let collected = n.replica.collected();
@@ -196,7 +228,8 @@ pub fn always(world: &mut World) {
     for (at, (i, a)) in nodes.iter().enumerate() {
         for (_, b) in nodes[at + 1..].iter().filter(|(j, _)| changed.contains(i) || changed.contains(j)) {
             let (x, y) = (&a.replica, &b.replica);
-            if x.founding() == y.founding() && x.collected() == y.collected() && wrote(a) == wrote(b) {
+            let standing = |r: &Replica| (r.founding(), r.collected(), r.forgotten());
+            if standing(x) == standing(y) && wrote(a) == wrote(b) {
                 assert_eq!(map(a), map(b), "{} and {} took in the same", a.name, b.name);
                 assert_eq!(x.store().fingerprint(), y.store().fingerprint());
             }
@@ -232,19 +265,14 @@ pub fn survivors(world: &World) -> BTreeMap<Bytes, Dot> {
     best
 }
 
-/// Whether one that died, and is not started again, is waited for: until it is given up on, and when
-/// it had half sent something, until it can be sure not to return.
+/// Whether one that died, and is not started again, is waited for, until it is given up on.
 pub fn waits(world: &World, node: &Node) -> bool {
     let replica = &node.replica;
     let gone = |origin| world.live().all(|n| n.origin != origin);
     // By nobody, if too many are gone with it.
     let voters = replica.seats().filter(|(o, seat)| seat.is_live() && seat.voter && !gone(*o)).count();
     let alone = voters < replica.holders(u64::MAX).majority;
-    let late =
-        (world.plan.evict_after_ms > 60_000 || alone) && replica.seats().any(|(o, seat)| seat.is_live() && gone(o));
-    // On any node: what one is capped by, all wait for.
-    let half_sent = world.live().any(|n| n.replica.vector().values().any(|c| c.last > c.seen));
-    late || half_sent && replica.seats().any(|(_, seat)| seat.state == SeatState::Evicted)
+    (world.plan.evict_after_ms > 60_000 || alone) && replica.seats().any(|(o, seat)| seat.is_live() && gone(o))
 }
 
 /// How often a process may begin anew: each eviction and each founding that does not stand is one. While the question of
@@ -283,7 +311,12 @@ pub fn settled(world: &World) -> Result<(), String> {
         if !waits && replica.seats().any(|(_, seat)| seat.is_live() && seat.returning) {
             return Err(format!("{} waits for writes to be issued again", node.name));
         }
-        if replica.store().tombstones() > 0 && !waits {
+        // Kept are those that may have to beat a write of an evicted node, and no others.
+        let evicted = replica.seats().filter(|(_, seat)| seat.state == SeatState::Evicted);
+        let kept_above = evicted.map(|(_, seat)| seat.agreed).min().unwrap_or(u64::MAX);
+        let since = |r: &Record| r.expires_ms.map_or(r.dot.hlc, |end| r.dot.hlc.max(stamp_at(end)));
+        let mut tombstones = replica.store().scan(None).filter(|(_, r)| r.value.is_none()).map(|(_, r)| since(r));
+        if !waits && tombstones.any(|since| since <= kept_above || since > replica.collected()) {
             return Err(format!("{} holds {} tombstones", node.name, replica.store().tombstones()));
         }
     }
@@ -345,7 +378,11 @@ pub fn at_the_end(world: &World, survivors: &BTreeMap<Bytes, Dot>) {
             |origin: &u64| *origin != there.origin && history.interrupted.get(origin).is_none_or(|last| last <= when);
         let counts = |origin: &u64| *origin == dot.origin || root < *dot && lives(origin);
         let covers = |vector: &Vector| vector.get(&root.origin).is_some_and(|c| c.seen >= root.hlc);
-        let covered = *before == Some(root) || covered.iter().any(|(origin, vector)| counts(origin) && covers(vector));
+        // Nor does anything older come back once all who took part had taken the delete in.
+        let agreed =
+            root < *dot && world.remembers_deletes() && history.agreed.contains(&(node.replica.founding(), *dot));
+        let covered =
+            agreed || *before == Some(root) || covered.iter().any(|(origin, vector)| counts(origin) && covers(vector));
         assert!(!covered || root == *dot, "{key:?}: {there:?} is {root:?}, which {dot:?} had deleted");
     }
 }

@@ -1,7 +1,7 @@
 //! What happens in one run, drawn from its seed before it begins, so that a
 //! run can be repeated with a part of it left out.
 
-use kvasir_replica::replica::{MAX_ENDED, Need, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS};
+use kvasir_replica::replica::{KEPT_DELETES, MAX_ENDED, Need, REMEMBER_ENDED_MS, REMEMBER_EVICTED_MS};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 
@@ -92,6 +92,8 @@ pub struct Plan {
     /// A place whose nodes cannot talk to the others until all heals, as if they had another key: each hears that the
     /// other is there, and no more. Not drawn.
     pub apart: Option<usize>,
+    /// How many tombstones are kept for evicted nodes: as in production, or so few that some rejoin too late. Not drawn.
+    pub kept_deletes: u64,
     /// Whether each step draws a number that nobody needs: when the known seeds were found, it did.
     pub draws: bool,
     /// What happens, and when, milliseconds.
@@ -115,6 +117,19 @@ pub const KNOWN_SINCE: [u64; 5] = [209_097, 354_821, 574_770, 712_433, 984_881];
 const OF_ONE_SIZE: u64 = 9_261;
 
 impl Plan {
+    /// Whether the number of voters changes.
+    pub fn scales(&self) -> bool {
+        self.ops.iter().any(|(_, op)| matches!(op, Op::Scale(_)))
+    }
+
+    /// Whether deletes are remembered for as long as an evicted node may bring writes along.
+    pub const fn remembers_deletes(&self) -> bool {
+        self.kept_deletes == KEPT_DELETES
+            && self.remember_evicted_ms == REMEMBER_EVICTED_MS
+            && self.ended_seats == MAX_ENDED
+            && self.room.is_none()
+    }
+
     /// How far two clocks are apart at most, milliseconds, with some room.
     pub const fn apart_ms(&self) -> u64 {
         2 * self.skew_ms.unsigned_abs() + 1_000
@@ -151,6 +166,7 @@ impl Plan {
             ended_seats: if seed % 13 == 4 || seed % 16 == 3 { 1 + (seed / 16 % 4) as usize } else { MAX_ENDED },
             serve_alone: seed % 5 < 3 || KNOWN.contains(&seed) || KNOWN_SINCE.contains(&seed),
             apart: None,
+            kept_deletes: if seed % 9 == 8 { seed / 9 % 4 } else { KEPT_DELETES },
             draws: KNOWN.contains(&seed),
             ops: Vec::new(),
         };
@@ -206,6 +222,31 @@ impl Plan {
         plan
     }
 
+    /// Whether it was found with the operations that it had then.
+    fn is_known(&self) -> bool {
+        KNOWN.contains(&self.seed) || KNOWN_SINCE.contains(&self.seed)
+    }
+
+    /// One node is cut off until it is evicted, and longer. Keys are written there, and deleted by the others.
+    fn cut_off_past_eviction(&mut self) {
+        let rng = &mut Xoshiro256PlusPlus::seed_from_u64(self.seed ^ 0xcafe);
+        let size = self.voters + self.sidecars;
+        let away = rng.random_range(0..size);
+        self.evict_after_ms = rng.random_range(2_000..5_000);
+        let cut = rng.random_range(2_000..8_000);
+        let heals = cut + self.evict_after_ms + rng.random_range(4_000..20_000);
+        self.ops.push((cut, Op::Split(1 << away)));
+        for key in 0..self.keys {
+            let other = (away + rng.random_range(1..size)) % size;
+            self.ops
+                .push((rng.random_range(0..heals), Op::Put { node: other, key, ttl_ms: None, ack: Need::Count(1) }));
+            self.ops
+                .push((rng.random_range(cut..heals), Op::Put { node: away, key, ttl_ms: None, ack: Need::Count(0) }));
+            self.ops.push((rng.random_range(cut..heals), Op::Delete { node: other, key }));
+        }
+        self.ops.push((heals, Op::Mend));
+    }
+
     /// What is drawn apart from the rest, which stays as it was before there was this.
     fn add(&mut self, end_ms: u64) {
         let rng = &mut Xoshiro256PlusPlus::seed_from_u64(self.seed ^ 0xadd);
@@ -221,6 +262,9 @@ impl Plan {
                 let node = rng.random_range(0..self.voters + self.sidecars);
                 self.ops.push((rng.random_range(0..end_ms), Op::Jump(node, rng.random_range(-20_000..20_000))));
             }
+        }
+        if self.seed % 7 == 3 && !self.is_known() {
+            self.cut_off_past_eviction();
         }
         if matches!(self.seed % 11, 6 | 10) && self.seed != OF_ONE_SIZE {
             for _ in 0..rng.random_range(1..4) {

@@ -8,6 +8,7 @@ mod network;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use bytes::Bytes;
+use kvasir_proto::peer::v1::Stranger;
 use kvasir_replica::clock::Dot;
 use kvasir_replica::replica::{Bounds, Change, LOG_MAX_BYTES, LinkId, Need, Replica, Settings};
 use kvasir_replica::store::Store;
@@ -81,6 +82,8 @@ pub struct World<'a> {
     sessions: [Client; 2 * SESSIONS],
     /// How many voters the cluster is meant to have.
     wanted: usize,
+    /// Whether two maps met that went back to different foundings.
+    founded_apart: bool,
     trace: bool,
 }
 
@@ -105,6 +108,7 @@ impl<'a> World<'a> {
             waiting: Vec::new(),
             sessions: Default::default(),
             wanted: plan.voters,
+            founded_apart: false,
             trace,
         };
         if trace {
@@ -120,6 +124,12 @@ impl<'a> World<'a> {
         if self.trace {
             println!("{:>9} ms  {}", self.now_ms - BEGIN_MS, what());
         }
+    }
+
+    /// Whether deletes are remembered for as long as a node may bring something older along. A map of another founding
+    /// is brought along at any time, as all of it may exist nowhere else.
+    pub fn remembers_deletes(&self) -> bool {
+        !self.founded_apart || self.plan.remembers_deletes() && !self.plan.scales()
     }
 
     pub fn live(&self) -> impl Iterator<Item = &Node> {
@@ -159,6 +169,7 @@ impl<'a> World<'a> {
                 remember_ended_ms: self.plan.remember_ended_ms,
                 remember_evicted_ms: self.plan.remember_evicted_ms,
                 ended_seats: self.plan.ended_seats,
+                kept_deletes: self.plan.kept_deletes,
             },
         };
         let mut replica = Replica::new(settings, wall);
@@ -250,6 +261,7 @@ impl<'a> World<'a> {
             node.held.clear();
             self.history.interrupted(before);
             let (name, why) = (node.name.clone(), node.replica.ended_because());
+            self.founded_apart |= why == Stranger::Foreign;
             self.say(|| format!("{name} begins anew as origin {origin}: {why:?}"));
             for other in 0..self.nodes.len() {
                 self.disconnect(place, other);
@@ -283,6 +295,10 @@ impl<'a> World<'a> {
                     assert!(last.as_ref().is_some_and(|(_, dot, _)| *dot == new));
                     self.say(|| format!("  which is {old:?} again"));
                     self.history.reissued(old, new);
+                    let Some(node) = &self.nodes[place] else { return };
+                    let later = self.history.later(new, &node.replica);
+                    let fine = later.is_none() || !self.remembers_deletes();
+                    assert!(fine, "{} reissues {old:?} as {new:?} and had taken in {later:?}", node.name);
                 }
                 Change::Reset => node.held.clear(),
                 Change::Evicted(seat) => {
