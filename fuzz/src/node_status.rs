@@ -34,7 +34,9 @@ pub(crate) fn run(bytes: &[u8]) {
             changed: false,
             pods: &pods,
             answers: &answers,
-            sidecars: &Sidecars::default(),
+            sidecars: Some(&Sidecars::default()),
+            warnings: &[],
+            unseen: &[],
             now: Timestamp::UNIX_EPOCH,
         })
     };
@@ -57,7 +59,7 @@ fn pod(at: usize, ready: bool) -> Pod {
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let answer = json!({
-        "origin": "ab", "version": "0.1.0", "phase": "ready", "keys": 12, "maxMemoryBytes": 0, "full": false,
+        "origin": "ab", "version": "0.1.0", "phase": "ready", "founding": {"atMs": 5, "by": "ab"}, "keys": 12, "maxMemoryBytes": 0, "full": false,
         "fingerprint": "cd", "lagMs": 3, "discovery": [{"provider": "dns", "error": "no"}], "peers": [{"origin": "ac", "foundBy": "dns"}],
     });
     let one = chunk(answer.to_string().as_bytes());

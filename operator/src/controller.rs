@@ -151,7 +151,8 @@ pub async fn run(context: Context, ready: Arc<AtomicBool>, shutdown: impl Future
         })
         .applied_objects()
         .predicate_filter(predicates::generation, PredicateConfig::default());
-    let (watched, changes) = count::watch(scope(&context));
+    let applications = watcher(scope::<Pod>(&context), count::watch_config()).default_backoff();
+    let (watched, changes) = count::follow(applications);
     let context = Context { applications: watched, ..context };
     let owned = || watcher::Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::OPERATOR));
     let members = watcher::Config::default().labels(labels::MEMBER_OF);

@@ -24,7 +24,8 @@ pub(crate) const DATA_LOST: &str = "DataLost";
 /// The founding of the map that a member holds, if it holds one.
 pub(super) fn founded(status: &NodeStatus) -> Option<MicroTime> {
     let founding = status.founding.filter(|_| matches!(status.phase.as_str(), "ready" | "draining"))?;
-    Timestamp::from_millisecond(founding.at_ms).ok().map(MicroTime)
+    // The API server takes no moment before the year 0.
+    Timestamp::from_millisecond(founding.at_ms.max(0)).ok().map(MicroTime)
 }
 
 /// What is known of the map after this look.

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! // Once: the watch feeds a store, and its changes are a reason to look at a cluster again.
-//! let (watched, changes) = count::watch(Api::<Pod>::all(client));
+//! let (watched, changes) = count::follow(watcher(Api::<Pod>::all(client), count::watch_config()).default_backoff());
 //! controller.watches_stream(changes, count::cluster_of)
 //!
 //! // In the status step, with one `count::Warned` for the controller's life:
@@ -148,12 +148,8 @@ impl Default for Watched {
     }
 }
 
-/// Begins the watch; it goes on while the stream is read.
-pub fn watch(pods: Api<Pod>) -> (Watched, impl Stream<Item = Result<Pod, watcher::Error>> + Send + 'static) {
-    follow(watcher(pods, watch_config()).default_backoff())
-}
-
-fn follow(
+/// Keeps what a watch by [`watch_config`] tells, for as long as the stream is read; gives what happens to pods.
+pub fn follow(
     events: impl Stream<Item = watcher::Result<watcher::Event<Pod>>> + Send + 'static,
 ) -> (Watched, impl Stream<Item = Result<Pod, watcher::Error>> + Send + 'static) {
     let (reader, writer) = reflector::store();
@@ -163,10 +159,13 @@ fn follow(
         .modify(cut)
         .reflect(writer)
         .inspect(move |event| match event {
-            // A list that began is not whole before its end.
-            Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
-            Ok(_) => is_whole.store(true, Ordering::Release),
-            Err(_) => is_whole.store(false, Ordering::Release),
+            Ok(watcher::Event::InitDone | watcher::Event::Apply(_) | watcher::Event::Delete(_)) => {
+                is_whole.store(true, Ordering::Release);
+            }
+            // A list that begins follows on a failure, and is not whole before its end.
+            Ok(watcher::Event::Init | watcher::Event::InitApply(_)) | Err(_) => {
+                is_whole.store(false, Ordering::Release)
+            }
         })
         .touched_objects();
     (watched, changes)
@@ -259,7 +258,8 @@ fn cut(pod: &mut Pod) {
     });
 }
 
-fn watch_config() -> watcher::Config {
+/// Which pods the controller has to watch.
+pub fn watch_config() -> watcher::Config {
     watcher::Config::default().labels(CLUSTER_LABEL)
 }
 

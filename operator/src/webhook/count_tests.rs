@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use futures::FutureExt as _;
 use serde_json::{Value, json};
 
 use super::*;
@@ -254,23 +255,27 @@ fn a_pod_cut_down_is_counted_the_same() {
 #[tokio::test]
 async fn a_broken_watch_is_not_believed() {
     let (client, _) = api_server(vec![pod("now", WITHOUT)]);
-    let broken = || Err(watcher::Error::NoResourceVersion);
-    let events: Vec<watcher::Result<watcher::Event<Pod>>> = vec![
-        Ok(watcher::Event::Init),
-        Ok(watcher::Event::InitApply(pod("then", WITHOUT))),
-        Ok(watcher::Event::InitDone),
-        broken(),
-        Ok(watcher::Event::Apply(pod("later", WITHOUT))),
-    ];
-    let (watched, changes) = follow(futures::stream::iter(events));
+    let (tell, events) = futures::channel::mpsc::unbounded();
+    let (watched, changes) = follow(events);
     let mut changes = Box::pin(changes);
-    let seen = async || watched.sidecars(&client, "shop", "demo", "u-1", now()).await.map(|it| it.missing.len()).unwrap();
-    assert_eq!(seen().await, 1, "asked of the API server, before the first list");
-    // The one from the list, once it is whole.
-    assert!(changes.next().await.unwrap().is_ok());
-    assert_eq!(watched.sidecars(&client, "shop", "demo", "u-1", now()).await.unwrap().missing[0].name, "then");
-    assert!(changes.next().await.unwrap().is_err());
-    assert_eq!(watched.sidecars(&client, "shop", "demo", "u-1", now()).await.unwrap().missing[0].name, "now");
-    assert!(changes.next().await.unwrap().is_ok());
-    assert_eq!(seen().await, 2, "it tells again: \"then\" and \"later\"");
+    let mut step = |event: watcher::Result<watcher::Event<Pod>>| {
+        tell.unbounded_send(event).unwrap();
+        while changes.next().now_or_never().flatten().is_some() {}
+    };
+    let seen = async || {
+        let sidecars = watched.sidecars(&client, "shop", "demo", "u-1", now()).await.unwrap();
+        names(&sidecars).join(" ")
+    };
+    assert_eq!(seen().await, "now", "the API server is asked before the watch has told of any");
+    step(Ok(watcher::Event::Init));
+    step(Ok(watcher::Event::InitApply(pod("then", WITHOUT))));
+    assert_eq!(seen().await, "now", "the list may have more");
+    step(Ok(watcher::Event::InitDone));
+    assert_eq!(seen().await, "then");
+    step(Err(watcher::Error::NoResourceVersion));
+    assert_eq!(seen().await, "now", "what the watch told last may be long ago");
+    step(Ok(watcher::Event::Apply(pod("later", WITHOUT))));
+    assert_eq!(seen().await, "later then");
+    step(Ok(watcher::Event::Init));
+    assert_eq!(seen().await, "now", "it begins again");
 }
