@@ -50,7 +50,7 @@ fn put(key: &str, value: &str) -> v1::PutRequest {
 async fn a_node_that_was_given_up_on_comes_back_as_a_new_one_with_what_only_it_knew() {
     let mut nodes = impatient().await;
     let all = v1::Ack { asked: Some(v1::ack::Asked::Level(v1::AckLevel::All.into())), timeout: None };
-    for key in ["stays", "goes"] {
+    for key in ["stays", "goes", "touched"] {
         nodes[0].kv().0.put(v1::PutRequest { ack: Some(all), ..put(key, "v") }).await.unwrap();
     }
     let mut events = nodes[0].cluster().events(v1::EventsRequest {}).await.unwrap().into_inner();
@@ -64,6 +64,7 @@ async fn a_node_that_was_given_up_on_comes_back_as_a_new_one_with_what_only_it_k
     nodes[1].freeze();
     unlinked(&nodes[2]).await;
     nodes[2].kv().put("alone", "v").await.unwrap();
+    nodes[2].kv().put("touched", "again").await.unwrap();
     nodes[2].freeze();
     nodes[0].resume();
     nodes[1].resume();
@@ -86,8 +87,18 @@ async fn a_node_that_was_given_up_on_comes_back_as_a_new_one_with_what_only_it_k
         .await;
         assert_eq!(node.status().await["seats"]["evicted"], 1);
     }
-    assert!(nodes[0].kv().delete("goes").await.unwrap());
-    nodes[1].kv().put("meanwhile", "v").await.unwrap();
+    for key in ["goes", "touched"] {
+        assert!(nodes[0].kv().delete(key).await.unwrap());
+    }
+    // A token names only what not all that take part are known to hold: then they hold the deletes, too.
+    let request = v1::PutRequest { session: Some(bytes::Bytes::new()), ..put("meanwhile", "v") };
+    let token = nodes[0].kv().0.put(request).await.unwrap().into_inner().session;
+    eventually("those that are left hold everything", async || {
+        let request = v1::GetRequest { key: "meanwhile".to_owned(), session: Some(token.clone()) };
+        let shorter = nodes[0].kv().0.get(request).await.unwrap().into_inner().session;
+        if shorter.len() < token.len() { Ok(()) } else { Err(shorter.len()) }
+    })
+    .await;
 
     nodes[2].resume();
     eventually("it came back", async || {
@@ -96,7 +107,7 @@ async fn a_node_that_was_given_up_on_comes_back_as_a_new_one_with_what_only_it_k
     })
     .await;
     assert_ne!(nodes[2].status().await["origin"], before);
-    // What only it knew is there, and what was deleted meanwhile is not.
+    // What only it knew is there, and what was deleted meanwhile is not, though it had been written there before.
     let expected = [("alone", "v"), ("meanwhile", "v"), ("stays", "v")];
     all_hold(&nodes, &expected).await;
     meshed(&nodes).await;

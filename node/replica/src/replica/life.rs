@@ -81,7 +81,7 @@ impl Replica {
     pub(super) fn finish_snapshot(&mut self, seen: &[Seen], standing: &Standing, now_ms: u64) {
         let held = std::mem::replace(&mut self.vector, seen.iter().map(link::from_wire).collect());
         (self.founding, self.promised, self.collected) = (founding_of(standing), standing.promised, standing.collected);
-        (self.forgotten, self.vouched) = (standing.forgotten, standing.vouched);
+        (self.forgotten, self.vouched) = (standing.forgotten.min(standing.collected), standing.vouched);
         // Some of what came was written while the sponsor was scanning.
         for (origin, cover) in held {
             self.note_write(Dot { hlc: cover.wrote(), origin });
