@@ -34,6 +34,7 @@ use kvasir_crds::{KvCluster, SidecarStatus};
 use parking_lot::Mutex;
 
 use super::{CLUSTER_LABEL, INJECT_ANNOTATION, SIDECAR_NAME};
+use crate::api_error::ApiError;
 
 /// Reason of the event on a pod without its sidecar.
 pub const REASON: &str = "SidecarMissing";
@@ -49,7 +50,7 @@ pub enum CountError {
         /// The cluster, as namespace/name.
         cluster: String,
         /// What the API server said.
-        source: Box<kube::Error>,
+        source: ApiError,
     },
     /// Writing an event failed.
     #[error("cannot write an event on pod {pod}, check that the operator may create events: {source}")]
@@ -57,7 +58,7 @@ pub enum CountError {
         /// The pod, as namespace/name.
         pod: String,
         /// What the API server said.
-        source: Box<kube::Error>,
+        source: ApiError,
     },
 }
 
@@ -95,10 +96,10 @@ impl Sidecars {
 pub async fn sidecars(client: &Client, namespace: &str, cluster: &str) -> Result<Sidecars, CountError> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let params = ListParams::default().labels(&format!("{CLUSTER_LABEL}={cluster}"));
-    let pods = pods
-        .list(&params)
-        .await
-        .map_err(|source| CountError::List { cluster: format!("{namespace}/{cluster}"), source: Box::new(source) })?;
+    let pods = pods.list(&params).await.map_err(|source| CountError::List {
+        cluster: format!("{namespace}/{cluster}"),
+        source: ApiError::from(source),
+    })?;
     Ok(count(&pods.items))
 }
 
@@ -170,7 +171,7 @@ impl Warned {
                 Err(kube::Error::Api(status)) if status.is_already_exists() => {}
                 Err(source) => {
                     let pod = format!("{namespace}/{}", pod.name);
-                    return Err(CountError::Event { pod, source: Box::new(source) });
+                    return Err(CountError::Event { pod, source: ApiError::from(source) });
                 }
             }
             self.0.lock().entry(key.clone()).or_default().insert(pod.uid.clone());
