@@ -105,9 +105,14 @@ impl Lab {
 
     /// Kills a container's first process with SIGKILL. Only the throwaway cluster can: false on another.
     pub async fn kill_container(&self, id: &str) -> Result<bool> {
+        self.control(&["kill-container", id]).await
+    }
+
+    /// Has the throwaway cluster do something (`e2e/cluster/ctl.sh`): false on another.
+    pub async fn control(&self, words: &[&str]) -> Result<bool> {
         let Some(ctl) = std::env::var_os("KV_CTL") else { return Ok(false) };
         let ctl = ctl.to_str().context("KV_CTL is not UTF-8")?;
-        command(ctl, &["kill-container", id]).await?;
+        command(ctl, words).await?;
         Ok(true)
     }
 
