@@ -103,8 +103,8 @@ impl Lab {
         Ok(())
     }
 
-    /// Works with, or harms, the throwaway cluster (`e2e/cluster/ctl.sh`): false on another.
-    pub async fn ctl(&self, words: &[&str]) -> Result<bool> {
+    /// Has the throwaway cluster do something (`e2e/cluster/ctl.sh`): false on another.
+    pub async fn control(&self, words: &[&str]) -> Result<bool> {
         let Some(ctl) = std::env::var_os("KV_CTL") else { return Ok(false) };
         let ctl = ctl.to_str().context("KV_CTL is not UTF-8")?;
         command(ctl, words).await?;
@@ -113,7 +113,7 @@ impl Lab {
 
     /// Kills a container's first process with SIGKILL. Only the throwaway cluster can: false on another.
     pub async fn kill_container(&self, id: &str) -> Result<bool> {
-        self.ctl(&["kill-container", id]).await
+        self.control(&["kill-container", id]).await
     }
 
     /// An image of nodes that speak another version of the protocol on their links than those of [`Self::image`], as a
@@ -129,7 +129,7 @@ impl Lab {
         }
         let speaks = "KVASIR_TEST_LINKS_VERSION=2";
         command(&make, &[name, &archive, &program, "--user", "65532:65532", "--no-tmp", "--env", speaks]).await?;
-        self.ctl(&["load", &archive]).await?;
+        self.control(&["load", &archive]).await?;
         Ok(Some(name.to_owned()))
     }
 

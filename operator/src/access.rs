@@ -16,7 +16,7 @@ use kube::{Api, Client, api::PostParams};
 use kvasir_crds::{Access, AccessRule, KvClusterSpec, SecretKey, ServiceAccounts, duration};
 use serde_json::{Map, Value, json};
 
-use crate::{certs, secret_folder, status::Obstacle, validate::ValidatedCluster};
+use crate::{api_error::ApiError, certs, secret_folder, status::Obstacle, validate::ValidatedCluster};
 
 /// Name of the volume, in members' pods.
 pub const VOLUME: &str = "kvasir-access";
@@ -140,7 +140,7 @@ pub enum AccessError {
         /// What was tried.
         verb: &'static str,
         /// What the API server said.
-        source: Box<kube::Error>,
+        source: ApiError,
     },
 }
 
@@ -167,7 +167,7 @@ pub async fn look(client: &Client, cluster: &ValidatedCluster, role: &str) -> Re
     let Some(access) = &cluster.access else { return Ok(None) };
     let api: Api<Secret> = Api::namespaced(client.clone(), &cluster.namespace);
     for (SecretKey { name, key }, file) in secrets(access) {
-        let failed = |source| AccessError::Request { verb: "read a Secret", source: Box::new(source) };
+        let failed = |source| AccessError::Request { verb: "read a Secret", source: ApiError::from(source) };
         let found = api.get_opt(name).await.map_err(failed)?;
         let found = found.as_ref().and_then(|secret| secret.data.as_ref()?.get(key));
         let ByteString(text) = found.ok_or_else(|| AccessError::Missing { name: name.clone(), key: key.clone() })?;
@@ -217,7 +217,7 @@ async fn may_review(client: &Client, cluster: &ValidatedCluster) -> Result<bool,
     let api: Api<LocalSubjectAccessReview> = Api::namespaced(client.clone(), namespace);
     let answer = api.create(&PostParams::default(), &review).await.map_err(|source| AccessError::Request {
         verb: "ask what the members' account may do",
-        source: Box::new(source),
+        source: ApiError::from(source),
     })?;
     Ok(answer.status.is_some_and(|SubjectAccessReviewStatus { allowed, .. }| allowed))
 }

@@ -2,20 +2,39 @@
 //!
 //! Two questions decide. Was this very object applied last, by the hash in its annotation? That covers what a new spec
 //! takes away. Does the live object still hold every field of it? That covers what others changed. With two times yes no
-//! request is sent. Knows nothing of what the objects are for.
+//! request is sent.
+//!
+//! Each object is applied for itself: a failure is reported and keeps none of the others waiting. An object that the API
+//! server refuses to change is overwritten or, if that is refused too, replaced; the pods of a `StatefulSet` stay. Knows
+//! nothing of what the objects are for.
 
 use std::fmt::Debug;
 
-use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::OwnerReference};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::apps::v1::StatefulSet,
+    apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, OwnerReference},
+    jiff::{SignedDuration, Timestamp},
+};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy},
+    core::Status,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{fetch::Live, labels, metrics::Metrics, quantity, resources::ClusterResources};
+use crate::{
+    api_error::ApiError, fetch::Live, labels, metrics::Metrics, notice::Notice, quantity, resources::ClusterResources,
+};
+
+/// HTTP status of an object that the API server finds invalid, and of a change that it finds invalid.
+const INVALID: u16 = 422;
+/// Field manager of the update that removes what server-side apply cannot.
+const OVERWRITER: &str = "kvasir-operator-overwrite";
+/// An object that is still there so long after its deletion is held back by a finalizer.
+const DELETION_DEADLINE: SignedDuration = SignedDuration::from_secs(30);
 
 /// Lists that are replaced as a whole when applied, though their elements have names.
 const WHOLE_LISTS: [&str; 2] = ["rules", "subjects"];
@@ -41,7 +60,17 @@ pub enum ApplyError {
         /// Name of the object.
         name: String,
         /// What the API server said.
-        source: Box<kube::Error>,
+        source: ApiError,
+    },
+    /// The object was deleted and does not go.
+    #[error("{kind} {name} was deleted and does not go: remove its finalizers ({finalizers}), and it is created again")]
+    HeldBack {
+        /// Kind of the object.
+        kind: String,
+        /// Name of the object.
+        name: String,
+        /// What holds it back.
+        finalizers: String,
     },
     /// An object that cannot be written as JSON.
     #[error("cannot write the {kind} as JSON: {source}")]
@@ -58,15 +87,28 @@ impl ApplyError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NameTaken { .. } => "NameTaken",
-            Self::Request { .. } | Self::Encode { .. } => "ApplyFailed",
+            Self::Request { .. } | Self::HeldBack { .. } | Self::Encode { .. } => "ApplyFailed",
         }
     }
 }
 
+/// Why objects of a cluster could not be put in place: one error for each, at least one.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+pub struct ApplyErrors(Vec<ApplyError>);
+
+impl ApplyErrors {
+    /// One word for conditions and events: the reason of the first.
+    pub fn reason(&self) -> &'static str {
+        self.0.first().map_or("ApplyFailed", ApplyError::reason)
+    }
+}
+
 /// What applying one object did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Outcome {
     /// It was as it should be; nothing was sent.
+    #[default]
     Unchanged,
     /// It was not there.
     Created,
@@ -74,15 +116,55 @@ pub enum Outcome {
     Updated,
 }
 
-/// Applies everything that a cluster is made of, and deletes what it no longer has. Says what became of the
-/// `StatefulSet`.
+/// What became of the objects of a cluster.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// What became of the `StatefulSet`.
+    pub stateful_set: Outcome,
+    /// Events for objects that were overwritten or replaced.
+    pub notices: Vec<Notice>,
+    failures: Vec<ApplyError>,
+}
+
+impl Applied {
+    /// Why some objects are not in place; nothing if all are.
+    pub fn failure(&mut self) -> Option<ApplyErrors> {
+        (!self.failures.is_empty()).then(|| ApplyErrors(std::mem::take(&mut self.failures)))
+    }
+
+    /// Notes what became of one object; says whether it is in place.
+    fn note(&mut self, done: Result<Done, ApplyError>) -> Option<Outcome> {
+        match done {
+            Ok(Done { outcome, notice }) => {
+                self.notices.extend(notice);
+                Some(outcome)
+            }
+            Err(error) => {
+                self.failures.push(error);
+                None
+            }
+        }
+    }
+}
+
+/// What to do about the members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Members {
+    /// Apply the `StatefulSet`.
+    Apply,
+    /// Leave it as it is: members that started now would lack something.
+    LeaveAlone,
+}
+
+/// Applies everything that a cluster is made of, each object for itself, and deletes what the cluster no longer has.
 pub async fn apply(
     client: &Client,
     metrics: &Metrics,
     owner: &OwnerReference,
     desired: &ClusterResources,
     live: &Live,
-) -> Result<Outcome, ApplyError> {
+    members: Members,
+) -> Applied {
     // No `..` here: an object that is added to the cluster cannot be forgotten.
     let ClusterResources {
         service_account,
@@ -95,20 +177,78 @@ pub async fn apply(
         pod_disruption_budget,
     } = desired;
     let at = At { client, metrics, owner };
-    at.apply(service_account, live.service_account.as_ref()).await?;
-    at.apply(role, live.role.as_ref()).await?;
-    at.apply(role_binding, live.role_binding.as_ref()).await?;
-    at.apply(config_map, live.config_map.as_ref()).await?;
-    at.apply(headless_service, live.headless_service.as_ref()).await?;
-    at.apply(client_service, live.client_service.as_ref()).await?;
+    let freely = Replacement::Freely;
+    let mut applied = Applied::default();
+    applied.note(at.apply(service_account, live.service_account.as_ref(), freely).await);
+    applied.note(at.apply(role, live.role.as_ref(), freely).await);
+    applied.note(at.apply(role_binding, live.role_binding.as_ref(), freely).await);
+    let configured = applied.note(at.apply(config_map, live.config_map.as_ref(), freely).await);
+    applied.note(at.apply(headless_service, live.headless_service.as_ref(), freely).await);
+    applied.note(at.apply(client_service, live.client_service.as_ref(), freely).await);
     match (pod_disruption_budget, live.pod_disruption_budget.as_ref()) {
         (Some(desired), live) => {
-            at.apply(desired, live).await?;
+            applied.note(at.apply(desired, live, freely).await);
         }
-        (None, Some(live)) => at.delete(live).await?,
+        (None, Some(live)) => {
+            applied.note(at.delete(live).await);
+        }
         (None, None) => {}
     }
-    at.apply(stateful_set, live.stateful_set.as_ref()).await
+    if members == Members::LeaveAlone {
+        return applied;
+    }
+    let live = live.stateful_set.as_ref();
+    // Pods read their configuration as they start. With the new hash and the old ConfigMap they would start with the old
+    // one, and nothing would restart them later.
+    let held_back = live.filter(|_| configured.is_none()).map(|live| with_config_hash_of(stateful_set, live));
+    let stateful_set = held_back.as_ref().unwrap_or(stateful_set);
+    let done = at.apply(stateful_set, live, Replacement::of_pods(stateful_set, live)).await;
+    applied.stateful_set = applied.note(done).unwrap_or_default();
+    applied
+}
+
+/// The desired `StatefulSet`, with the hash of the configuration that the live one has.
+fn with_config_hash_of(desired: &StatefulSet, live: &StatefulSet) -> StatefulSet {
+    let hash = live
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.template.metadata.as_ref()?.annotations.as_ref()?.get(labels::CONFIG_HASH).cloned());
+    let mut desired = desired.clone();
+    if let (Some(hash), Some(spec)) = (hash, &mut desired.spec) {
+        let annotations = spec.template.metadata.get_or_insert_default().annotations.get_or_insert_default();
+        annotations.insert(labels::CONFIG_HASH.to_owned(), hash);
+    }
+    desired
+}
+
+/// Whether an object may be deleted and created again when it cannot be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Replacement {
+    /// It holds no data.
+    Freely,
+    /// Its pods hold the data: they stay without an owner, and the new object adopts them by their labels.
+    KeepingPods,
+    /// The new object would not adopt the pods of the old one.
+    Never,
+}
+
+impl Replacement {
+    fn of_pods(desired: &StatefulSet, live: Option<&StatefulSet>) -> Self {
+        let selector = |set: &StatefulSet| set.spec.as_ref().map(|spec| spec.selector.clone());
+        if live.is_none_or(|live| selector(live) == selector(desired)) { Self::KeepingPods } else { Self::Never }
+    }
+}
+
+/// What became of one object.
+struct Done {
+    outcome: Outcome,
+    notice: Option<Notice>,
+}
+
+impl From<Outcome> for Done {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, notice: None }
+    }
 }
 
 struct At<'a> {
@@ -118,7 +258,7 @@ struct At<'a> {
 }
 
 impl At<'_> {
-    async fn apply<K>(&self, desired: &K, live: Option<&K>) -> Result<Outcome, ApplyError>
+    async fn apply<K>(&self, desired: &K, live: Option<&K>, replacement: Replacement) -> Result<Done, ApplyError>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
     {
@@ -130,46 +270,173 @@ impl At<'_> {
             if !is_ours(live, self.owner) {
                 return Err(ApplyError::NameTaken { kind: kind(), name });
             }
+            if let Some(since) = live.meta().deletion_timestamp.as_ref() {
+                // What is applied now goes with the object. Its end is seen, and then it is created.
+                let finalizers = live.finalizers().join(", ");
+                return if Timestamp::now().duration_since(since.0) > DELETION_DEADLINE {
+                    Err(ApplyError::HeldBack { kind: kind(), name, finalizers })
+                } else {
+                    Ok(Outcome::Unchanged.into())
+                };
+            }
             if holds(&serde_json::to_value(live).map_err(encode)?, &stamped) {
-                return Ok(Outcome::Unchanged);
+                return Ok(Outcome::Unchanged.into());
             }
         }
-        self.metrics.wrote(&kind());
-        let api: Api<K> = Api::namespaced(self.client.clone(), &desired.namespace().unwrap_or_default());
-        let params = PatchParams::apply(labels::OPERATOR).force();
-        api.patch(&name, &params, &Patch::Apply(&stamped)).await.map_err(|source| ApplyError::Request {
-            verb: "apply",
-            kind: kind(),
-            name: name.clone(),
-            source: Box::new(source),
-        })?;
-        tracing::info!(kind = kind(), name, new = live.is_none(), "applied");
-        Ok(if live.is_none() { Outcome::Created } else { Outcome::Updated })
+        let object = Object { api: self.api(desired), kind: kind(), name, stamped, metrics: self.metrics };
+        match (object.send().await, live) {
+            (Ok(()), _) => {
+                tracing::info!(kind = object.kind, name = object.name, new = live.is_none(), "applied");
+                Ok(if live.is_none() { Outcome::Created } else { Outcome::Updated }.into())
+            }
+            (Err(kube::Error::Api(refusal)), Some(live)) if refusal.code == INVALID => {
+                object.force(live, refusal, replacement).await
+            }
+            (Err(error), _) => Err(object.failed("apply", error)),
+        }
+    }
+
+    fn api<K>(&self, object: &K) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), &object.namespace().unwrap_or_default())
     }
 
     /// Deletes an object of ours; one of the same name that is not ours is left alone.
-    async fn delete<K>(&self, live: &K) -> Result<(), ApplyError>
+    async fn delete<K>(&self, live: &K) -> Result<Done, ApplyError>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
         if !is_ours(live, self.owner) || live.meta().deletion_timestamp.is_some() {
-            return Ok(());
+            return Ok(Outcome::Unchanged.into());
         }
         let kind = K::kind(&()).into_owned();
         let name = live.name_any();
         self.metrics.wrote(&kind);
-        let api: Api<K> = Api::namespaced(self.client.clone(), &live.namespace().unwrap_or_default());
         // Only the object that was looked at, not one made since.
         let params = DeleteParams::default().preconditions(Preconditions { uid: live.uid(), resource_version: None });
-        match api.delete(&name, &params).await {
+        match self.api(live).delete(&name, &params).await {
             Ok(_) => {
                 tracing::info!(kind, name, "deleted");
-                Ok(())
+                Ok(Outcome::Updated.into())
             }
-            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-            Err(source) => Err(ApplyError::Request { verb: "delete", kind, name, source: Box::new(source) }),
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Outcome::Unchanged.into()),
+            Err(source) => Err(ApplyError::Request { verb: "delete", kind, name, source: ApiError::from(source) }),
         }
     }
+}
+
+/// One object on its way to the API server.
+struct Object<'a, K> {
+    api: Api<K>,
+    kind: String,
+    name: String,
+    stamped: Value,
+    metrics: &'a Metrics,
+}
+
+impl<K> Object<'_, K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+{
+    fn failed(&self, verb: &'static str, source: kube::Error) -> ApplyError {
+        ApplyError::Request { verb, kind: self.kind.clone(), name: self.name.clone(), source: ApiError::from(source) }
+    }
+
+    /// Applies the object.
+    async fn send(&self) -> Result<(), kube::Error> {
+        self.metrics.wrote(&self.kind);
+        let params = PatchParams::apply(labels::OPERATOR).force();
+        self.api.patch(&self.name, &params, &Patch::Apply(&self.stamped)).await.map(drop)
+    }
+
+    /// Puts the object in place though the API server refuses to apply it.
+    async fn force(&self, live: &K, refusal: Box<Status>, replacement: Replacement) -> Result<Done, ApplyError> {
+        let said = refusal.message.clone();
+        let done = |verb: &str| {
+            let note = format!("{verb} {} {}, which could not be changed: {said}", self.kind, self.name);
+            tracing::warn!(kind = self.kind, name = self.name, "{note}");
+            let notice = Notice { warning: true, reason: "Replaced".to_owned(), note };
+            Ok(Done { outcome: Outcome::Updated, notice: Some(notice) })
+        };
+        match self.overwrite(live).await {
+            Ok(()) => return done("overwrote"),
+            Err(kube::Error::Api(status)) if status.code == INVALID => {}
+            Err(error) => return Err(self.failed("overwrite", error)),
+        }
+        if replacement == Replacement::Never || !self.would_be_created().await? {
+            return Err(self.failed("apply", kube::Error::Api(refusal)));
+        }
+        self.replace(live, replacement).await?;
+        done("replaced")
+    }
+
+    /// Replaces whole lists, and then applies.
+    ///
+    /// Server-side apply merges the ports of a Service (and of a container) by their numbers: it adds ours beside one with
+    /// another number that someone else wrote, and two ports of one name are invalid. An update of the list removes what
+    /// someone else wrote and keeps the rest of the object, such as a Service's address.
+    async fn overwrite(&self, live: &K) -> Result<(), kube::Error> {
+        self.metrics.wrote(&self.kind);
+        let mut whole = self.stamped.clone();
+        whole["metadata"]["uid"] = json!(live.uid());
+        whole["metadata"]["resourceVersion"] = json!(live.resource_version());
+        let params = PatchParams { field_manager: Some(OVERWRITER.to_owned()), ..PatchParams::default() };
+        self.api.patch(&self.name, &params, &Patch::Merge(&whole)).await?;
+        self.send().await?;
+        // What the update set is applied as well by now. It must not belong to the update any longer, or server-side
+        // apply would never take it away again.
+        let owned = self.api.get_metadata(&self.name).await?;
+        if let Some(patch) = disown(owned.metadata.managed_fields.as_deref().unwrap_or_default()) {
+            self.metrics.wrote(&self.kind);
+            self.api.patch_metadata(&self.name, &PatchParams::default(), &Patch::Json::<()>(patch)).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the API server would create the object if it was not there: an object that is refused by itself, say by a
+    /// policy, must not cost the one that is there.
+    async fn would_be_created(&self) -> Result<bool, ApplyError> {
+        let object: K = serde_json::from_value(self.stamped.clone())
+            .map_err(|source| ApplyError::Encode { kind: self.kind.clone(), source })?;
+        match self.api.create(&PostParams { dry_run: true, ..PostParams::default() }, &object).await {
+            // The last of all checks is whether it is there already.
+            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(true),
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(_)) => Ok(false),
+            Err(error) => Err(self.failed("create", error)),
+        }
+    }
+
+    /// Deletes the object and creates it again.
+    async fn replace(&self, live: &K, replacement: Replacement) -> Result<(), ApplyError> {
+        let propagation_policy = Some(match replacement {
+            Replacement::Freely => PropagationPolicy::Background,
+            Replacement::KeepingPods | Replacement::Never => PropagationPolicy::Orphan,
+        });
+        // Only the object as it was looked at, not one that was changed or created since.
+        let preconditions = Some(Preconditions { uid: live.uid(), resource_version: live.resource_version() });
+        let params = DeleteParams { propagation_policy, preconditions, ..DeleteParams::default() };
+        self.metrics.wrote(&self.kind);
+        self.api.delete(&self.name, &params).await.map_err(|error| self.failed("delete", error))?;
+        // While a finalizer runs (letting go of the pods is one) the object is still there; its end is seen, and then it is
+        // created.
+        if self.api.get_metadata_opt(&self.name).await.map_err(|error| self.failed("read", error))?.is_some() {
+            return Ok(());
+        }
+        self.send().await.map_err(|error| self.failed("create", error))
+    }
+}
+
+/// Takes the fields of an object from [`OVERWRITER`], if it has any.
+fn disown(managers: &[ManagedFieldsEntry]) -> Option<json_patch::Patch> {
+    let index = managers.iter().position(|entry| entry.manager.as_deref() == Some(OVERWRITER))?;
+    let patch = json!([
+        {"op": "test", "path": format!("/metadata/managedFields/{index}/manager"), "value": OVERWRITER},
+        {"op": "remove", "path": format!("/metadata/managedFields/{index}")},
+    ]);
+    Some(serde_json::from_value(patch).expect("operations as the standard writes them"))
 }
 
 /// Whether an object belongs to this cluster: by its owner, or, when its owner was taken from it, by its labels.
@@ -232,90 +499,5 @@ fn same_quantity(live: &Value, desired: &Value) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use k8s_openapi::api::core::v1::ConfigMap;
-    use serde_json::json;
-
-    use super::*;
-    use crate::{resources, validate::tests::valid};
-
-    /// The `StatefulSet` as an API server stores it: with defaults filled in, and quantities in its own form.
-    fn stored() -> Value {
-        let mut live = built();
-        live["metadata"]["resourceVersion"] = json!("7");
-        live["spec"]["revisionHistoryLimit"] = json!(10);
-        live["spec"]["template"]["spec"]["dnsPolicy"] = json!("ClusterFirst");
-        let container = &mut live["spec"]["template"]["spec"]["containers"][0];
-        container["terminationMessagePath"] = json!("/dev/termination-log");
-        container["env"][0]["valueFrom"]["fieldRef"]["apiVersion"] = json!("v1");
-        container["resources"]["requests"]["cpu"] = json!("500m");
-        live
-    }
-
-    fn built() -> Value {
-        let cluster = valid("{resources: {requests: {cpu: 0.5, memory: 64Mi}}}");
-        stamp(serde_json::to_value(resources::build(&cluster).stateful_set).unwrap())
-    }
-
-    #[test]
-    fn what_the_api_server_fills_in_is_no_difference() {
-        assert!(holds(&stored(), &built()));
-    }
-
-    #[test]
-    fn a_change_by_someone_else_is_seen() {
-        let container = "/spec/template/spec/containers/0";
-        for (path, value) in [
-            ("/spec/replicas".to_owned(), json!(2)),
-            (format!("{container}/image"), json!("evil")),
-            (format!("{container}/resources/requests/cpu"), json!("501m")),
-            (format!("{container}/command"), json!(["/kvasir-node", "--config", "/etc/kvasir/node.yaml", "-x"])),
-            (format!("{container}/ports"), json!([])),
-            (format!("{container}/securityContext/capabilities"), json!({})),
-            ("/metadata/ownerReferences".to_owned(), json!([])),
-            ("/metadata/labels".to_owned(), json!({})),
-        ] {
-            let mut live = stored();
-            *live.pointer_mut(&path).unwrap() = value;
-            assert!(!holds(&live, &built()), "{path}");
-        }
-    }
-
-    #[test]
-    fn what_a_new_spec_takes_away_is_seen_by_the_hash() {
-        let with = valid("{resources: {requests: {cpu: 1}, limits: {cpu: 2}}}");
-        let without = valid("{resources: {requests: {cpu: 1}}}");
-        let object = |cluster| stamp(serde_json::to_value(resources::build(cluster).stateful_set).unwrap());
-        assert!(!holds(&object(&with), &object(&without)));
-    }
-
-    #[test]
-    fn a_right_that_someone_added_is_seen_and_a_container_is_theirs() {
-        let resources = resources::build(&valid("{}"));
-        let role = serde_json::to_value(&resources.role).unwrap();
-        let mut more = role.clone();
-        more["rules"].as_array_mut().unwrap().push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
-        assert!(holds(&role, &role) && !holds(&more, &role));
-        let binding = serde_json::to_value(&resources.role_binding).unwrap();
-        let mut more = binding.clone();
-        more["subjects"].as_array_mut().unwrap().push(json!({"kind": "User", "name": "eve"}));
-        assert!(holds(&binding, &binding) && !holds(&more, &binding));
-        let mut more = stored();
-        more["spec"]["template"]["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "mesh"}));
-        assert!(holds(&more, &built()));
-    }
-
-    #[test]
-    fn what_belongs_to_others_is_not_ours() {
-        let cluster = valid("{}");
-        let ours = resources::build(&cluster).config_map;
-        assert!(is_ours(&ours, &cluster.owner));
-        let mut orphan = ours.clone();
-        orphan.metadata.owner_references = None;
-        assert!(is_ours(&orphan, &cluster.owner), "left behind by kubectl delete --cascade=orphan");
-        assert!(!is_ours(&ConfigMap::default(), &cluster.owner), "made by hand");
-        let mut theirs = ours.clone();
-        theirs.metadata.owner_references.as_mut().unwrap()[0].uid = "u-0".to_owned();
-        assert!(!is_ours(&theirs, &cluster.owner), "of an earlier KvCluster of that name");
-    }
-}
+#[path = "apply_tests.rs"]
+mod tests;

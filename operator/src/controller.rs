@@ -4,15 +4,13 @@
 
 use std::{
     collections::HashMap,
+    fmt::Debug,
     net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, channel::mpsc};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -36,11 +34,14 @@ use kube_runtime::{
 };
 use kvasir_crds::{KvCluster, KvClusterStatus};
 use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::{
     access::{self, AccessError},
-    apply::{self, ApplyError, Outcome},
+    api_error::ApiError,
+    apply::{self, Applied, ApplyErrors, Members, Outcome},
     encryption::{self, keep::KeysError},
     events,
     fetch::{self, FetchError, Live},
@@ -49,9 +50,11 @@ use crate::{
     notice,
     poll::Poller,
     resources,
+    retry::Retry,
     status::{self, Obstacle, Sight},
     tls::{self, keep::TlsError},
     validate::{self, ValidatedCluster},
+    watches::{self, Watches},
     webhook::count::{self, CountError, Watched},
 };
 
@@ -63,10 +66,10 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 const SOON: Duration = Duration::from_secs(2);
 /// How soon to look again at a cluster at rest.
 const LATER: Duration = Duration::from_secs(10);
-/// How soon to try again what failed; doubles with each failure in a row.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-/// The longest wait until what failed is tried again.
-const LONGEST_RETRY: Duration = Duration::from_mins(1);
+/// How soon to try again what failed. What fails is looked at more often than a cluster at rest: its trouble may be over.
+const RETRY: Retry = Retry { first: Duration::from_secs(1), longest: Duration::from_secs(5) };
+/// How long one reconcile may take: a cluster is looked at by one at a time, and one that hangs would keep it deaf.
+const RECONCILE_LIMIT: Duration = Duration::from_mins(2);
 
 /// Why a cluster could not be reconciled.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +79,7 @@ pub enum ReconcileError {
     Fetch(#[from] FetchError),
     /// Something could not be put in place.
     #[error(transparent)]
-    Apply(#[from] ApplyError),
+    Apply(#[from] ApplyErrors),
     /// The keys for encryption could not be looked at or made.
     #[error(transparent)]
     Keys(#[from] KeysError),
@@ -91,10 +94,13 @@ pub enum ReconcileError {
     Count(#[from] CountError),
     /// The status could not be written.
     #[error("cannot write the status: {0}")]
-    Status(#[source] Box<kube::Error>),
+    Status(#[source] ApiError),
     /// An event could not be written.
     #[error("cannot write an event, check that the operator may create events: {0}")]
-    Event(#[source] Box<kube::Error>),
+    Event(#[source] ApiError),
+    /// It took too long.
+    #[error("it took more than {} s and was abandoned: see whether the API server answers", RECONCILE_LIMIT.as_secs())]
+    TooLong,
 }
 
 /// What every reconcile needs.
@@ -104,9 +110,10 @@ pub struct Context {
     node_image: String,
     token_review_role: String,
     metrics: Metrics,
+    watches: Watches,
     poller: Poller,
     told: count::Warned,
-    applications: Watched,
+    applications: Mutex<Watched>,
     failures: Mutex<HashMap<ObjectRef<KvCluster>, u32>>,
 }
 
@@ -119,6 +126,7 @@ impl Context {
         node_image: String,
         token_review_role: String,
         metrics: Metrics,
+        watches: Watches,
     ) -> Self {
         Self {
             client,
@@ -126,57 +134,77 @@ impl Context {
             node_image,
             token_review_role,
             metrics,
+            watches,
             poller: Poller::default(),
             told: count::Warned::default(),
-            applications: Watched::default(),
+            applications: Mutex::default(),
             failures: Mutex::default(),
         }
     }
 }
 
-/// Reconciles all clusters until `shutdown` resolves. `ready` becomes true once the clusters are known.
-pub async fn run(context: Context, ready: Arc<AtomicBool>, shutdown: impl Future<Output = ()> + Send + Sync + 'static) {
+/// Reconciles all clusters until `shutdown` resolves. Dropped, it abandons the reconciles that are under way.
+pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Send + Sync + 'static) {
     let (reader, writer) = reflector::store();
+    let (heard_again, all) = mpsc::channel(1);
+    let after_silence = context.clone();
     // The operator's own writes of a status are no reason to look again: a status that counts keys under steady writes
     // would otherwise follow itself without end.
-    let clusters = watcher(scope::<KvCluster>(&context), watcher::Config::default())
-        .default_backoff()
+    let watch = context.watches.begin("KvCluster");
+    let clusters = watches::events(scope::<KvCluster>(&context), watcher::Config::default(), watch)
         .reflect(writer)
-        // Not by `wait_until_ready` in a task of its own: the store wakes only one of those that wait, and the controller
-        // waits as well.
         .inspect_ok(move |event| {
             if matches!(event, watcher::Event::InitDone) {
-                ready.store(true, Ordering::Release);
+                // Whatever failed meanwhile waits no longer. A full channel means that all are about to be looked at.
+                after_silence.failures.lock().clear();
+                drop(heard_again.clone().try_send(()));
             }
         })
         .applied_objects()
         .predicate_filter(predicates::generation, PredicateConfig::default());
-    let applications = watcher(scope::<Pod>(&context), count::watch_config()).default_backoff();
-    let (watched, changes) = count::follow(applications);
-    let context = Context { applications: watched, ..context };
-    let owned = || watcher::Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::OPERATOR));
+    let applications = context.watches.begin("ApplicationPod");
+    let applications = watches::events(scope::<Pod>(&context), count::watch_config(), applications);
+    let (watched, applications) = count::follow(applications);
+    *context.applications.lock() = watched;
     let members = watcher::Config::default().labels(labels::MEMBER_OF);
+    let members = watches::events(scope::<Pod>(&context), members, context.watches.begin("Pod"));
+    // The streams below have no errors (each watch handles its own), so the back-off that the controller puts around all of
+    // them together never begins.
     Controller::for_stream(clusters, reader)
         .with_config(Config::default().concurrency(AT_ONCE).debounce(DEBOUNCE))
-        .owns(scope::<ServiceAccount>(&context), owned())
-        .owns(scope::<Role>(&context), owned())
-        .owns(scope::<RoleBinding>(&context), owned())
-        .owns(scope::<ConfigMap>(&context), owned())
-        .owns(scope::<Service>(&context), owned())
-        .owns(scope::<StatefulSet>(&context), owned())
-        .owns(scope::<PodDisruptionBudget>(&context), owned())
-        .watches(scope::<Pod>(&context), members, cluster_of_member)
-        .watches_stream(changes, count::cluster_of)
+        .owns_stream(owned::<ServiceAccount>(&context, "ServiceAccount"))
+        .owns_stream(owned::<Role>(&context, "Role"))
+        .owns_stream(owned::<RoleBinding>(&context, "RoleBinding"))
+        .owns_stream(owned::<ConfigMap>(&context, "ConfigMap"))
+        .owns_stream(owned::<Service>(&context, "Service"))
+        .owns_stream(owned::<StatefulSet>(&context, "StatefulSet"))
+        .owns_stream(owned::<PodDisruptionBudget>(&context, "PodDisruptionBudget"))
+        .watches_stream(members.touched_objects(), cluster_of_member)
+        .watches_stream(applications, count::cluster_of)
+        .reconcile_all_on(all)
         .graceful_shutdown_on(shutdown)
-        .run(reconcile, retry, Arc::new(context))
+        .run(reconcile, retry, context)
         .for_each(|outcome| async {
             match outcome {
                 // A pod may outlive its cluster, or name one that never was; a failure is said where it happens.
                 Ok(_) | Err(ControllerError::ObjectNotFound(_) | ControllerError::ReconcilerFailed(..)) => {}
-                Err(error) => tracing::warn!(%error, "watching the API server failed, trying again"),
+                Err(error) => tracing::warn!(%error, "the controller's queue failed"),
             }
         })
         .await;
+}
+
+/// What happens to the objects of a kind that belong to clusters; their metadata is enough to tell.
+fn owned<K>(
+    context: &Context,
+    kind: &'static str,
+) -> impl Stream<Item = watcher::Result<PartialObjectMeta<K>>> + Send + use<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + Sync,
+    K: 'static,
+{
+    let config = watcher::Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::OPERATOR));
+    watches::events(scope::<PartialObjectMeta<K>>(context), config, context.watches.begin(kind)).touched_objects()
 }
 
 /// Where objects of a kind are looked at: in one namespace, or in all.
@@ -200,7 +228,9 @@ async fn reconcile(cluster: Arc<KvCluster>, context: Arc<Context>) -> Result<Act
     let began = Instant::now();
     // On the heap: with everything that is read of a cluster in it, it is large.
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-    let outcome = Box::pin(reconcile_once(&context, &namespace, &name)).await;
+    let outcome = timeout(RECONCILE_LIMIT, Box::pin(reconcile_once(&context, &namespace, &name)))
+        .await
+        .unwrap_or(Err(ReconcileError::TooLong));
     context.metrics.reconciled(if outcome.is_ok() { End::Done } else { End::Failed }, began.elapsed());
     if outcome.is_ok() {
         context.failures.lock().remove(&ObjectRef::from_obj(&*cluster));
@@ -212,7 +242,7 @@ async fn reconcile(cluster: Arc<KvCluster>, context: Arc<Context>) -> Result<Act
 fn retry(cluster: Arc<KvCluster>, error: &ReconcileError, context: Arc<Context>) -> Action {
     let mut failures = context.failures.lock();
     let count = failures.entry(ObjectRef::from_obj(&*cluster)).or_default();
-    let wait = backoff(*count);
+    let wait = RETRY.wait(*count);
     *count = count.saturating_add(1);
     tracing::warn!(
         namespace = cluster.namespace().unwrap_or_default(),
@@ -222,10 +252,6 @@ fn retry(cluster: Arc<KvCluster>, error: &ReconcileError, context: Arc<Context>)
         "reconcile failed"
     );
     Action::requeue(wait)
-}
-
-fn backoff(failures: u32) -> Duration {
-    FIRST_RETRY.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_RETRY)
 }
 
 async fn reconcile_once(context: &Context, namespace: &str, name: &str) -> Result<Action, ReconcileError> {
@@ -254,29 +280,43 @@ async fn reconcile_once(context: &Context, namespace: &str, name: &str) -> Resul
     let mut failure = None;
     let mut obstacle = None;
     let mut concern = None;
-    let mut outcome = Outcome::Unchanged;
+    let mut applied = Applied::default();
     match validate::validate(&cluster, &context.node_image) {
-        Ok(valid) => match Box::pin(carry_out(context, &valid, &live)).await {
-            Ok(done) => (outcome, concern) = done,
-            Err((found, error)) => (obstacle, failure) = (Some(found), error),
-        },
+        Ok(valid) => {
+            let prepared = Box::pin(prepare(context, &valid, &live)).await;
+            let desired = resources::build(&valid);
+            let members = if prepared.is_ok() { Members::Apply } else { Members::LeaveAlone };
+            let (client, metrics) = (&context.client, &context.metrics);
+            applied = Box::pin(apply::apply(client, metrics, &valid.owner, &desired, &live, members)).await;
+            match prepared {
+                Ok(found) => concern = found,
+                Err((found, error)) => (obstacle, failure) = (Some(found), error),
+            }
+            if let Some(error) = applied.failure() {
+                obstacle = Some(match obstacle {
+                    Some(Obstacle { reason, message }) => Obstacle { reason, message: format!("{message}; {error}") },
+                    None => Obstacle { reason: error.reason(), message: error.to_string() },
+                });
+                failure.get_or_insert(error.into());
+            }
+        }
         Err(invalid) => obstacle = Some(Obstacle { reason: invalid.reason(), message: invalid.to_string() }),
     }
 
-    let status = observe(context, &cluster, &live, obstacle, concern, outcome).await?;
+    let status = observe(context, &cluster, &live, obstacle, concern, applied).await?;
     if let Some(error) = failure {
         return Err(error);
     }
     Ok(Action::requeue(if status::is_steady(&status) { LATER } else { SOON }))
 }
 
-/// Puts everything of a cluster in place, and says what somebody should mend all the same; if it cannot be, says what is in
-/// the way, and what is worth another try.
-async fn carry_out(
+/// Sees to what members need before they start: keys, certificates, and what tells clients apart. Gives what somebody should
+/// mend though the spec is carried out; if members cannot be started, what is in the way, and what is worth another try.
+async fn prepare(
     context: &Context,
     cluster: &ValidatedCluster,
     live: &Live,
-) -> Result<(Outcome, Option<Obstacle>), (Obstacle, Option<ReconcileError>)> {
+) -> Result<Option<Obstacle>, (Obstacle, Option<ReconcileError>)> {
     let (client, metrics) = (&context.client, &context.metrics);
     // First keys and certificates: members that start without them, or are made anew with others, are of no use.
     let began = live.stateful_set.is_some();
@@ -288,16 +328,10 @@ async fn carry_out(
         let obstacle = Obstacle { reason: error.reason(), message: error.to_string() };
         return Err((obstacle, error.is_passing().then_some(error.into())));
     }
-    let concern = access::look(client, cluster, &context.token_review_role).await.map_err(|error| {
+    access::look(client, cluster, &context.token_review_role).await.map_err(|error| {
         let obstacle = Obstacle { reason: error.reason(), message: error.to_string() };
         (obstacle, error.is_passing().then_some(error.into()))
-    })?;
-    let desired = resources::build(cluster);
-    let outcome = apply::apply(client, metrics, &cluster.owner, &desired, live).await.map_err(|error| {
-        let obstacle = Obstacle { reason: error.reason(), message: error.to_string() };
-        (obstacle, Some(error.into()))
-    })?;
-    Ok((outcome, concern))
+    })
 }
 
 /// Looks at pods and members, and writes the status and the events if there is news.
@@ -307,14 +341,16 @@ async fn observe(
     live: &Live,
     obstacle: Option<Obstacle>,
     concern: Option<Obstacle>,
-    outcome: Outcome,
+    applied: Applied,
 ) -> Result<KvClusterStatus, ReconcileError> {
     let (client, name) = (&context.client, cluster.name_any());
     let namespace = cluster.namespace().unwrap_or_default();
+    let Applied { stateful_set: outcome, notices: replaced, .. } = applied;
     let answers = context.poller.poll(addresses(&live.pods)).await;
     let now = Timestamp::now();
     let mut unseen = Vec::new();
-    let sidecars = context.applications.sidecars(client, &namespace, &name, &cluster.uid().unwrap_or_default(), now).await;
+    let (applications, uid) = (context.applications.lock().clone(), cluster.uid().unwrap_or_default());
+    let sidecars = applications.sidecars(client, &namespace, &name, &uid, now).await;
     let sidecars = sidecars.map_err(|error| unseen.push(error.to_string())).ok();
     let warnings = events::look(client, &namespace, &waiting(&live.pods)).await.unwrap_or_else(|error| {
         unseen.push(format!("events cannot be read, check that the operator may list events: {error}"));
@@ -337,10 +373,11 @@ async fn observe(
         write_status(context, cluster, &namespace, &after).await?;
     }
     let before = cluster.status.clone().unwrap_or_default();
-    for notice in notice::notices(cluster, live.stateful_set.as_ref(), outcome, &before, &after, sidecars.as_ref()) {
+    let news = notice::notices(cluster, live.stateful_set.as_ref(), outcome, &before, &after, sidecars.as_ref());
+    for notice in replaced.into_iter().chain(news) {
         tracing::info!(namespace, cluster = name, reason = notice.reason, "{}", notice.note);
         context.metrics.wrote("Event");
-        notice::publish(client, cluster, &notice).await.map_err(|error| ReconcileError::Event(Box::new(error)))?;
+        notice::publish(client, cluster, &notice).await.map_err(|error| ReconcileError::Event(error.into()))?;
     }
     if let Some(sidecars) = &sidecars {
         context.told.tell(client, &namespace, &name, sidecars).await?;
@@ -373,7 +410,7 @@ async fn write_status(
         Ok(_) => Ok(()),
         // Deleted meanwhile.
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-        Err(error) => Err(ReconcileError::Status(Box::new(error))),
+        Err(error) => Err(ReconcileError::Status(error.into())),
     }
 }
 
@@ -389,33 +426,5 @@ fn addresses(pods: &[Pod]) -> Vec<(String, IpAddr)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn failures_in_a_row_are_tried_less_and_less() {
-        assert_eq!(backoff(0), Duration::from_secs(1));
-        assert_eq!(backoff(3), Duration::from_secs(8));
-        assert_eq!(backoff(6), LONGEST_RETRY);
-        assert_eq!(backoff(u32::MAX), LONGEST_RETRY);
-    }
-
-    #[test]
-    fn only_running_members_are_asked() {
-        let pod = |phase: &str, address: Option<&str>| -> Pod {
-            serde_json::from_value(json!({
-                "metadata": { "name": "demo-0" },
-                "status": { "phase": phase, "podIP": address },
-            }))
-            .unwrap()
-        };
-        let pods = [
-            pod("Running", Some("10.0.0.1")),
-            pod("Pending", Some("10.0.0.2")),
-            pod("Running", None),
-            pod("Running", Some("fd00::1")),
-        ];
-        let asked: Vec<String> = addresses(&pods).into_iter().map(|(_, address)| address.to_string()).collect();
-        assert_eq!(asked, ["10.0.0.1", "fd00::1"]);
-    }
-}
+#[path = "controller_tests.rs"]
+mod tests;

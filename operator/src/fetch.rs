@@ -19,7 +19,7 @@ use kube::{Api, Client, Resource, api::ListParams};
 use kvasir_crds::KvCluster;
 use serde::de::DeserializeOwned;
 
-use crate::{labels, resources::headless_service};
+use crate::{api_error::ApiError, labels, resources::headless_service};
 
 /// An object could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +27,7 @@ use crate::{labels, resources::headless_service};
 pub struct FetchError {
     kind: String,
     name: String,
-    source: Box<kube::Error>,
+    source: ApiError,
 }
 
 /// The objects of a cluster as they are now, ours or not.
@@ -103,7 +103,7 @@ where
     api.get_opt(&name).await.map_err(|source| FetchError {
         kind: K::kind(&()).into_owned(),
         name,
-        source: Box::new(source),
+        source: ApiError::from(source),
     })
 }
 
@@ -113,7 +113,7 @@ async fn pods(client: &Client, namespace: &str, name: &str) -> Result<Vec<Pod>, 
     let list = api.list(&params).await.map_err(|source| FetchError {
         kind: "Pods".to_owned(),
         name: format!("of {name}"),
-        source: Box::new(source),
+        source: ApiError::from(source),
     })?;
     Ok(list.items)
 }

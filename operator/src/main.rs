@@ -1,20 +1,20 @@
-//! The operator's program: reads its settings, starts the controller, the webhook and its own health, and stops them when
-//! told to.
+//! The operator's program: reads its settings, starts the webhook, its own health and, while it leads, the controller, and
+//! stops them when told to.
 
-use std::{
-    io::IsTerminal,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{io::IsTerminal, net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
 use clap::Parser;
-use kube::Client;
-use kvasir_operator::{controller, metrics::Metrics, server, webhook};
+use kvasir_operator::{
+    client, controller,
+    leader::{Candidate, Election, lease_name},
+    metrics::Metrics,
+    server,
+    watches::Watches,
+    webhook,
+};
 use prometheus_client::registry::Registry;
+use semver::Version;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -45,6 +45,17 @@ struct Args {
         value_parser = clap::builder::NonEmptyStringValueParser::new()
     )]
     watch_namespace: Option<String>,
+    /// Namespace of the Lease by which several operators agree on one that leads.
+    #[arg(long, env = "KVASIR_NAMESPACE", default_value = "kvasir-system", value_name = "NAMESPACE")]
+    lease_namespace: String,
+    /// Name of this operator among others: its pod's. Unset: of this host and process.
+    #[arg(
+        long,
+        env = "KVASIR_POD_NAME",
+        value_name = "NAME",
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
+    )]
+    identity: Option<String>,
     /// Address on which health and metrics are served.
     #[arg(long, env = "KVASIR_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
     listen: SocketAddr,
@@ -79,40 +90,51 @@ async fn main() -> anyhow::Result<()> {
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("another cryptography provider was installed before ring"))?;
-    let client = Client::try_default().await.context("cannot find a Kubernetes API server: set KUBECONFIG")?;
+    let client = client::connect().await.context("cannot find a Kubernetes API server: set KUBECONFIG")?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node_image = args.node_image, "starting");
 
     let (stop, stopped) = watch::channel(false);
-    let stopping = || {
-        let mut stopped = stopped.clone();
-        // An error means that `stop` is gone, and with it the program.
-        async move { drop(stopped.wait_for(|stopped| *stopped).await) }
-    };
+    let stopping = || turned(stopped.clone());
     let metrics = Metrics::default();
     let monitor = webhook::Monitor::default();
     let mut registry = Registry::default();
     metrics.register(&mut registry);
     monitor.register(&mut registry);
-    let known = Arc::new(AtomicBool::new(false));
-    let ready = {
-        let (known, monitor, webhook) = (known.clone(), monitor.clone(), args.webhook.enabled);
-        move || known.load(Ordering::Acquire) && (!webhook || monitor.serving())
+    let watches = Watches::default();
+    watches.register(&mut registry);
+    let me = Candidate {
+        identity: args.identity.unwrap_or_else(identity),
+        version: Version::parse(env!("CARGO_PKG_VERSION")).context("the release is no semantic version")?,
+    };
+    let lease = lease_name(args.watch_namespace.as_deref());
+    let election = Election::new(client.clone(), &args.lease_namespace, lease, me, watches.begin("Lease"));
+    election.register(&mut registry);
+    let not_ready = {
+        let (watches, monitor, webhook) = (watches.clone(), monitor.clone(), args.webhook.enabled);
+        move || {
+            watches.deaf().or_else(|| (webhook && !monitor.serving()).then(|| "the webhook is not served".to_owned()))
+        }
     };
 
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
-    let health = server::run(args.listen, registry, ready, stopping());
+    let health = server::run(args.listen, registry, not_ready, stopping());
     tasks.spawn(async move { Ok(health.await?) });
     if args.webhook.enabled {
-        let hook = webhook::run(args.webhook, client.clone(), args.node_image.clone(), monitor, stopping());
+        let hook =
+            webhook::run(args.webhook, client.clone(), args.node_image.clone(), monitor, watches.clone(), stopping());
         tasks.spawn(async move { Ok(hook.await?) });
     }
-    let control = controller::run(
-        controller::Context::new(client, args.watch_namespace, args.node_image, args.token_review_role, metrics),
-        known,
-        stopping(),
-    );
+    let context = Arc::new(controller::Context::new(
+        client::fenced(&client, election.permit()),
+        args.watch_namespace,
+        args.node_image,
+        args.token_review_role,
+        metrics,
+        watches,
+    ));
+    let lead = election.run(move |stop| controller::run(context.clone(), turned(stop)), stopping());
     tasks.spawn(async move {
-        control.await;
+        lead.await;
         Ok(())
     });
 
@@ -133,4 +155,15 @@ async fn main() -> anyhow::Result<()> {
         ended.context("a part of the operator failed")??;
     }
     Ok(())
+}
+
+/// Resolves once a signal is true. That its sender is gone counts as well: so is what it belonged to.
+async fn turned(mut signal: watch::Receiver<bool>) {
+    drop(signal.wait_for(|turned| *turned).await);
+}
+
+/// A name that no other operator has, outside of a pod.
+fn identity() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "operator".to_owned());
+    format!("{host}-{}", std::process::id())
 }

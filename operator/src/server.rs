@@ -1,6 +1,6 @@
 //! The operator's own health and metrics, over HTTP.
 //!
-//! Knows nothing of what is measured, and is told by a closure whether the operator is ready.
+//! Knows nothing of what is measured, and is told by a closure why the operator is not ready, if it is not.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -22,27 +22,28 @@ pub struct ServerError {
 pub async fn run(
     address: SocketAddr,
     registry: Registry,
-    ready: impl Fn() -> bool + Send + Sync + 'static,
+    not_ready: impl Fn() -> Option<String> + Send + Sync + 'static,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServerError> {
     let failed = |source| ServerError { address, source };
     let listener = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
     tracing::info!(%address, "serving health and metrics");
-    axum::serve(listener, router(registry, ready)).with_graceful_shutdown(shutdown).await.map_err(failed)
+    axum::serve(listener, router(registry, not_ready)).with_graceful_shutdown(shutdown).await.map_err(failed)
 }
 
-fn router(registry: Registry, ready: impl Fn() -> bool + Send + Sync + 'static) -> Router {
+fn router(registry: Registry, not_ready: impl Fn() -> Option<String> + Send + Sync + 'static) -> Router {
     let registry = Arc::new(registry);
-    let ready = Arc::new(ready);
+    let not_ready = Arc::new(not_ready);
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route(
             "/readyz",
             get(move || {
-                let ready = ready();
-                async move {
-                    if ready { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not yet\n") }
-                }
+                let answer = match not_ready() {
+                    None => (StatusCode::OK, "ok\n".to_owned()),
+                    Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+                };
+                async move { answer }
             }),
         )
         .route(

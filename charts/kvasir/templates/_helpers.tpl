@@ -13,6 +13,9 @@
 {{- end -}}
 
 {{- define "kvasir.operator" -}}{{ include "kvasir.fullname" . }}-operator{{- end -}}
+{{- define "kvasir.leader" -}}{{ include "kvasir.fullname" . }}-leader{{- end -}}
+{{/* The operator derives the same name (leader.rs): from what is looked after, not from the release. */}}
+{{- define "kvasir.lease" -}}kvasir-operator{{ with .Values.operator.watchNamespace }}-{{ . }}{{ end }}{{- end -}}
 {{- define "kvasir.webhook" -}}{{ include "kvasir.fullname" . }}-webhook{{- end -}}
 {{- define "kvasir.webhookSecret" -}}{{ include "kvasir.fullname" . }}-webhook-cert{{- end -}}
 {{- define "kvasir.webhookConfiguration" -}}{{ include "kvasir.fullname" . }}-sidecar{{- end -}}

@@ -122,13 +122,13 @@ fn members_that_start_without_the_api_server_wait_for_each_other() {
         let keys = t.fill("demo", 50).await?;
         t.all_hold("demo", &keys).await?;
         let pods = t.member_pods("demo").await?;
-        if !t.lab.ctl(&["kill", "kube-apiserver"]).await? {
+        if !t.lab.control(&["kill", "kube-apiserver"]).await? {
             eprintln!("api-away: only the throwaway cluster can do without its API server; not tested here");
             return Ok(());
         }
         let waited = all_wait(t, &pods).await;
         // Whatever was seen, the others need it.
-        t.lab.ctl(&["start", "kube-apiserver"]).await?;
+        t.lab.control(&["start", "kube-apiserver"]).await?;
         let back = Instant::now();
         waited?;
         for pod in &pods {

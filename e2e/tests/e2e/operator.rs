@@ -2,16 +2,21 @@
 //! clusters when it is uninstalled.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use kube::api::{ApiResource, DynamicObject, ListParams};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, ResourceExt as _};
 use kvasir_crds::KvCluster;
 use kvasir_e2e::lab::{OPERATOR, OPERATOR_NAMESPACE, RELEASE, command, workspace};
 use kvasir_e2e::trial::restarts;
-use kvasir_e2e::{Trial, alone, audit, until};
+use kvasir_e2e::{Trial, alone, audit, run, until, within};
 
 /// The kinds of objects that the operator makes of a cluster of several members.
 pub(crate) const OWNED: [&str; 7] =
@@ -91,7 +96,10 @@ fn with_nothing_to_do_it_writes_nothing() {
         };
         let user = format!("system:serviceaccount:{OPERATOR_NAMESPACE}:{OPERATOR}");
         let ours = |write: &audit::Write| {
-            write.user == user && [&t.namespace, OPERATOR_NAMESPACE, ""].contains(&&*write.namespace)
+            // The leader renews its Lease, whatever there is to do.
+            write.user == user
+                && write.resource != "leases"
+                && [&t.namespace, OPERATOR_NAMESPACE, ""].contains(&&*write.namespace)
         };
         let made = audit::since(begin).await?;
         ensure!(
@@ -212,6 +220,191 @@ fn one_that_looks_after_a_single_namespace_has_no_rights_in_others() {
         .await;
         t.lab.install_operator().await?;
         outcome
+    });
+}
+
+/// How long the API server is away: longer than any back-off that would be forgiven.
+const OUTAGE: Duration = Duration::from_secs(74);
+/// How soon the operator is to act once the API server is back; it takes five seconds on a machine with time to spare.
+const BACK: Duration = Duration::from_secs(20);
+
+#[test]
+fn operator_acts_soon_after_an_api_outage() {
+    alone("api-outage", async |t| {
+        t.cluster("demo", 3).await?;
+        if !t.lab.control(&["kill", "kube-apiserver"]).await? {
+            eprintln!("api-outage: only the throwaway cluster can stop its API server; not tested here");
+            return Ok(());
+        }
+        tokio::time::sleep(OUTAGE).await;
+        t.lab.control(&["start", "kube-apiserver"]).await?;
+        // Asked for as soon as the API server takes it.
+        until("the API server to take a change", async || {
+            t.kubectl(&["patch", "kvcluster/demo", "--type=merge", "-p", r#"{"spec":{"replicas":4}}"#]).await
+        })
+        .await?;
+        let began = Instant::now();
+        within(BACK, "the operator to act on it", async || {
+            let set = t.api::<StatefulSet>().get("demo").await?;
+            let replicas = set.spec.and_then(|spec| spec.replicas);
+            ensure!(replicas == Some(4), "the StatefulSet has {replicas:?} replicas");
+            Ok(())
+        })
+        .await?;
+        eprintln!(
+            "api-outage: the operator acted {:.1} s after the API server's return",
+            began.elapsed().as_secs_f64()
+        );
+        t.settled("demo", 4).await
+    });
+}
+
+#[test]
+fn service_port_edited_by_hand_is_repaired() {
+    run("service-port", async |t| {
+        t.cluster("demo", 2).await?;
+        let services = t.api::<Service>();
+        let before = services.get("demo").await?;
+        let edit = r#"[{"op":"replace","path":"/spec/ports/0/port","value":7171}]"#;
+        t.kubectl(&["patch", "service/demo", "--type=json", "-p", edit]).await?;
+        t.kubectl(&["delete", "poddisruptionbudget/demo"]).await?;
+        until("the port to be what it was", async || {
+            let spec = services.get("demo").await?.spec.unwrap_or_default();
+            let ports: Vec<_> = spec.ports.iter().flatten().map(|port| port.port).collect();
+            ensure!(ports == [7070], "{ports:?}");
+            Ok(())
+        })
+        .await?;
+        until("the budget to be back", async || Ok(t.api::<PodDisruptionBudget>().get("demo").await?)).await?;
+        let after = services.get("demo").await?;
+        let address = |service: &Service| service.spec.as_ref().and_then(|spec| spec.cluster_ip.clone());
+        ensure!(
+            after.uid() == before.uid() && address(&after) == address(&before),
+            "the Service was replaced, with its address"
+        );
+        until("an event that says so", async || {
+            let words = ["get", "events", "--field-selector=reason=Replaced", "-o", "jsonpath={.items[*].message}"];
+            let said = t.kubectl(&words).await?;
+            ensure!(said.contains("Service demo"), "{said:?}");
+            Ok(())
+        })
+        .await?;
+        t.settled("demo", 2).await
+    });
+}
+
+#[test]
+fn role_binding_that_cannot_be_changed_is_replaced() {
+    run("role-binding", async |t| {
+        t.cluster("demo", 2).await?;
+        let bindings = t.api::<RoleBinding>();
+        let mut other = bindings.get("demo").await?;
+        bindings.delete("demo", &DeleteParams::default()).await?;
+        // The operator may be the first to make it again: then there is nothing to test, and it is taken away once more.
+        other.metadata.resource_version = None;
+        other.metadata.uid = None;
+        other.metadata.managed_fields = None;
+        other.role_ref.name = "other".into();
+        until("a binding to another role", async || match bindings.create(&PostParams::default(), &other).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                bindings.delete("demo", &DeleteParams::default()).await?;
+                Err(error.into())
+            }
+        })
+        .await?;
+        until("the binding to be what it was", async || {
+            let role = bindings.get("demo").await?.role_ref.name;
+            ensure!(role == "demo", "it binds {role}");
+            Ok(())
+        })
+        .await?;
+        t.settled("demo", 2).await
+    });
+}
+
+/// Who leads, by the Lease.
+async fn leader(t: &Trial) -> Result<Option<String>> {
+    let leases: Api<Lease> = Api::namespaced(t.lab.client.clone(), OPERATOR_NAMESPACE);
+    Ok(leases.get(OPERATOR).await?.spec.and_then(|spec| spec.holder_identity))
+}
+
+async fn generation(t: &Trial) -> Result<Option<i64>> {
+    Ok(t.api::<StatefulSet>().get("demo").await?.metadata.generation)
+}
+
+#[test]
+fn operators_agree_on_one_leader() {
+    alone("leader", async |t| {
+        t.cluster("demo", 2).await?;
+        let before = generation(t).await?;
+        scale_operator(t, 2).await?;
+        let outcome = async {
+            let first = leader(t).await?.context("nobody leads")?;
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                ensure!(leader(t).await? == Some(first.clone()), "the Lease changed hands with both alive");
+            }
+            // The other takes over at once from one that ends, and acts.
+            command("kubectl", &["-n", OPERATOR_NAMESPACE, "delete", "pod", &first, "--wait=false"]).await?;
+            until("another leader", async || {
+                let now = leader(t).await?;
+                ensure!(now.as_ref().is_some_and(|now| *now != first), "{now:?} leads");
+                Ok(())
+            })
+            .await?;
+            ensure!(generation(t).await? == before, "the StatefulSet was written by the way");
+            t.kubectl(&["scale", "kvcluster/demo", "--replicas=3"]).await?;
+            t.settled("demo", 3).await
+        }
+        .await;
+        // Whatever came of it, the tests that follow have one.
+        scale_operator(t, 1).await?;
+        outcome
+    });
+}
+
+#[test]
+fn operator_rollout_writes_no_stateful_set() {
+    alone("operator-rollout", async |t| {
+        t.cluster("demo", 2).await?;
+        let before = generation(t).await?;
+        for _ in 0..2 {
+            restart_operator().await?;
+        }
+        // The last one leads and has looked at everything.
+        t.kubectl(&["annotate", "kvcluster/demo", "example.org/seen=1"]).await?;
+        until("a leader among the pods that are there", async || {
+            let leader = leader(t).await?.context("nobody leads")?;
+            command("kubectl", &["-n", OPERATOR_NAMESPACE, "get", "pod", &leader]).await
+        })
+        .await?;
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        ensure!(generation(t).await? == before, "{before:?} became {:?}", generation(t).await?);
+        Ok(())
+    });
+}
+
+#[test]
+fn drain_takes_members_that_were_never_ready() {
+    alone("drain-unready", async |t| {
+        // An image without the node's program: its containers run and end, and no member is ever ready.
+        t.ask_for_cluster("demo", serde_json::json!({ "replicas": 3, "image": t.lab.shell_image })).await?;
+        let pod = until("a member that crashes", async || {
+            let pods = t.member_pods("demo").await?;
+            let crashed = pods.into_iter().find(|pod| {
+                pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running") && restarts(pod) > 0
+            });
+            crashed.context("none runs and has crashed yet")
+        })
+        .await?;
+        until("the budget", async || Ok(t.api::<PodDisruptionBudget>().get("demo").await?)).await?;
+        let node = pod.spec.and_then(|spec| spec.node_name).context("it runs nowhere")?;
+        let selector = "--pod-selector=kvasir.dev/member-of=demo";
+        let words = ["drain", &node, selector, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s"];
+        let drained = command("kubectl", &words).await;
+        command("kubectl", &["uncordon", &node]).await?;
+        drained.map(drop)
     });
 }
 

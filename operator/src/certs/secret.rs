@@ -12,6 +12,7 @@ use kube::{
 };
 
 use super::{self as certs, CertError, Purpose, Stored};
+use crate::api_error::ApiError;
 
 /// Key of the Secret with the authorities to trust.
 pub const AUTHORITIES: &str = "ca.crt";
@@ -34,7 +35,7 @@ pub enum SecretError {
         /// The Secret.
         name: String,
         /// What the API server said.
-        source: Box<kube::Error>,
+        source: ApiError,
     },
     /// It changed under every attempt to write it.
     #[error("secret {0} is changed all the time, see who else writes it")]
@@ -55,7 +56,7 @@ pub async fn stored(
     now: i64,
 ) -> Result<Stored, SecretError> {
     let name = &*empty.name_any();
-    let failed = |source: kube::Error| SecretError::Request { name: name.to_owned(), source: Box::new(source) };
+    let failed = |source: kube::Error| SecretError::Request { name: name.to_owned(), source: ApiError::from(source) };
     for _ in 0..MOST_RACES {
         let secret = api.get_opt(name).await.map_err(failed)?;
         let current = secret.as_ref().and_then(read);

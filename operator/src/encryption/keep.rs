@@ -15,7 +15,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::Deserialize;
 
 use super::KeyFile;
-use crate::{labels, metrics::Metrics, validate::ValidatedCluster};
+use crate::{api_error::ApiError, labels, metrics::Metrics, validate::ValidatedCluster};
 
 /// What the node takes.
 const MAX_COOKIE_BYTES: usize = 256;
@@ -65,7 +65,7 @@ pub enum KeysError {
         /// Name of the Secret.
         name: String,
         /// What the API server said.
-        source: Box<kube::Error>,
+        source: ApiError,
     },
     /// The system gave no random bytes.
     #[error("cannot make keys: the system gives no random bytes")]
@@ -98,7 +98,8 @@ pub async fn keep(
 ) -> Result<(), KeysError> {
     let Some(file) = &cluster.encryption else { return Ok(()) };
     let api: Api<Secret> = Api::namespaced(client.clone(), &cluster.namespace);
-    let failed = |verb| move |source| KeysError::Request { verb, name: file.secret.clone(), source: Box::new(source) };
+    let failed =
+        |verb| move |source| KeysError::Request { verb, name: file.secret.clone(), source: ApiError::from(source) };
     match api.get_opt(&file.secret).await.map_err(failed("read"))? {
         Some(secret) => judge(&secret, file, &cluster.owner),
         None if !file.generate => Err(KeysError::Missing(file.secret.clone())),

@@ -20,6 +20,9 @@ pub fn build(cluster: &ValidatedCluster) -> Option<PodDisruptionBudget> {
                 match_labels: Some(labels::selector(&cluster.name)),
                 ..LabelSelector::default()
             }),
+            // A member that is not ready serves nothing, and holds nothing that the ready ones do not: it must not hold up a
+            // drain.
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
             ..PodDisruptionBudgetSpec::default()
         }),
         ..PodDisruptionBudget::default()
@@ -36,5 +39,11 @@ mod tests {
         assert_eq!(build(&valid("{replicas: 1}")), None);
         let spec = build(&valid("{replicas: 2}")).unwrap().spec.unwrap();
         assert_eq!(spec.max_unavailable, Some(IntOrString::Int(1)));
+    }
+
+    #[test]
+    fn budget_lets_unready_members_go() {
+        let spec = build(&valid("{replicas: 3}")).unwrap().spec.unwrap();
+        assert_eq!(spec.unhealthy_pod_eviction_policy.as_deref(), Some("AlwaysAllow"));
     }
 }

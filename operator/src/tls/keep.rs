@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{NodeTls, Source, names, peer_name};
 use crate::{
+    api_error::ApiError,
     apply,
     certs::{
         self, CertError, Purpose,
@@ -63,7 +64,7 @@ pub enum TlsError {
         /// What may be missing.
         hint: &'static str,
         /// What the API server said.
-        source: Box<kube::Error>,
+        source: ApiError,
     },
 }
 
@@ -99,7 +100,7 @@ pub async fn keep(client: &Client, metrics: &Metrics, cluster: &ValidatedCluster
         kind: "Secret",
         name: tls.secret.clone(),
         hint: "the API server answers",
-        source: Box::new(source),
+        source: ApiError::from(source),
     })?;
     match (&tls.source, found) {
         (Source::Operator, found) => {
@@ -167,7 +168,7 @@ async fn certificate(
     let failed = |verb| {
         let name = tls.secret.clone();
         let hint = "cert-manager is installed";
-        move |source| TlsError::Request { verb, kind: "Certificate", name, hint, source: Box::new(source) }
+        move |source| TlsError::Request { verb, kind: "Certificate", name, hint, source: ApiError::from(source) }
     };
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &cluster.namespace, &kind());
     let wanted = apply::stamp(request(cluster, tls, issuer));

@@ -31,6 +31,7 @@ use super::{
     monitor::Answer,
     sidecar::{self, Sidecar},
 };
+use crate::api_error::ApiError;
 
 /// The path that the configuration names.
 pub const PATH: &str = "/mutate-pods";
@@ -56,7 +57,7 @@ enum AdmitError {
     #[error("send an AdmissionReview of admission.k8s.io/v1 with a pod in it: {0}")]
     Malformed(String),
     #[error("cannot read KvCluster {cluster}: {source}")]
-    Read { cluster: String, source: Box<kube::Error> },
+    Read { cluster: String, source: ApiError },
     #[error("reading KvCluster {0} took too long")]
     Slow(String),
     #[error("cannot write the answer: {0}")]
@@ -173,7 +174,7 @@ impl Webhook {
         let cluster = || format!("{namespace}/{name}");
         let api: Api<KvCluster> = Api::namespaced(self.client.clone(), namespace);
         let read = timeout(READ_LIMIT, api.get_opt(name)).await.map_err(|_| AdmitError::Slow(cluster()))?;
-        read.map_err(|source| AdmitError::Read { cluster: cluster(), source: Box::new(source) })
+        read.map_err(|source| AdmitError::Read { cluster: cluster(), source: ApiError::from(source) })
     }
 }
 

@@ -46,7 +46,10 @@ use kvasir_crds::{KvCluster, SidecarStatus};
 use parking_lot::Mutex;
 
 use super::{CLUSTER_LABEL, INJECT_ANNOTATION, SIDECAR_NAME, sidecar};
-use crate::status::{GRACE, broken, oom_killed, waiting};
+use crate::{
+    api_error::ApiError,
+    status::{GRACE, broken, oom_killed, waiting},
+};
 
 /// Reason of the event on a pod without its sidecar.
 pub const REASON: &str = "SidecarMissing";
@@ -67,7 +70,7 @@ pub enum CountError {
         /// The cluster, as namespace/name.
         cluster: String,
         /// What the API server said.
-        source: Box<kube::Error>,
+        source: ApiError,
     },
     /// Writing an event failed.
     #[error("cannot write an event on pod {pod}, check that the operator may create events: {source}")]
@@ -75,7 +78,7 @@ pub enum CountError {
         /// The pod, as namespace/name.
         pod: String,
         /// What the API server said.
-        source: Box<kube::Error>,
+        source: ApiError,
     },
 }
 
@@ -203,10 +206,10 @@ async fn list(
 ) -> Result<Sidecars, CountError> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let params = ListParams::default().labels(&format!("{CLUSTER_LABEL}={cluster}"));
-    let pods = pods
-        .list(&params)
-        .await
-        .map_err(|source| CountError::List { cluster: format!("{namespace}/{cluster}"), source: Box::new(source) })?;
+    let pods = pods.list(&params).await.map_err(|source| CountError::List {
+        cluster: format!("{namespace}/{cluster}"),
+        source: ApiError::from(source),
+    })?;
     Ok(count(&pods.items, uid, now))
 }
 
@@ -368,7 +371,7 @@ impl Warned {
                 Err(kube::Error::Api(status)) if status.is_already_exists() => {}
                 Err(source) => {
                     let pod = format!("{namespace}/{}", pod.name);
-                    return Err(CountError::Event { pod, source: Box::new(source) });
+                    return Err(CountError::Event { pod, source: ApiError::from(source) });
                 }
             }
             self.0.lock().entry(key.clone()).or_default().insert(pod.uid.clone());

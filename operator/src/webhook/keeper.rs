@@ -19,14 +19,18 @@ use kube::{
     Api, Client, Resource,
     api::{PartialObjectMeta, Patch, PatchParams},
 };
-use kube_runtime::{WatchStreamExt, watcher};
+use kube_runtime::watcher;
 use serde_json::json;
 use tokio::time::sleep;
 
 use super::{Monitor, Settings, server::CertificateSlot};
-use crate::certs::{
-    self, CertError, Purpose,
-    secret::{self, SecretError},
+use crate::{
+    api_error::ApiError,
+    certs::{
+        self, CertError, Purpose,
+        secret::{self, SecretError},
+    },
+    watches::{self, Watch, Watches},
 };
 
 /// All is looked at again this often, whatever the watches say.
@@ -50,7 +54,7 @@ pub enum KeepError {
         /// The `MutatingWebhookConfiguration`.
         name: String,
         /// What the API server said.
-        source: Box<kube::Error>,
+        source: ApiError,
     },
     /// The certificate itself.
     #[error(transparent)]
@@ -58,12 +62,22 @@ pub enum KeepError {
 }
 
 /// Keeps everything right for ever: at the start, hourly, and at once when somebody changes one of the two objects.
-pub async fn keep(settings: &Settings, client: Client, slot: &CertificateSlot, monitor: &Monitor) {
+pub async fn keep(settings: &Settings, client: Client, slot: &CertificateSlot, monitor: &Monitor, watches: &Watches) {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &settings.namespace);
     let configurations: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
     let mut changes = stream::select(
-        changes_of::<Secret>(Api::namespaced(client.clone(), &settings.namespace), &settings.secret).boxed(),
-        changes_of::<MutatingWebhookConfiguration>(Api::all(client.clone()), &settings.configuration).boxed(),
+        changes_of::<Secret>(
+            Api::namespaced(client.clone(), &settings.namespace),
+            &settings.secret,
+            watches.begin("Secret"),
+        )
+        .boxed(),
+        changes_of::<MutatingWebhookConfiguration>(
+            Api::all(client.clone()),
+            &settings.configuration,
+            watches.begin("MutatingWebhookConfiguration"),
+        )
+        .boxed(),
     );
     let mut told = None;
     loop {
@@ -91,20 +105,20 @@ pub async fn keep(settings: &Settings, client: Client, slot: &CertificateSlot, m
 }
 
 /// One item for each change of the object of this name.
-fn changes_of<K>(api: Api<PartialObjectMeta<K>>, name: &str) -> impl stream::Stream<Item = ()> + Send + use<K>
+fn changes_of<K>(
+    api: Api<PartialObjectMeta<K>>,
+    name: &str,
+    watch: Watch,
+) -> impl stream::Stream<Item = ()> + Send + use<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
 {
     // By its name: the operator may watch this object, and no other of its kind.
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    watcher(api, config).default_backoff().filter_map(|event| async {
+    watches::events(api, config, watch).filter_map(|event| async move {
         match event {
             Ok(watcher::Event::Apply(_) | watcher::Event::Delete(_) | watcher::Event::InitDone) => Some(()),
-            Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => None,
-            Err(error) => {
-                tracing::debug!(%error, "a watch for the webhook broke and starts again");
-                None
-            }
+            Ok(watcher::Event::Init | watcher::Event::InitApply(_)) | Err(_) => None,
         }
     })
 }
@@ -128,7 +142,8 @@ async fn check(
 
 /// Writes `authorities` into the configuration, if it holds anything else.
 pub async fn publish(api: &Api<MutatingWebhookConfiguration>, name: &str, authorities: &str) -> Result<(), KeepError> {
-    let failed = |source: kube::Error| KeepError::Configuration { name: name.to_owned(), source: Box::new(source) };
+    let failed =
+        |source: kube::Error| KeepError::Configuration { name: name.to_owned(), source: ApiError::from(source) };
     let configuration = api.get(name).await.map_err(failed)?;
     let Some(patch) = bundle_patch(configuration.webhooks.as_deref().unwrap_or_default(), authorities) else {
         return Ok(());

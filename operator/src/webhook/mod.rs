@@ -15,7 +15,7 @@
 //! let monitor = webhook::Monitor::default();
 //! monitor.register(&mut registry);                        // its metrics
 //! let ready = || !args.webhook.enabled || monitor.serving(); // part of /readyz
-//! webhook::run(args.webhook, client, node_image, monitor, shutdown).await?; // ends after `shutdown` resolves
+//! webhook::run(args.webhook, client, node_image, monitor, watches, shutdown).await?; // ends after `shutdown` resolves
 //! ```
 
 pub mod admit;
@@ -29,6 +29,8 @@ use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use kube::Client;
 use tokio::{net::TcpListener, sync::watch};
+
+use crate::watches::Watches;
 
 pub use monitor::Monitor;
 
@@ -135,6 +137,7 @@ pub async fn run(
     client: Client,
     node_image: String,
     monitor: Monitor,
+    watches: Watches,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), WebhookError> {
     let address = settings.listen;
@@ -146,7 +149,7 @@ pub async fn run(
     let app = admit::router(client.clone(), node_image, monitor.clone());
     let (stop, stopped) = watch::channel(false);
 
-    let keep = keeper::keep(&settings, client, &slot, &monitor);
+    let keep = keeper::keep(&settings, client, &slot, &monitor, &watches);
     let serve = server::serve(listener, tls, app, stopped);
     tokio::pin!(keep, serve, shutdown);
     tokio::select! {

@@ -1,0 +1,415 @@
+//! Which of several operators reconciles: the one that holds a Lease.
+//!
+//! The holder renews the Lease while it works, and stops before the Lease runs out if it cannot. A newer release that waits
+//! announces itself in the Lease, and the holder steps back at once; an older one waits until the holder is gone. Time is
+//! measured on the own clock only: a Lease has run out when it has not changed for its duration in front of one's own eyes.
+//! Knows nothing of the work.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ObjectMeta, PostParams},
+};
+use parking_lot::RwLock;
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
+use semver::Version;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use crate::{api_error::ApiError, watches::Watch};
+
+/// How long the Lease is valid without being renewed.
+pub const LEASE: Duration = Duration::from_secs(15);
+/// How long the leader may work after it began its last renewal that succeeded. What is left of [`LEASE`] is for requests
+/// that are under way.
+const WORK_LIMIT: Duration = Duration::from_secs(10);
+/// How often the leader renews, and others look. A leader may miss two renewals.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// How long one look, or one renewal, may take.
+const REQUEST_LIMIT: Duration = Duration::from_secs(3);
+/// How long work under way may take to end when the leader goes or steps back.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// How often the Lease is looked at again when someone else wrote it between reading and writing.
+const TRIES: u32 = 3;
+
+/// Annotation of the Lease: release of the holder.
+pub const HOLDER_VERSION: &str = "kvasir.dev/holder-version";
+/// Annotation of the Lease: who waits with a newer release.
+pub const SUCCESSOR: &str = "kvasir.dev/successor";
+/// Annotation of the Lease: that release.
+pub const SUCCESSOR_VERSION: &str = "kvasir.dev/successor-version";
+
+/// Leave to change things, until a moment; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Permit(Arc<RwLock<Option<Instant>>>);
+
+impl Permit {
+    /// Whether things may be changed now.
+    pub fn holds(&self) -> bool {
+        self.end().is_some_and(|end| Instant::now() < end)
+    }
+
+    fn end(&self) -> Option<Instant> {
+        *self.0.read()
+    }
+
+    /// Makes the permit hold until this moment.
+    pub(crate) fn extend(&self, end: Instant) {
+        *self.0.write() = Some(end);
+    }
+
+    fn revoke(&self) {
+        *self.0.write() = None;
+    }
+}
+
+/// Who wants to lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// A name that no other process has: the pod's.
+    pub identity: String,
+    /// The release.
+    pub version: Version,
+}
+
+impl Candidate {
+    /// Whether a release, as an annotation has it, is newer than this one's. One that cannot be read is not.
+    fn is_older_than(&self, version: &str) -> bool {
+        Version::parse(version).is_ok_and(|version| version.cmp_precedence(&self.version).is_gt())
+    }
+
+    /// Whether this release is newer than one that an annotation has.
+    fn is_newer_than(&self, version: &str) -> bool {
+        Version::parse(version).is_ok_and(|version| version.cmp_precedence(&self.version).is_lt())
+    }
+}
+
+/// Name of the Lease: those who look after the same clusters have the same, whatever release they are part of.
+pub fn lease_name(watch_namespace: Option<&str>) -> String {
+    watch_namespace.map_or_else(|| "kvasir-operator".to_owned(), |namespace| format!("kvasir-operator-{namespace}"))
+}
+
+/// What a candidate does about a Lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Move {
+    /// Write one's own name into it, or renew it.
+    Take,
+    /// Leave it to the holder.
+    Wait,
+    /// Tell the holder that a newer release waits.
+    Announce,
+    /// Give it up for a newer release that waits.
+    StepBack,
+}
+
+/// What to do about a Lease that has not changed hands, and has not been renewed, for so long.
+fn decide(me: &Candidate, lease: Option<&Lease>, unchanged: Duration) -> Move {
+    let Some(lease) = lease else { return Move::Take };
+    let note = |key| lease.annotations().get(key).map(String::as_str);
+    let newer_waits = note(SUCCESSOR).is_some_and(|successor| successor != me.identity)
+        && note(SUCCESSOR_VERSION).is_some_and(|version| me.is_older_than(version));
+    let ran_out = unchanged >= duration(lease);
+    match lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default() {
+        holder if holder == me.identity => {
+            if newer_waits {
+                Move::StepBack
+            } else {
+                Move::Take
+            }
+        }
+        // Released. If the newer one that was to take it does not come, it is anyone's.
+        "" if newer_waits && !ran_out => Move::Wait,
+        "" => Move::Take,
+        _ if ran_out => Move::Take,
+        _ => {
+            let announced = note(SUCCESSOR_VERSION).is_some_and(|version| !me.is_newer_than(version));
+            let newer = note(HOLDER_VERSION).is_some_and(|version| me.is_newer_than(version));
+            if newer && !announced { Move::Announce } else { Move::Wait }
+        }
+    }
+}
+
+fn duration(lease: &Lease) -> Duration {
+    let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
+    seconds.and_then(|seconds| u64::try_from(seconds).ok()).map_or(LEASE, Duration::from_secs)
+}
+
+/// How a look at the Lease ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Leading,
+    Waiting,
+    SteppingBack,
+}
+
+/// Why the work ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The process is to end.
+    Shutdown,
+    /// A newer release takes over.
+    SteppedBack,
+    /// The Lease is someone else's, or could not be renewed in time.
+    Lost,
+    /// By itself, which it should not.
+    Ended,
+}
+
+/// One candidate and its Lease.
+pub struct Election {
+    api: Api<Lease>,
+    name: String,
+    me: Candidate,
+    permit: Permit,
+    leads: Gauge,
+    watch: Watch,
+    /// Holder and time of renewal as last seen, and since when it is the same.
+    seen: Option<((Option<String>, Option<MicroTime>), Instant)>,
+}
+
+impl Election {
+    /// A candidate for the Lease of this name. `watch` says whether the Lease can be read.
+    pub fn new(client: Client, namespace: &str, name: String, me: Candidate, watch: Watch) -> Self {
+        let api = Api::namespaced(client, namespace);
+        Self { api, name, me, permit: Permit::default(), leads: Gauge::default(), watch, seen: None }
+    }
+
+    /// Adds the metric to those that are served.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Whether this operator leads: 1, or 0 while it stands by";
+        registry.register("kvasir_operator_leader", help, self.leads.clone());
+    }
+
+    /// What holds while this candidate leads.
+    pub fn permit(&self) -> Permit {
+        self.permit.clone()
+    }
+
+    /// Does `work` whenever this candidate leads, until `shutdown` resolves or the work ends by itself.
+    ///
+    /// Work is asked to end through its argument when the leader goes or steps back. It is dropped if it does not end in
+    /// time, and at once when the Lease is lost.
+    pub async fn run<W: Future<Output = ()>>(
+        mut self,
+        mut work: impl FnMut(watch::Receiver<bool>) -> W,
+        shutdown: impl Future<Output = ()>,
+    ) {
+        tokio::pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = self.stand_by() => {}
+                // A look that is abandoned here may have taken the Lease.
+                () = &mut shutdown => return self.release().await,
+            }
+            tracing::info!(lease = self.name, identity = self.me.identity, "leading");
+            self.leads.set(1);
+            let (stop, stopped) = watch::channel(false);
+            let mut under_way = Box::pin(work(stopped));
+            let end = tokio::select! {
+                () = &mut under_way => End::Ended,
+                () = &mut shutdown => End::Shutdown,
+                end = self.keep() => end,
+            };
+            if matches!(end, End::Shutdown | End::SteppedBack) {
+                stop.send_replace(true);
+                let left = self.permit.end().map_or(Duration::ZERO, |end| end.duration_since(Instant::now()));
+                if timeout(FAREWELL.min(left), &mut under_way).await.is_err() {
+                    tracing::warn!("work under way did not end in time and is abandoned");
+                }
+            }
+            drop(under_way);
+            self.permit.revoke();
+            self.leads.set(0);
+            match end {
+                End::Lost => tracing::warn!(lease = self.name, "no longer leading: the Lease was lost"),
+                End::Shutdown | End::SteppedBack | End::Ended => self.release().await,
+            }
+            if matches!(end, End::Shutdown | End::Ended) {
+                return;
+            }
+        }
+    }
+
+    /// Waits until this candidate leads.
+    async fn stand_by(&mut self) {
+        loop {
+            let wait = match self.look().await {
+                Ok(Standing::Leading) => return,
+                Ok(Standing::Waiting) => LOOK_EVERY,
+                Ok(Standing::SteppingBack) => {
+                    self.release().await;
+                    LOOK_EVERY
+                }
+                Err(error) => self.watch.lost(&error),
+            };
+            sleep(wait).await;
+        }
+    }
+
+    /// Renews the Lease for as long as that succeeds.
+    async fn keep(&mut self) -> End {
+        loop {
+            let Some(end) = self.permit.end() else { return End::Lost };
+            let look = async {
+                sleep(LOOK_EVERY).await;
+                self.look().await
+            };
+            let looked = tokio::select! {
+                () = sleep_until(end) => return End::Lost,
+                looked = look => looked,
+            };
+            match looked {
+                Ok(Standing::Leading) => {}
+                Ok(Standing::Waiting) => return End::Lost,
+                Ok(Standing::SteppingBack) => return End::SteppedBack,
+                Err(error) => {
+                    // The next try is in three seconds at the latest; when to stop is a matter of time alone.
+                    let _ = self.watch.lost(&error);
+                }
+            }
+        }
+    }
+
+    /// Looks at the Lease and does what is to do about it.
+    async fn look(&mut self) -> Result<Standing, String> {
+        match timeout(REQUEST_LIMIT, self.make_move()).await {
+            Ok(Ok(standing)) => {
+                self.watch.heard();
+                Ok(standing)
+            }
+            Ok(Err(error)) => Err(format!(
+                "cannot read or write the Lease {}, check that the operator may: {}",
+                self.name,
+                ApiError::from(error)
+            )),
+            Err(_) => Err(format!("no answer about the Lease {} within {} s", self.name, REQUEST_LIMIT.as_secs())),
+        }
+    }
+
+    async fn make_move(&mut self) -> Result<Standing, kube::Error> {
+        for _ in 0..TRIES {
+            let began = Instant::now();
+            let lease = self.api.get_opt(&self.name).await?;
+            let unchanged = self.unchanged(lease.as_ref());
+            let next = decide(&self.me, lease.as_ref(), unchanged);
+            let written = match next {
+                Move::Wait => return Ok(Standing::Waiting),
+                Move::StepBack => return Ok(Standing::SteppingBack),
+                Move::Take => self.write(taken(&self.me, &self.name, lease)).await,
+                Move::Announce => match lease {
+                    Some(lease) => self.write(announced(&self.me, lease)).await,
+                    None => return Ok(Standing::Waiting),
+                },
+            };
+            match written {
+                Ok(()) if next == Move::Take => {
+                    self.permit.extend(began + WORK_LIMIT);
+                    return Ok(Standing::Leading);
+                }
+                Ok(()) => {
+                    tracing::info!(lease = self.name, "waiting to take over from an older release");
+                    return Ok(Standing::Waiting);
+                }
+                // Someone else wrote it meanwhile.
+                Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(if self.permit.holds() { Standing::Leading } else { Standing::Waiting })
+    }
+
+    /// For how long holder and renewal of the Lease have been the same, as far as was seen from here.
+    fn unchanged(&mut self, lease: Option<&Lease>) -> Duration {
+        let spec = lease.and_then(|lease| lease.spec.as_ref());
+        let now = spec.map(|spec| (spec.holder_identity.clone(), spec.renew_time.clone())).unwrap_or_default();
+        match &self.seen {
+            Some((before, since)) if *before == now => since.elapsed(),
+            _ => {
+                self.seen = Some((now, Instant::now()));
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// Writes the Lease, if it is still the one that was read.
+    async fn write(&self, lease: Lease) -> Result<(), kube::Error> {
+        let params = PostParams::default();
+        if lease.metadata.resource_version.is_some() {
+            self.api.replace(&self.name, &params, &lease).await.map(drop)
+        } else {
+            self.api.create(&params, &lease).await.map(drop)
+        }
+    }
+
+    /// Lets others have the Lease at once.
+    async fn release(&self) {
+        let release = async {
+            let Some(lease) = self.api.get_opt(&self.name).await? else { return Ok(()) };
+            let Some(lease) = released(&self.me, lease) else { return Ok(()) };
+            self.write(lease).await?;
+            tracing::info!(lease = self.name, "no longer leading: the Lease was released");
+            Ok(())
+        };
+        match timeout(REQUEST_LIMIT, release).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                let error: ApiError = kube::Error::into(error);
+                tracing::warn!(lease = self.name, %error, "the Lease could not be released and runs out");
+            }
+            Err(_) => tracing::warn!(lease = self.name, "the Lease could not be released in time and runs out"),
+        }
+    }
+}
+
+/// The Lease with this candidate as its holder.
+fn taken(me: &Candidate, name: &str, lease: Option<Lease>) -> Lease {
+    let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+    let mut lease = lease.unwrap_or_else(|| Lease { metadata, ..Lease::default() });
+    let now = MicroTime(Timestamp::now());
+    let spec = lease.spec.get_or_insert_default();
+    if spec.holder_identity.as_ref() != Some(&me.identity) {
+        spec.acquire_time = Some(now.clone());
+        spec.lease_transitions = Some(spec.lease_transitions.unwrap_or_default().saturating_add(1));
+    }
+    spec.holder_identity = Some(me.identity.clone());
+    spec.lease_duration_seconds = i32::try_from(LEASE.as_secs()).ok();
+    spec.renew_time = Some(now);
+    let annotations = lease.metadata.annotations.get_or_insert_default();
+    annotations.insert(HOLDER_VERSION.to_owned(), me.version.to_string());
+    // Whoever waited is this one, or did not come.
+    annotations.remove(SUCCESSOR);
+    annotations.remove(SUCCESSOR_VERSION);
+    lease
+}
+
+/// The Lease with the word that this candidate waits.
+fn announced(me: &Candidate, mut lease: Lease) -> Lease {
+    let annotations = lease.metadata.annotations.get_or_insert_default();
+    annotations.insert(SUCCESSOR.to_owned(), me.identity.clone());
+    annotations.insert(SUCCESSOR_VERSION.to_owned(), me.version.to_string());
+    lease
+}
+
+/// The Lease without a holder, if this candidate is its holder. Who waits stays in it.
+fn released(me: &Candidate, mut lease: Lease) -> Option<Lease> {
+    let LeaseSpec { holder_identity, renew_time, .. } = lease.spec.as_mut()?;
+    if holder_identity.as_ref() != Some(&me.identity) {
+        return None;
+    }
+    *holder_identity = None;
+    *renew_time = Some(MicroTime(Timestamp::now()));
+    lease.metadata.annotations.get_or_insert_default().remove(HOLDER_VERSION);
+    Some(lease)
+}
+
+#[cfg(test)]
+#[path = "leader_tests.rs"]
+mod tests;
