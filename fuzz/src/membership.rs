@@ -28,7 +28,8 @@ struct Node {
 impl Node {
     fn new(at: u8) -> Self {
         let id = NodeId::new(&format!("n{at}"), u64::from(at), Role::Member, address(at), 1000 + u64::from(at));
-        let swim = Swim::new(id, wire::envelope(CLUSTER, "", wire::VERSION), SwimConfig::LAN, MAX_CLOCK_SKEW, u64::from(at));
+        let swim =
+            Swim::new(id, wire::envelope(CLUSTER, "", wire::VERSION), SwimConfig::LAN, MAX_CLOCK_SKEW, u64::from(at));
         Self { swim, told: BTreeSet::new(), sent: Vec::new() }
     }
 

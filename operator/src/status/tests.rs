@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::{pods::REVISION, troubles::ROLLOUT_DEADLINE, *};
 use crate::{
     poll::{
-        CertificateStatus, DiscoveryStatus, FoundingStatus, KeysStatus, NodeStatus, PeerStatus, PollError, ReloadStatus,
-        UnjoinableStatus,
+        CertificateStatus, DiscoveryStatus, FoundingStatus, KeysStatus, NodeStatus, PeerStatus, PollError,
+        ReloadStatus, UnjoinableStatus,
     },
     validate::tests::cluster,
     webhook::count::Missing,
