@@ -49,7 +49,8 @@ impl Replica {
             l.request == Some(Want::Snapshot) || l.awaiting.as_ref().is_some_and(|a| a.want == Want::Snapshot)
         };
         // One that has no room for what is there tries again now and then.
-        if self.ready || self.full_since_ms.is_some() || self.links.values().any(|l| asked(l)) {
+        let hindered = self.full_since_ms.is_some() || self.name_in_doubt();
+        if self.ready || hindered || self.links.values().any(|l| asked(l)) {
             return;
         }
         let long = now_ms.saturating_sub(self.started_ms) >= self.settings.sync_interval_ms;
@@ -234,8 +235,12 @@ impl Replica {
         self.settings.origin = next_origin(origin, ended);
         let started_ms = seat.map_or(now_ms, |s| now_ms.max(s.started_ms.saturating_add(1)));
         self.settings.started_ms = started_ms;
+        if self.refused.is_some() {
+            self.settings.name = Self::name_of_its_own(&self.settings.name, self.settings.origin);
+        }
         let Settings { origin, ref name, voter, .. } = self.settings;
         self.roster.take(origin, Seat::joining(name.clone(), voter, started_ms, !self.bags.is_empty()));
+        self.beats = 0;
         (self.ready, self.founding, self.promised) = (false, (0, 0), false);
         (self.collected, self.forgotten, self.vouched) = (0, 0, 0);
         self.clear();
@@ -259,7 +264,7 @@ impl Replica {
             self.settings.may_found && view.answered && view.unlinked == 0 && links.all(|l| l.synced && !l.peer_ready);
         let waited = now_ms.saturating_sub(self.started_ms) >= self.settings.join_timeout_ms;
         let alone = self.settings.serve_alone && waited && !self.links.values().any(|l| l.peer_ready);
-        if !first && !alone {
+        if !first && !alone || self.name_in_doubt() {
             return;
         }
         self.sponsor_origin = None;
@@ -279,6 +284,9 @@ impl Replica {
 
     fn become_ready(&mut self, now_ms: u64) {
         self.ready = true;
+        // Of two that were let in under one name the later one stands.
+        let began = self.roster.iter().filter(|(_, seat)| seat.name == self.settings.name).map(|(_, seat)| seat.began);
+        began.for_each(|began| self.clock.observe(began));
         // Nothing was written here before: what follows is above all that was seen.
         let seen = self.clock.tick(now_ms);
         self.vector.insert(self.settings.origin, Cover { seen, last: 0, beyond: 0 });
@@ -289,6 +297,7 @@ impl Replica {
         if self.bags.is_empty() {
             self.roster.returned(self.settings.origin, seen);
         }
+        self.own_name(seen);
         self.welcome();
         self.roster_changed();
     }
@@ -346,24 +355,14 @@ impl Replica {
                 changed |= self.roster.take(origin, seat);
             }
         }
-        // One name, two processes: the later stands. This one lives, so if it
-        // is not taken for the later, its clock had gone back: it outbids.
-        if !self.leaving
-            && let Some(mine) = self.roster.get(me)
-            && let Some(rival) = self
-                .roster
-                .iter()
-                .filter(|(o, s)| *o != me && s.name == mine.name && s.state != SeatState::Ended)
-                .map(|(_, s)| s.started_ms)
-                .max()
-            && rival >= mine.started_ms
-        {
-            self.roster.outbid(me, rival.saturating_add(1));
-            changed = true;
-        }
         // A node that has just started may not have looked at the clock yet.
         let now = self.clock.last().max(stamp_at(now_ms));
-        changed |= self.roster.end_predecessors(now);
+        changed |= self.roster.settle_names(now);
+        if !self.leaving && !self.roster.is_live(me) {
+            // Its name was taken while it could not be heard.
+            self.begin_anew(Stranger::Ended, now_ms);
+            return Ok(());
+        }
         if changed {
             self.roster_changed();
         }

@@ -16,6 +16,7 @@ mod judge;
 mod life;
 mod link;
 mod log;
+mod name;
 mod observe;
 mod push;
 mod roster;
@@ -35,6 +36,7 @@ use self::link::Link;
 pub use self::link::LinkId;
 pub use self::log::{LOG_MAX_BYTES, LOG_MAX_ENTRIES};
 use self::log::{Log, Others, Own};
+pub use self::name::{HEARD_BEATS, Namesake, TWIN_BEATS};
 use self::roster::Roster;
 pub use self::roster::{MAX_ENDED, MAX_SEATS, Seat};
 pub use self::stamps::STAMP_END;
@@ -140,6 +142,10 @@ pub struct Replica {
     misled_by: Option<u64>,
     /// A peer's write found no room, at this time.
     full_since_ms: Option<u64>,
+    /// Beats since this seat was taken.
+    beats: u32,
+    /// Who has this node's name, once that is certain.
+    refused: Option<Namesake>,
 
     /// Kept only while someone watches.
     changes: Option<Vec<Change>>,
@@ -181,6 +187,8 @@ impl Replica {
             sponsor_origin: None,
             misled_by: None,
             full_since_ms: None,
+            beats: 0,
+            refused: None,
             changes: None,
             settings,
         }
@@ -311,7 +319,12 @@ impl Replica {
 
     /// The connection ended. Knows nothing of a link that was dropped before.
     pub fn link_down(&mut self, link: LinkId) {
-        self.links.remove(&link);
+        if self.links.remove(&link).is_some() {
+            // A restart waits for this process not to be heard.
+            for link in self.links.values_mut().filter(|l| l.told_namesake) {
+                link.report_due = true;
+            }
+        }
     }
 
     /// Whether the link was not dropped.
@@ -327,6 +340,7 @@ impl Replica {
         // What an older connection left is dropped.
         let Some(mut state) = self.links.remove(&link) else { return Ok(()) };
         let me = self.settings.origin;
+        state.silent_beats = 0;
         self.heard |= !matches!(message.kind, Some(Kind::Push(_) | Kind::Ack(_) | Kind::Digest(_)));
         let result = match message.kind {
             Some(Kind::Push(push)) => self.take_push(&mut state, push, now_ms),
@@ -405,7 +419,7 @@ impl Replica {
             return Some(Kind::Delta(delta));
         }
         if std::mem::take(&mut link.report_due) {
-            return Some(Kind::Report(self.cut_report(now_ms)));
+            return Some(Kind::Report(self.cut_report(link, now_ms)));
         }
         // After pushes, so that our own stamp is the same on both sides.
         if std::mem::take(&mut link.digest_due) && self.store.is_collected(self.collected) {
@@ -460,6 +474,7 @@ impl Replica {
             self.vector.entry(self.settings.origin).or_default().seen = seen;
         }
         self.judge_silence(now_ms);
+        self.count_beats();
         for link in self.links.values_mut() {
             link.report_due = true;
             // The peer is yet to be judged, which takes a Sync of its.

@@ -9,6 +9,8 @@ use kvasir_replica::replica::{Replica, Vector};
 
 use crate::world::{Node, World};
 
+/// Once all has healed, it is certain after this long which of two processes has a name.
+const NAMES_MS: u64 = 30_000;
 /// Far past every skew and TTL of a run.
 const LATER_MS: u64 = 60_000;
 
@@ -49,6 +51,8 @@ pub struct History {
     events: u64,
     /// Whether any memory was lost.
     pub crashed: bool,
+    /// Whether one that is gone had come back too late for what it brought.
+    pub too_late: bool,
 }
 
 impl History {
@@ -149,6 +153,7 @@ impl Checked {
 /// Holds at every moment. Of a node at which nothing has changed since the last
 /// time it holds still: what may be forgotten only grows.
 pub fn always(world: &mut World) {
+    one_serves(world);
     let mut changed = BTreeSet::new();
     for (place, node) in world.nodes.iter_mut().enumerate() {
         let Some(node) = node.as_mut().filter(|n| n.replica.is_ready()) else { continue };
@@ -200,6 +205,20 @@ pub fn always(world: &mut World) {
                 assert_eq!(map(a), map(b), "{} and {} took in the same", a.name, b.name);
                 assert_eq!(x.store().fingerprint(), y.store().fingerprint());
             }
+        }
+    }
+}
+
+/// Of two processes with one name no more than one serves clients, once they have had time to meet. If nothing else
+/// happens they never both do, and the one that does has never lost its map.
+fn one_serves(world: &World) {
+    let Some(twin) = world.plan.twin else { return };
+    let serving: Vec<_> = world.twins().filter(|node| node.replica.serves() && !node.leaves()).collect();
+    let met = twin.calm || world.healed_for_ms().is_some_and(|ms| ms > NAMES_MS);
+    assert!(!met || serving.len() < 2, "two processes serve as n{}", twin.of);
+    if twin.calm {
+        for node in serving {
+            assert_eq!(node.replica.counters().returns, 0, "{} was disturbed by its twin", node.name);
         }
     }
 }
@@ -263,6 +282,9 @@ pub fn settled(world: &World) -> Result<(), String> {
         if replica.counters().returns > max_returns(world.plan.draws) {
             return Err(format!("{} began anew {} times", node.name, replica.counters().returns));
         }
+        if node.replica.refused().is_some() {
+            return Err(format!("{} has lost its name and is there still", node.name));
+        }
         let waits = waits(world, node);
         if !waits && replica.seats().any(|(_, seat)| seat.is_live() && seat.returning) {
             return Err(format!("{} waits for writes to be issued again", node.name));
@@ -290,7 +312,7 @@ pub fn at_the_end(world: &World, survivors: &BTreeMap<Bytes, Dot>) {
     // What someone has yet to issue again is not lost.
     let issued = !(waits(world, node) && node.replica.seats().any(|(_, seat)| seat.is_live() && seat.returning));
     // Nor is what came back too late.
-    let all_brought = issued && world.live().all(|n| n.replica.counters().too_late == 0);
+    let all_brought = issued && !history.too_late && world.live().all(|n| n.replica.counters().too_late == 0);
     // Without a loss of memory, the last write of each key stands.
     if !history.crashed && all_brought {
         for (key, dots) in &history.by_key {

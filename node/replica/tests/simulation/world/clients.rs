@@ -53,7 +53,7 @@ impl World<'_> {
                 }
             }
             Op::Delete { node: place, key } => {
-                let Some(node) = self.nodes[place].as_mut().filter(|n| n.replica.is_ready()) else { return };
+                let Some(node) = self.nodes[place].as_mut().filter(|n| n.replica.serves()) else { return };
                 let now = self.now_ms.saturating_add_signed(node.skew_ms);
                 let before = node.replica.store().get(&key_of(key)).map(|r| r.dot);
                 if let Some(dot) = node.replica.delete(key_of(key), now) {
@@ -136,7 +136,7 @@ impl World<'_> {
 
     /// Whether the cluster as it is meant to be has a node at the place.
     pub(super) const fn is_wanted(&self, place: usize) -> bool {
-        place < self.wanted || place >= self.plan.voters
+        (place < self.wanted || place >= self.plan.voters) && !self.is_twin(place)
     }
 
     /// A voter looks at its configuration.
@@ -153,7 +153,7 @@ impl World<'_> {
     }
 
     fn put(&mut self, place: usize, key: u8, ttl_ms: Option<u64>) -> Option<Dot> {
-        let node = self.nodes[place].as_mut().filter(|n| n.replica.is_ready() && n.leaves_by.is_none())?;
+        let node = self.nodes[place].as_mut().filter(|n| n.replica.serves() && n.leaves_by.is_none())?;
         let now = self.now_ms.saturating_add_signed(node.skew_ms);
         let value = Bytes::from(format!("{:08}", self.history.len()));
         let dot = node.replica.put(key_of(key), value, ttl_ms.map(|t| now + t), now).ok();
@@ -169,7 +169,7 @@ impl World<'_> {
 
     /// What a session saw, if the node holds it.
     fn enter(&mut self, session: usize, place: usize) -> Option<Session> {
-        let node = self.nodes[place].as_ref().filter(|n| n.replica.is_ready())?;
+        let node = self.nodes[place].as_ref().filter(|n| n.replica.serves())?;
         let seen = Session::decode(&self.sessions[session].token).expect("it is a node's own");
         match seen.coverage(&node.replica) {
             Coverage::Covered => Some(seen),

@@ -61,21 +61,27 @@ impl World<'_> {
     /// Makes the node at a place a member, which knows nobody but where the
     /// others may be: discovery finds all places, also those where nobody is.
     pub(super) fn join(&mut self, at: usize) {
-        let (seed, places) = (self.rng.random(), self.nodes.len());
+        let seed = self.rng.random();
+        let found: Vec<_> = self.found().collect();
         let Some(node) = &mut self.nodes[at] else { return };
         let role = if at < self.plan.voters { Role::Member } else { Role::Sidecar };
         let id = NodeId::new(&node.name, node.origin, role, address(at), node.replica.id().started_ms);
         let mut swim = Swim::new(id, "simulation", Timing::LAN, seed);
-        swim.look_at(Duration::from_millis(self.now_ms), (0..places).map(address));
+        swim.look_at(Duration::from_millis(self.now_ms), found.iter().map(|&place| address(place)));
         node.member = Some(Member {
             swim,
             members: Arc::default(),
             present: BTreeSet::new(),
             dials: BTreeMap::new(),
-            view: View { answered: true, unlinked: places - 1 },
+            view: View { answered: true, unlinked: found.len() - 1 },
             next_look_ms: self.now_ms,
         });
         self.changed_ms = self.now_ms;
+    }
+
+    /// The places that discovery finds: those where a node is meant to be, and a twin that is there.
+    fn found(&self) -> impl Iterator<Item = usize> {
+        (0..self.nodes.len()).filter(|place| !self.is_twin(*place) || self.nodes[*place].is_some())
     }
 
     fn member(&mut self, at: usize) -> Option<&mut Member> {
@@ -224,7 +230,7 @@ impl World<'_> {
     /// What a node knows of who else there is. It counts an address as unlinked
     /// until a process that it lists there is linked.
     pub(super) fn view(&mut self, at: usize) -> View {
-        let (places, now_ms) = (self.nodes.len(), self.now_ms);
+        let (found, now_ms): (Vec<_>, _) = (self.found().collect(), self.now_ms);
         let Some(node) = &mut self.nodes[at] else { return View::default() };
         let Some(member) = &mut node.member else {
             return View { answered: true, unlinked: usize::from(node.links.is_empty()) };
@@ -234,7 +240,7 @@ impl World<'_> {
             let linked: BTreeSet<_> = node.replica.linked().collect();
             let reached = member.members.iter().filter(|it| linked.contains(&it.id.origin));
             let reached: BTreeSet<_> = reached.map(|it| it.id.peer_address).collect();
-            member.view.unlinked = (0..places).filter(|p| *p != at && !reached.contains(&address(*p))).count();
+            member.view.unlinked = found.iter().filter(|p| **p != at && !reached.contains(&address(**p))).count();
         }
         member.view
     }
