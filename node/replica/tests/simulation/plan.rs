@@ -203,7 +203,8 @@ impl Plan {
             plan.ops.push((at, op));
         }
         plan.add(end_ms);
-        if matches!(seed % 9, 4 | 7) && !KNOWN.contains(&seed) && !KNOWN_SINCE.contains(&seed) {
+        let scales = plan.ops.iter().any(|(_, op)| matches!(op, Op::Scale(_)));
+        if matches!(seed % 9, 4 | 7) && !scales && !KNOWN.contains(&seed) && !KNOWN_SINCE.contains(&seed) {
             plan.add_twin(end_ms);
         }
         plan.ops.sort_by_key(|(at, _)| *at);
@@ -263,6 +264,15 @@ impl Plan {
                 }
                 self.ops.push((rng.random_range(0..end_ms), Op::Start(twin)));
             }
+        }
+        // A majority that one of the two is part of is the only one: see "What is not" in docs/replication.md.
+        let voters: u32 = (1 << self.voters) - 1;
+        for (_, op) in &mut self.ops {
+            let Op::Split(side) = op else { continue };
+            let with = *side >> of & 1;
+            let mine = if with == 1 { *side } else { !*side } & voters;
+            let to = if mine.count_ones() as usize > self.voters / 2 { with } else { 1 - with };
+            *side = *side & !(1 << twin) | to << twin;
         }
     }
 

@@ -8,6 +8,7 @@ mod network;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use bytes::Bytes;
+use kvasir_proto::peer::v1::SeatState;
 use kvasir_replica::clock::Dot;
 use kvasir_replica::replica::{Bounds, Change, LinkId, Need, Replica, Settings};
 use kvasir_replica::store::Store;
@@ -84,6 +85,11 @@ pub struct World<'a> {
 }
 
 impl Node {
+    /// Whether a seat has ended, as far as it knows.
+    pub fn has_ended(&self, origin: u64) -> bool {
+        self.replica.seats().any(|(seat, it)| seat == origin && it.state == SeatState::Ended)
+    }
+
     /// Whether it is about to go.
     pub const fn leaves(&self) -> bool {
         self.leaves_by.is_some()
