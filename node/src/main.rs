@@ -12,7 +12,7 @@ use clap::Parser as _;
 use kvasir_node::config::{Cli, Command, Config, DevSettings, LogConfig, LogFormat};
 use kvasir_node::descriptors;
 use kvasir_node::dev::DevCluster;
-use kvasir_node::node::Node;
+use kvasir_node::node::{Node, NodeError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
@@ -91,7 +91,13 @@ async fn run(mut config: Config) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut node = Node::start(config).await?;
     tokio::select! {
-        failure = node.failed() => return Err(failure.into()),
+        failure = node.failed() => {
+            // The others need not find out that it went, and may lack what it held.
+            if matches!(failure, NodeError::NameTaken { .. }) {
+                node.shutdown().await;
+            }
+            return Err(failure.into());
+        }
         which = told(&mut terminate, &mut interrupt) => info!(signal = which, "was told to stop"),
     }
     tokio::select! {

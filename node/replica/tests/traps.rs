@@ -242,9 +242,8 @@ impl Net {
     /// Nothing befell the node because of a second process with its name.
     fn is_undisturbed(&self, node: usize) -> bool {
         let origin = self.nodes[node].origin();
-        let listed = |replica: &Replica| {
-            replica.seats().any(|(seat, it)| seat == origin && it.state == SeatState::Member)
-        };
+        let listed =
+            |replica: &Replica| replica.seats().any(|(seat, it)| seat == origin && it.state == SeatState::Member);
         self.nodes[node].serves()
             && self.nodes[node].counters().returns == 0
             && self.nodes.iter().filter(|replica| replica.serves()).all(listed)

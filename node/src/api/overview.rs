@@ -12,6 +12,7 @@ use crate::encryption::KeyId;
 use crate::engine::{Engine, Evicted, Phase, Stats};
 use crate::membership::{self, Event, MemberInfo, MemberState, Membership, NodeId};
 use crate::reload::{Reload, Reloads};
+use crate::replica::Namesake;
 use crate::tls::{Expiries, Expiry};
 use crate::transport::Transport;
 
@@ -125,6 +126,9 @@ impl Overview {
     /// Why the node is in its phase, in a few words for a person.
     pub fn reason(&self) -> String {
         let peers = self.members.borrow().len();
+        if let Some(holder) = self.engine.namesake().filter(|_| self.phase() != Phase::Ready) {
+            return format!("another process has this node's name: {}", self.process(holder));
+        }
         match self.phase() {
             Phase::Joining => {
                 let view = self.discovery.borrow().clone();
@@ -139,6 +143,15 @@ impl Overview {
             Phase::Ready => "holds what its peers hold".to_owned(),
             Phase::Draining => "was told to stop".to_owned(),
         }
+    }
+
+    /// Where a process is that has this node's name, for a person.
+    pub fn process(&self, Namesake { origin, started_ms }: Namesake) -> String {
+        let members = self.members.borrow().clone();
+        let at = members.iter().find(|member| member.id.origin == origin).map(|member| member.id.peer_address);
+        let at = at.map_or_else(|| "at an address that this node was not told".to_owned(), |at| format!("at {at}"));
+        let since = self.engine.now_ms().saturating_sub(started_ms) / 1000;
+        format!("{at}, origin {origin:016x}, started {since} s ago")
     }
 
     /// The engine's figures.

@@ -6,6 +6,7 @@ use std::{
     collections::HashSet,
     io,
     mem::{Discriminant, discriminant},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -35,6 +36,8 @@ const FAREWELLS: u32 = 3;
 const FAREWELL_PAUSE: Duration = Duration::from_millis(30);
 /// How long [`Membership::leave`] waits at most.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// No more processes with this node's name than this are told of.
+const MAX_NAMESAKES: usize = 64;
 /// How long to wait after the socket failed to receive.
 const RECEIVE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -163,6 +166,7 @@ pub fn start(
         events: events.clone(),
         counters: Arc::clone(&counters),
         warned: HashSet::new(),
+        namesakes: HashSet::new(),
         unsealed: HashSet::new(),
         seal,
         receiving: true,
@@ -181,6 +185,8 @@ struct Driver {
     counters: Arc<Counters>,
     /// The kinds of refusal that were told: each is told once.
     warned: HashSet<Discriminant<Refused>>,
+    /// Addresses at which a process with this node's name was seen, each told once.
+    namesakes: HashSet<SocketAddr>,
     /// The same, of datagrams that could not be opened.
     unsealed: HashSet<&'static str>,
     seal: Option<Arc<dyn Seal>>,
@@ -350,8 +356,16 @@ impl Driver {
             }
             Event::Joined(id) => {
                 let namesake = |other: &NodeId| other.name == id.name && other.origin != id.origin;
-                if namesake(self.swim.me()) {
-                    warn!(name = id.name, "another member has this node's name: give each its own");
+                // One that is started again and again is told of once.
+                if namesake(self.swim.me())
+                    && self.namesakes.len() < MAX_NAMESAKES
+                    && self.namesakes.insert(id.peer_address)
+                {
+                    warn!(
+                        name = id.name,
+                        address = %id.peer_address,
+                        "another process has this node's name: while both run, the later one is refused; give each its own"
+                    );
                 }
             }
             Event::Left(_) | Event::Failed(_) => {}

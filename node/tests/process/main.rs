@@ -17,6 +17,7 @@ mod full;
 mod input;
 mod life;
 mod limits;
+mod names;
 mod nats;
 mod observe;
 mod peer_port;

@@ -80,7 +80,9 @@ impl Replica {
             held,
         };
         link.scan = Some(match want {
-            Want::Snapshot if self.ready && self.holder_of(link.origin).is_none() => answer(Select::Everything, to_wire(&self.vector), false, held),
+            Want::Snapshot if self.ready && self.holder_of(link.origin).is_none() => {
+                answer(Select::Everything, to_wire(&self.vector), false, held)
+            }
             Want::Missing | Want::Repair if link.compatible => self.answer_missing(link, sync, want, held, now_ms),
             _ => answer(Select::Everything, Vec::new(), true, held),
         });

@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::link::{Link, LinkId};
 use super::roster::{MAX_SEATS, from_wire};
-use super::{Change, Cover, Replica, SCAN_STEP, Seat, Settings, Vector, View, Violation, founding_of, link};
+use super::{Change, Cover, LATE_KEYS, Replica, SCAN_STEP, Seat, Settings, Vector, View, Violation, founding_of, link};
 use crate::clock::{Dot, ms_of, stamp_at};
 use crate::store::{Record, Store};
 
@@ -34,6 +34,10 @@ pub(super) struct Bag {
 impl Bag {
     pub(super) fn len(&self) -> usize {
         self.store.len()
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.store.scan(None).map(|(key, _)| &key[..])
     }
 
     pub(super) const fn memory(&self) -> u64 {
@@ -118,6 +122,9 @@ impl Replica {
                 if self.is_too_late(&bag) {
                     // One that has ended counts, too: it would have beaten what is older.
                     self.counters.too_late += 1;
+                    if self.late_keys.len() < LATE_KEYS {
+                        self.late_keys.push(key);
+                    }
                 } else {
                     self.issue_again(key, &record, now_ms);
                 }

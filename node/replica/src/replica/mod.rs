@@ -78,6 +78,8 @@ pub const COLLECT_STEP_MS: u64 = 4_096;
 /// An ended seat is remembered for at least this long, so that a session which
 /// saw its writes can be told that they are lost.
 pub const REMEMBER_ENDED_MS: u64 = 10 * 60 * 1000;
+/// Of writes that come back too late, this many keys are kept for the log.
+pub const LATE_KEYS: usize = 20;
 /// An evicted process that comes back later than this brings no writes along.
 pub const REMEMBER_EVICTED_MS: u64 = 60 * 60 * 1000;
 
@@ -134,6 +136,8 @@ pub struct Replica {
     ended_because: Stranger,
     /// What ended seats of this node left, until it is issued again.
     bags: Vec<Bag>,
+    /// Keys of the first writes that came too late to be reissued.
+    late_keys: Vec<Bytes>,
     /// The link that a snapshot was last asked of.
     sponsor: LinkId,
     /// Whose snapshot it was.
@@ -183,6 +187,7 @@ impl Replica {
             adopting: None,
             ended_because: Stranger::No,
             bags: Vec::new(),
+            late_keys: Vec::new(),
             sponsor: 0,
             sponsor_origin: None,
             misled_by: None,

@@ -39,6 +39,11 @@ impl Replica {
         self.refused
     }
 
+    /// The live process that has this node's name, as far as the peers say: it may turn out to be dead.
+    pub fn namesake(&self) -> Option<Namesake> {
+        self.refused.or_else(|| self.links.values().find_map(|link| link.namesake))
+    }
+
     /// Whether clients may be served: the map is there, and the name is this node's.
     pub const fn serves(&self) -> bool {
         self.ready && self.refused.is_none()
