@@ -120,7 +120,7 @@ by_field!(TlsSettings, PeerTlsSettings, AuthSettings);
 settings! {
     /// The settings of a node, each where it was given.
     Settings {
-        /// The node's name, unique in its cluster [default: the host's name]
+        /// The node's name, unique in its cluster [default: the host's whole name]
         #[arg(long, env = "KVASIR_NAME")]
         name: String,
         /// What the node is to its cluster [default: member]

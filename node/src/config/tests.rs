@@ -4,6 +4,7 @@ use std::path::Path;
 
 use clap::Parser;
 
+use super::validate::checked_name;
 use super::*;
 
 fn file(yaml: &str) -> Result<Settings, ConfigError> {
@@ -274,6 +275,19 @@ fn what_cannot_work_is_named_and_the_range_is_told() {
     let long = "x".repeat(MAX_NAME_BYTES + 1);
     let message = flags(&["--name", &long]).validate().unwrap_err().to_string();
     assert!(message.starts_with("name: has 64 bytes"), "{message}");
+}
+
+#[test]
+fn name_defaults_to_the_whole_host_name() {
+    let by_host = |host: &str| checked_name(None, || Some(host.to_owned()));
+    assert_eq!(by_host("db.east.example").unwrap(), "db.east.example");
+    assert_ne!(by_host("db.east.example").unwrap(), by_host("db.west.example").unwrap());
+    assert_eq!(checked_name(Some("n".to_owned()), || panic!("a name was given")).unwrap(), "n");
+    let long = format!("{}.example", "x".repeat(MAX_NAME_BYTES));
+    let message = by_host(&long).unwrap_err().to_string();
+    let parts = ["name: the host's name", "has 71 bytes", "give a name of at most 63"];
+    assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    assert!(checked_name(None, || None).unwrap_err().to_string().contains("name: is empty"));
 }
 
 #[test]

@@ -102,7 +102,7 @@ impl Settings {
         let auth = auth.map(|auth| auth.validate(tls.as_ref())).transpose()?.flatten();
         let access = checked_access(access, auth.as_ref())?;
         Ok(Config {
-            name: checked_text("name", name.or_else(host_name).unwrap_or_default(), MAX_NAME_BYTES)?,
+            name: checked_name(name, host_name)?,
             role,
             advertise: advertise(advertise_address, peer_address)?,
             client_address,
@@ -327,9 +327,28 @@ fn log_filter(given: Option<String>) -> Result<String, ConfigError> {
     Ok(filter)
 }
 
-/// The host's name, cut to its first label.
+/// The name that is given, or else the host's. Not cut: two hosts may differ only after their first dot.
+pub(super) fn checked_name(
+    given: Option<String>,
+    host: impl FnOnce() -> Option<String>,
+) -> Result<String, ConfigError> {
+    if let Some(name) = given {
+        return checked_text("name", name, MAX_NAME_BYTES);
+    }
+    let name = host().unwrap_or_default();
+    if name.len() > MAX_NAME_BYTES {
+        let (bytes, most) = (name.len(), MAX_NAME_BYTES);
+        return Err(invalid(
+            "name",
+            format!("the host's name {name} has {bytes} bytes: give a name of at most {most}"),
+        ));
+    }
+    checked_text("name", name, MAX_NAME_BYTES)
+}
+
+/// The host's whole name.
 fn host_name() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok())?;
-    let label = name.trim().split('.').next()?;
-    (!label.is_empty()).then(|| label.to_owned())
+    let name = name.trim();
+    (!name.is_empty()).then(|| name.to_owned())
 }

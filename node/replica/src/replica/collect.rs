@@ -63,19 +63,23 @@ impl Replica {
         taken_in.min(stamp_at(now_ms))
     }
 
-    pub(super) fn cut_report(&mut self, now_ms: u64) -> Report {
+    pub(super) fn cut_report(&mut self, link: &mut Link, now_ms: u64) -> Report {
         let stable = self.stable(now_ms);
         self.promised |= stable > 0;
         self.vouched = self.vouched.max(stable);
         let silent = if self.ready { self.silent(now_ms).collect() } else { Vec::new() };
         let voters = if self.settings.voter { self.settings.voters as u32 } else { 0 };
-        Report { roster_hash: self.roster_hash(), stable, standing: Some(self.standing()), silent, voters }
+        let namesake = self.name_for(link);
+        link.told_namesake = namesake.is_some();
+        let (roster_hash, standing) = (self.roster_hash(), Some(self.standing()));
+        Report { roster_hash, stable, standing, silent, voters, namesake }
     }
 
     pub(super) fn take_report(&mut self, link: &mut Link, report: Report, now_ms: u64) {
         let standing: Standing = report.standing.unwrap_or_default();
         // Only who is ready goes back to a founding.
         link.peer_ready = founding_of(&standing) != (0, 0);
+        self.take_name(link, report.namesake, now_ms);
         let same_founding = self.ready && founding_of(&standing) == self.founding;
         if report.roster_hash != self.roster_hash() {
             link.roster_due = true;
@@ -190,6 +194,8 @@ impl Replica {
             .map(|(o, _)| o)
             .collect();
         for origin in gone {
+            // Should a process that lost its name return later, nobody could tell what it knows of this one.
+            self.forgotten = self.forgotten.max(self.roster.get(origin).map_or(0, |seat| seat.since));
             self.roster.remove(origin);
         }
         let (vector, collected) = (&self.vector, self.collected);

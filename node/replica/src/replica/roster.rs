@@ -21,7 +21,7 @@ pub struct Seat {
     pub name: String,
     /// Whether it is a member of the cluster proper, not a sidecar.
     pub voter: bool,
-    /// Decides between two processes of one name, milliseconds since 1970.
+    /// When it was taken. Of two processes of one name that have no map yet, the earlier has it; milliseconds since 1970.
     pub started_ms: u64,
     /// Where it is in its life.
     pub state: SeatState,
@@ -57,6 +57,25 @@ impl Seat {
     /// Takes part: its writes are counted on, and its word is waited for.
     pub const fn is_live(&self) -> bool {
         matches!(self.state, SeatState::Joining | SeatState::Member)
+    }
+
+    /// Whether, of two processes of one name of which the other has no map yet, this one has the
+    /// name: it holds the map, or it came first. One that brings writes was there before.
+    pub(super) fn precedes(&self, origin: u64, other: &Self, other_origin: u64) -> bool {
+        let seniority = |seat: &Self, origin| (!seat.returning, seat.started_ms, origin);
+        match self.state {
+            SeatState::Member => true,
+            SeatState::Joining => seniority(self, origin) < seniority(other, other_origin),
+            SeatState::Evicted | SeatState::Ended => false,
+        }
+    }
+
+    /// Which of two that hold the map under one name stands: the larger. Whoever was let in took the
+    /// name from a process that was not heard, so the last such one stands; of founders, who have never
+    /// met, the first. One that was evicted before it held the map has no claim.
+    const fn claim(&self, origin: u64) -> (bool, bool, u64, u64) {
+        let let_in = self.sponsor != 0;
+        (self.began > 0, let_in, if let_in { self.began } else { u64::MAX - self.began }, origin)
     }
 
     /// What decides which of two accounts of one seat is the later.
@@ -121,21 +140,19 @@ impl Roster {
         }
     }
 
-    /// Of the live seats with one name, all but the latest have ended: a
-    /// process that comes back under its name replaces its old self. Returns
-    /// whether any did.
-    pub(super) fn end_predecessors(&mut self, now: u64) -> bool {
-        let mut latest: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-        for (&origin, seat) in &self.seats {
-            if seat.state != SeatState::Ended {
-                let rank = (seat.started_ms, origin);
-                let best = latest.entry(seat.name.clone()).or_insert(rank);
-                *best = rank.max(*best);
-            }
+    /// Of the seats that hold, or held, the map under one name, one stands and the others have ended. Returns
+    /// whether any did. Seats that have no map yet are left alone: see `name`.
+    pub(super) fn settle_names(&mut self, now: u64) -> bool {
+        let holds = |seat: &Seat| matches!(seat.state, SeatState::Member | SeatState::Evicted);
+        let mut standing: BTreeMap<String, (bool, bool, u64, u64)> = BTreeMap::new();
+        for (&origin, seat) in self.seats.iter().filter(|(_, seat)| holds(seat)) {
+            let claim = seat.claim(origin);
+            let best = standing.entry(seat.name.clone()).or_insert(claim);
+            *best = claim.max(*best);
         }
         let mut ended = false;
-        for (&origin, seat) in &mut self.seats {
-            if seat.state != SeatState::Ended && latest.get(&seat.name).is_some_and(|(_, it)| *it != origin) {
+        for (&origin, seat) in self.seats.iter_mut().filter(|(_, seat)| holds(seat)) {
+            if standing.get(&seat.name).is_some_and(|best| *best != seat.claim(origin)) {
                 // An evicted process whose name another has taken is no more.
                 (seat.state, seat.since) = (SeatState::Ended, seat.since.max(now));
                 ended = true;
@@ -169,13 +186,6 @@ impl Roster {
     pub(super) fn returned(&mut self, origin: u64, now: u64) {
         if let Some(seat) = self.seats.get_mut(&origin).filter(|s| s.returning) {
             (seat.returning, seat.since) = (false, now);
-        }
-    }
-
-    /// Makes a process the latest of its name.
-    pub(super) fn outbid(&mut self, origin: u64, started_ms: u64) {
-        if let Some(seat) = self.seats.get_mut(&origin) {
-            seat.started_ms = seat.started_ms.max(started_ms);
         }
     }
 

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
-use kvasir_proto::peer::v1::SeatState;
+use kvasir_proto::peer::v1::{SeatState, Stranger};
 use kvasir_replica::clock::{Dot, stamp_at};
 use kvasir_replica::replica::{Replica, Vector};
 use kvasir_replica::store::Record;
 
 use crate::world::{Node, World};
 
+/// Once all has healed, it is certain after this long which of two processes has a name.
+const NAMES_MS: u64 = 30_000;
 /// Far past every skew and TTL of a run.
 const LATER_MS: u64 = 60_000;
 
@@ -52,6 +54,8 @@ pub struct History {
     events: u64,
     /// Whether any memory was lost.
     pub crashed: bool,
+    /// Whether one that is gone had come back too late for what it brought.
+    pub too_late: bool,
 }
 
 impl History {
@@ -123,7 +127,13 @@ impl History {
 
     /// Whether one of those who held it has held it ever since.
     pub fn has_holder(&self, acked: &Acked) -> bool {
-        acked.holders.iter().any(|origin| self.interrupted.get(origin).is_none_or(|last| *last <= acked.at))
+        self.has_holder_but(acked, |_| false)
+    }
+
+    /// The same, not counting some.
+    pub fn has_holder_but(&self, acked: &Acked, but: impl Fn(u64) -> bool) -> bool {
+        let held = |origin| self.interrupted.get(origin).is_none_or(|last| *last <= acked.at);
+        acked.holders.iter().any(|origin| held(origin) && !but(*origin))
     }
 
     /// Whether a write may be gone at `now_ms`: it, or a later one of its key,
@@ -176,6 +186,7 @@ impl Checked {
 /// Holds at every moment. Of a node at which nothing has changed since the last
 /// time it holds still: what may be forgotten only grows.
 pub fn always(world: &mut World) {
+    one_serves(world);
     let mut changed = BTreeSet::new();
     for (place, node) in world.nodes.iter_mut().enumerate() {
         let Some(node) = node.as_mut().filter(|n| n.replica.is_ready()) else { continue };
@@ -253,6 +264,21 @@ pub fn founding(world: &World, place: usize) {
     assert!(names.len() > wanted / 2, "{} founds with {names:?}, of {wanted} voters", node.name);
 }
 
+/// Of two processes with one name no more than one serves clients, once they have had time to meet. If nothing else
+/// happens they never both do, and the seat of the one that does was never ended.
+fn one_serves(world: &World) {
+    let Some(twin) = world.plan.twin else { return };
+    let serving: Vec<_> = world.twins().filter(|node| node.replica.serves() && !node.leaves()).collect();
+    let met = twin.calm || world.healed_for_ms().is_some_and(|ms| ms > NAMES_MS);
+    assert!(!met || serving.len() < 2, "two processes serve as n{}", twin.of);
+    if twin.calm {
+        for node in serving {
+            // Two foundings may still meet at the start, and one gives way.
+            assert_ne!(node.replica.ended_because(), Stranger::Ended, "{} was disturbed by its twin", node.name);
+        }
+    }
+}
+
 /// The largest dot of each key that anyone holds who is ready.
 pub fn survivors(world: &World) -> BTreeMap<Bytes, Dot> {
     let mut best: BTreeMap<Bytes, Dot> = BTreeMap::new();
@@ -308,6 +334,9 @@ pub fn settled(world: &World) -> Result<(), String> {
             return Err(format!("{} began anew {} times", node.name, replica.counters().returns));
         }
         let waits = waits(world, node);
+        if !waits && node.replica.refused().is_some() {
+            return Err(format!("{} has lost its name and is there still", node.name));
+        }
         if !waits && replica.seats().any(|(_, seat)| seat.is_live() && seat.returning) {
             return Err(format!("{} waits for writes to be issued again", node.name));
         }
@@ -339,7 +368,7 @@ pub fn at_the_end(world: &World, survivors: &BTreeMap<Bytes, Dot>) {
     // What someone has yet to issue again is not lost.
     let issued = !(waits(world, node) && node.replica.seats().any(|(_, seat)| seat.is_live() && seat.returning));
     // Nor is what came back too late.
-    let all_brought = issued && world.live().all(|n| n.replica.counters().too_late == 0);
+    let all_brought = issued && !history.too_late && world.live().all(|n| n.replica.counters().too_late == 0);
     // Without a loss of memory, the last write of each key stands.
     if !history.crashed && all_brought {
         for (key, dots) in &history.by_key {
