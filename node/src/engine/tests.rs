@@ -314,7 +314,8 @@ fn one_whose_seat_was_ended_drops_its_links_and_takes_another_origin() {
 
 #[test]
 fn one_that_has_just_lost_its_links_does_not_take_itself_for_the_only_one() {
-    let options = Options { serve_alone: false, ..options(8, None) };
+    let join_timeout = Duration::from_hours(1);
+    let options = Options { serve_alone: false, join_timeout, ..options(8, None) };
     let nobody_unlinked = View::ALONE;
     let a = alone(None);
     let b = Engine::new(&options);

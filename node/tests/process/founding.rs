@@ -154,11 +154,11 @@ async fn founding_by_a_majority_waits_for_one_of_another_release() {
     }
     meshed(&three).await;
     three[0].kv().put("k", "kept").await.unwrap();
-    let newer: Vec<_> = three.drain(1..).map(|mut node| {
+    let anew = |mut node: Node| {
         node.kill();
         node.env("KVASIR_TEST_LINKS_VERSION", "2")
-    });
-    let mut newer: Vec<_> = newer.collect();
+    };
+    let mut newer: Vec<_> = three.drain(1..).map(anew).collect();
     newer.iter_mut().for_each(Node::start);
     for node in &newer {
         waits(node, &[&three[0]], "version", "version 1 of the protocol, this node version 2").await;
