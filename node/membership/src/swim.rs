@@ -33,6 +33,8 @@ const MIN_ROUND: Duration = Duration::from_millis(100);
 /// one round, last of the next). With few others the turns may come more seldom for each to be probed as often as with
 /// four, where it is this many periods at most.
 const TURNS: u32 = 7;
+/// From so many timers on, no more are set to forget the dead: what forged deaths can make this node keep.
+const MAX_TIMERS: usize = 4 * MAX_KNOWN;
 /// How many times at once, after a pause, this node may say that it is alive although others suspect it.
 const REFUTATION_BURST: u32 = 64;
 /// And in each probe period, in the long run.
@@ -159,7 +161,7 @@ impl Swim {
         let message = match wire::open(datagram, &self.envelope) {
             Ok(message) => message,
             Err(refused) => {
-                if matches!(refused, Refused::Cluster | Refused::OtherUid) {
+                if matches!(refused, Refused::Cluster | Refused::OtherUid) && !self.left {
                     self.answer_stranger(now, wall_ms, &datagram[ENVELOPE..]);
                 }
                 return Err(refused);
@@ -511,6 +513,10 @@ impl Swim {
     }
 
     fn set(&mut self, at: Duration, timer: Timer<NodeId>) {
+        // One for each death. A dead node that is not forgotten by its timer is when room is needed.
+        if matches!(timer, Timer::RemoveDown(_)) && self.timers.len() >= MAX_TIMERS {
+            return;
+        }
         self.timers_set += 1;
         self.timers.push(Reverse(Due { at, set: self.timers_set, timer }));
     }
@@ -1003,6 +1009,23 @@ mod tests {
         let dead: Vec<_> = ghosts[..20].iter().map(|it| foca::Member::down(it.id().clone())).collect();
         nodes[0].datagram(now, WALL_MS, &forge(&known, &nodes[0].me().clone(), Message::Gossip, &dead)).unwrap();
         nodes[0].datagram(now, WALL_MS, &forge(&id, &nodes[0].me().clone(), Message::Gossip, &[])).unwrap();
+    }
+
+    #[test]
+    fn forged_deaths_are_bounded() {
+        let (mut nodes, now) = three();
+        let b = nodes[1].me().clone();
+        let dead = (0..MAX_TIMERS as u32 + 100).map(|at| {
+            foca::Member::down(NodeId {
+                started_ms: WALL_MS - 100_000 + u64::from(at),
+                ..node_at(NOT_HERE, 9 + u64::from(at))
+            })
+        });
+        for some in dead.collect::<Vec<_>>().chunks(20) {
+            nodes[0].datagram(now, WALL_MS, &forge(&b, &nodes[0].me().clone(), Message::Gossip, some)).unwrap();
+        }
+        assert_eq!(nodes[0].timers.len(), MAX_TIMERS);
+        assert!(all_listed(&nodes));
     }
 
     #[test]
