@@ -94,7 +94,7 @@ pub struct KvClusterSpec {
     pub sync_interval: String,
     /// Memory for entries on each node, such as 256Mi. A full node refuses writes and still answers reads. Unset: what fits
     /// into the memory limit of the node's container; with no such limit either, entries have none, and the condition
-    /// MemoryBounded is False.
+    /// `MemoryBounded` is False.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new("isQuantity(self)")

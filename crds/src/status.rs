@@ -25,7 +25,7 @@ pub mod condition {
 #[serde(rename_all = "camelCase")]
 pub struct KvClusterStatus {
     /// Available: the cluster serves. Progressing: a change is under way. Degraded: something is wrong; the message says
-    /// what and what to do. Redundant: any one pod or Kubernetes node may fail and no key is lost. MemoryBounded: a member
+    /// what and what to do. Redundant: any one pod or Kubernetes node may fail and no key is lost. `MemoryBounded`: a member
     /// that is full refuses writes before it is killed for its memory.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

@@ -92,11 +92,14 @@ pub(crate) fn run(bytes: &[u8]) {
                     match nodes[at].swim.datagram(now, WALL_MS, &datagram) {
                         // And there may be more of them than its like sends in so little time.
                         Ok(()) | Err(Refused::Impostor | Refused::TooMany) => {}
-                        // It may have had to outbid a start as late as is believed, or one of its own origin.
-                        Err(Refused::Ahead { .. } | Refused::Origin { .. }) if deceived => {}
-                        // One that was made to believe in a node that is not there asks that node to probe another;
-                        // and here each is handed what was meant for other addresses. So it may be asked to probe itself.
-                        Err(Refused::Malformed(foca::Error::IndirectForOurselves)) if deceived => {}
+                        // It may have had to outbid a start as late as is believed, or one of its own origin. And one that
+                        // was made to believe in a node that is not there asks that node to probe another; here each is
+                        // handed what was meant for other addresses, so it may be asked to probe itself.
+                        Err(
+                            Refused::Ahead { .. }
+                            | Refused::Origin { .. }
+                            | Refused::Malformed(foca::Error::IndirectForOurselves),
+                        ) if deceived => {}
                         Err(refused) => panic!("a node does not understand its like: {refused}"),
                     }
                 }

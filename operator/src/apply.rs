@@ -499,5 +499,6 @@ fn same_quantity(live: &Value, desired: &Value) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::large_futures, reason = "a test has the stack to itself")]
 #[path = "apply_tests.rs"]
 mod tests;

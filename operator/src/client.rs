@@ -57,13 +57,11 @@ pub async fn connect() -> Result<Client, kube::Error> {
 async fn answered<B, E: Into<BoxError>>(
     answer: impl Future<Output = Result<Response<B>, E>>,
 ) -> Result<Response<B>, BoxError> {
-    match timeout(ANSWER_LIMIT, answer).await {
-        Ok(answer) => answer.map_err(Into::into),
-        Err(_) => {
-            let limit = format!("no answer within {} s", ANSWER_LIMIT.as_secs());
-            Err(io::Error::new(io::ErrorKind::TimedOut, limit).into())
-        }
+    if let Ok(answer) = timeout(ANSWER_LIMIT, answer).await {
+        return answer.map_err(Into::into);
     }
+    let limit = format!("no answer within {} s", ANSWER_LIMIT.as_secs());
+    Err(io::Error::new(io::ErrorKind::TimedOut, limit).into())
 }
 
 /// The same connection, for the leader: a request that changes something is sent only while the permit holds.

@@ -247,6 +247,7 @@ impl State {
         reply(201, &self.store(plural, sent))
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "the caller has no more use for it")]
     fn patch(
         &mut self,
         plural: &str,

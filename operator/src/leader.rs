@@ -163,6 +163,9 @@ enum End {
     Ended,
 }
 
+/// The holder of a Lease, and when it was last renewed.
+type Renewal = (Option<String>, Option<MicroTime>);
+
 /// One candidate and its Lease.
 pub struct Election {
     api: Api<Lease>,
@@ -172,7 +175,7 @@ pub struct Election {
     leads: Gauge,
     watch: Watch,
     /// Holder and time of renewal as last seen, and since when it is the same.
-    seen: Option<((Option<String>, Option<MicroTime>), Instant)>,
+    seen: Option<(Renewal, Instant)>,
 }
 
 impl Election {

@@ -125,16 +125,16 @@ async fn check(trial: &Trial, ledger: &Ledger) -> Result<()> {
     for pod in &pods {
         let (name, client) = (pod.name_any(), trial.speak_to(pod)?);
         // What is under way has a moment to arrive.
-        let mut last = None;
+        let mut latest = None;
         let even = within(GENEROUS, "what was acknowledged", async || {
             let balance = ledger.balance(&held(&client).await?);
             let even = balance.is_even();
-            last = Some(balance);
+            latest = Some(balance);
             ensure!(even, "not all is there");
             Ok(())
         })
         .await;
-        let balance = last.with_context(|| format!("{name} does not answer: {even:?}"))?;
+        let balance = latest.with_context(|| format!("{name} does not answer: {even:?}"))?;
         println!(
             "{NAME}: {name}: {} acknowledged, {} found, {} lost",
             ledger.acknowledged(),

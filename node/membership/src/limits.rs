@@ -40,7 +40,7 @@ impl Bucket {
 
     fn would_be_full_at(&self, now: Duration, tokens: u32) -> Option<Duration> {
         let full_at = self.full_at.max(now) + self.interval * tokens;
-        (full_at - now <= self.interval * self.burst).then_some(full_at)
+        (full_at.saturating_sub(now) <= self.interval * self.burst).then_some(full_at)
     }
 
     /// Takes so many tokens, if there are as many.

@@ -877,7 +877,9 @@ mod tests {
                 let events_until = now + Duration::from_secs(10);
                 while now < events_until {
                     now += Duration::from_millis(10);
-                    nodes.iter_mut().for_each(|node| node.tick(now, WALL_MS));
+                    for node in &mut nodes {
+                        node.tick(now, WALL_MS);
+                    }
                     sent += exchange(&mut nodes, now).1;
                 }
                 assert!(sent < 10 * QUIET_SECOND + 100, "{ghost:?}, {state:?}: {sent} datagrams");
@@ -919,6 +921,7 @@ mod tests {
     /// with what the others send because of that.
     #[test]
     fn forged_floods_cause_few_datagrams() {
+        type Flood<'a> = (&'a str, usize, Box<dyn Fn(u32, &NodeId) -> Vec<u8> + 'a>);
         const FLOOD: u32 = 10_000;
         // Per renewal: to 3 members at once, and a round of announcements to none.
         let renewals = (RENEWAL_BURST as usize) * 4;
@@ -927,7 +930,6 @@ mod tests {
         let x = node_at(NOT_HERE, 9);
         let from = |at: u32| node_at([10, 9, (at >> 8) as u8, at as u8], u64::from(at) + 100);
         let ping = || Message::PingReq { target: node_at([10, 8, 8, 8], 7), probe_number: 1 };
-        type Flood<'a> = (&'a str, usize, Box<dyn Fn(u32, &NodeId) -> Vec<u8> + 'a>);
         let floods: [Flood<'_>; 11] = [
             ("pings", one, Box::new(|_, a| forge(&x, a, Message::Ping(1), &[]))),
             ("pings of many", all, Box::new(|at, a| forge(&from(at), a, Message::Ping(1), &[]))),

@@ -441,13 +441,17 @@ mod tests {
 
     #[test]
     fn wire_tells_a_namesake_by_its_uid() {
-        let datagram = |uid| [&envelope("ns/demo", uid)[..], b"hello"].concat();
-        assert_eq!(open(&datagram("a"), &envelope("ns/demo", "a")).unwrap(), b"hello");
+        let datagram = |uid| [&envelope("ns/demo", uid, VERSION)[..], b"hello"].concat();
+        assert_eq!(open(&datagram("a"), &envelope("ns/demo", "a", VERSION)).unwrap(), b"hello");
         for (theirs, ours) in [("a", "b"), ("a", ""), ("", "b")] {
-            assert!(matches!(open(&datagram(theirs), &envelope("ns/demo", ours)), Err(Refused::OtherUid)));
+            assert!(matches!(open(&datagram(theirs), &envelope("ns/demo", ours, VERSION)), Err(Refused::OtherUid)));
         }
-        assert!(matches!(open(&datagram("a"), &envelope("ns/other", "a")), Err(Refused::Cluster)));
-        assert_eq!(envelope("ns/demo", "")[5..], xxh3_64(b"ns/demo").to_le_bytes(), "as it was before there were UIDs");
+        assert!(matches!(open(&datagram("a"), &envelope("ns/other", "a", VERSION)), Err(Refused::Cluster)));
+        assert_eq!(
+            envelope("ns/demo", "", VERSION)[5..],
+            xxh3_64(b"ns/demo").to_le_bytes(),
+            "as it was before there were UIDs"
+        );
     }
 
     #[test]

@@ -129,7 +129,7 @@ settings! {
         /// The cluster that the node belongs to; nodes of different clusters never talk [default: default]
         #[arg(long, env = "KVASIR_CLUSTER")]
         cluster: String,
-        /// Which of the clusters of that name: nodes with different ones never talk, nor do nodes with one and without. On Kubernetes the KvCluster's UID, so that what remains of a deleted one does not join a later one [default: none]
+        /// Which of the clusters of that name: nodes with different ones never talk, nor do nodes with one and without. On Kubernetes the UID of the `KvCluster`, so that what remains of a deleted one does not join a later one [default: none]
         #[arg(long, env = "KVASIR_CLUSTER_UID", value_name = "UID")]
         cluster_uid: String,
         /// The IP address at which peers reach this node [default: that of --peer-address; where that is 0.0.0.0 or [::], the one from which this machine reaches others]

@@ -411,7 +411,7 @@ mod tests {
         let waits: Vec<_> = (0..9).map(|attempts| pause(&nats().config, attempts).as_secs()).collect();
         assert_eq!(waits, [2, 2, 2, 2, 4, 5, 5, 5, 5]);
         assert_eq!(pause(&nats().config, u32::MAX).as_secs(), 5);
-        let patient = NatsConfig { reconnect_wait: Duration::from_secs(60), ..nats().config };
+        let patient = NatsConfig { reconnect_wait: Duration::from_mins(1), ..nats().config };
         assert_eq!(pause(&patient, u32::MAX).as_secs(), 60, "as it was asked for");
     }
 }

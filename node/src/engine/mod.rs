@@ -183,6 +183,8 @@ pub struct Stats {
     pub waiting: usize,
 }
 
+// Each flag is a fact of its own: no two of them make a state.
+#[allow(clippy::struct_excessive_bools)]
 struct Inner {
     replica: Replica,
     view: View,

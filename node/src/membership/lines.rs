@@ -39,20 +39,20 @@ impl Lines {
         let Pace { at_once, quiet } = pace;
         let mut key = (kind, peer);
         if !self.places.contains_key(&key) && self.places.len() >= MAX_PLACES {
-            self.places.retain(|_, place| now - place.since < place.quiet);
+            self.places.retain(|_, place| now.saturating_sub(place.since) < place.quiet);
             if self.places.len() >= MAX_PLACES {
                 key = (kind, OTHERS);
             }
         }
-        let place = self.places.entry(key).or_insert(Place { since: now, quiet, written: 0, unsaid: 0 });
-        if now - place.since >= quiet {
-            (place.since, place.written) = (now, 0);
+        let seen = self.places.entry(key).or_insert(Place { since: now, quiet, written: 0, unsaid: 0 });
+        if now.saturating_sub(seen.since) >= quiet {
+            (seen.since, seen.written) = (now, 0);
         }
-        if place.written < at_once {
-            place.written += 1;
-            return Some(std::mem::take(&mut place.unsaid));
+        if seen.written < at_once {
+            seen.written += 1;
+            return Some(std::mem::take(&mut seen.unsaid));
         }
-        place.unsaid += 1;
+        seen.unsaid += 1;
         None
     }
 }

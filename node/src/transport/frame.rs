@@ -120,7 +120,7 @@ impl From<NoiseError> for FrameError {
 
 /// Whether TLS failed, and not the connection under it.
 pub fn is_of_tls(error: &std::io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
 }
 
 /// Writes the preamble of this version.

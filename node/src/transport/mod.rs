@@ -203,7 +203,7 @@ impl LinkError {
                 | FrameError::Io(_) => None,
             },
             Self::Violation(Violation::ClockAhead { .. }) | Self::ClockBehind { .. } => Some(Reason::Clock),
-            Self::OtherCluster { .. } => Some(Reason::Cluster),
+            Self::OtherCluster { .. } | Self::OtherUid { .. } => Some(Reason::Cluster),
             // A frame without a kind is one of a later release.
             Self::Violation(Violation::Unknown) => Some(Reason::Version),
             Self::Violation(Violation::Malformed)

@@ -71,8 +71,8 @@ async fn name_of_a_running_node_is_refused() {
             if lost.is_empty() { Ok(()) } else { Err(format!("{} lacks {lost:?}", node.name)) }
         })
         .await;
-        assert_eq!(figure(node, "kvasir_returns_total").await, 0.0);
-        assert_eq!(figure(node, "kvasir_twins_refused_total").await, 2.0);
+        assert!((figure(node, "kvasir_returns_total").await - 0.0).abs() < 0.5);
+        assert!((figure(node, "kvasir_twins_refused_total").await - 2.0).abs() < 0.5);
     }
     assert_eq!(nodes[1].status().await["origin"], before);
     let log = nodes[1].log();
@@ -104,6 +104,6 @@ async fn name_lost_while_cut_off_is_handed_over() {
     assert!(log.contains(&twin.peer.to_string()), "{log}");
     for node in [&nodes[0], &twin] {
         assert_eq!(node.kv().get("alone").await.unwrap().as_deref(), Some("v"), "{} lacks it", node.name);
-        assert_eq!(figure(node, "kvasir_returns_total").await, 0.0);
+        assert!((figure(node, "kvasir_returns_total").await - 0.0).abs() < 0.5);
     }
 }

@@ -167,7 +167,7 @@ pub fn follow(
             }
             // A list that begins follows on a failure, and is not whole before its end.
             Ok(watcher::Event::Init | watcher::Event::InitApply(_)) | Err(_) => {
-                is_whole.store(false, Ordering::Release)
+                is_whole.store(false, Ordering::Release);
             }
         })
         .touched_objects();

@@ -255,8 +255,8 @@ pub fn founding(world: &World, place: usize) {
     if world.plan.serve_alone {
         return;
     }
-    let apart: Vec<_> = world.apart_from(place).collect();
-    assert_eq!(apart, [], "{} founds though it cannot talk to these", node.name);
+    let apart: Vec<usize> = world.apart_from(place).collect();
+    assert!(apart.is_empty(), "{} founds though it cannot talk to these", node.name);
     let linked: BTreeSet<_> = node.replica.linked().collect();
     let seats = node.replica.seats().filter(|(origin, seat)| seat.voter && linked.contains(origin));
     let names: BTreeSet<_> = seats.map(|(_, seat)| &seat.name).chain([&node.name]).collect();

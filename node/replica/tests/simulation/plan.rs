@@ -52,6 +52,8 @@ pub enum Op {
     Nothing,
 }
 
+// Each flag is a fact of its own: no two of them make a state.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,

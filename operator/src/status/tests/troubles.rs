@@ -9,6 +9,7 @@ use crate::{
 };
 
 /// A pod that is not ready, created ten minutes before the epoch's 1,060th second.
+#[expect(clippy::needless_pass_by_value, reason = "every caller makes one for it")]
 fn waiting_pod(ordinal: i32, status: Value) -> Pod {
     object(json!({
         "metadata": { "name": format!("demo-{ordinal}"), "creationTimestamp": "1970-01-01T00:07:40Z" },
@@ -186,8 +187,8 @@ fn a_kill_for_want_of_memory_is_told_once_and_shown_for_a_while() {
     let second = world.look();
     assert_eq!(told(&later, &second), ["OOMKilled"], "another kill");
     // It ends in another way, and the kill is known all the same.
-    let states = world.pods[1].status.as_mut().unwrap().container_statuses.as_mut().unwrap();
-    states[0].last_state = None;
+    let containers = world.pods[1].status.as_mut().unwrap().container_statuses.as_mut().unwrap();
+    containers[0].last_state = None;
     world.look();
     world.is(condition::DEGRADED, "True", "OOMKilled");
     world.now += OOM_SHOWN;

@@ -84,7 +84,7 @@ impl World<'_> {
 
     /// The nodes that one hears of and cannot talk to.
     pub fn apart_from(&self, a: usize) -> impl Iterator<Item = usize> {
-        let there = |b: &usize| self.nodes[*b].is_some() && !self.blocked.contains(&(*b, a));
+        let there = move |b: &usize| self.nodes[*b].is_some() && !self.blocked.contains(&(*b, a));
         (0..self.nodes.len()).filter(move |b| self.are_apart(a, *b)).filter(there)
     }
 
