@@ -6,6 +6,8 @@
 use k8s_openapi::{api::core::v1::Event, jiff::Timestamp};
 use kube::{Api, Client, api::ListParams};
 
+use crate::api_error::ApiError;
+
 /// The most events that one question is answered with.
 const MOST: u32 = 500;
 /// The most pods whose events are asked for: what is said of one is mostly said of all.
@@ -60,7 +62,7 @@ impl Warning {
 }
 
 /// The warnings of a namespace that tell of pods that could not be created, and those on these pods.
-pub async fn look(client: &Client, namespace: &str, pods: &[String]) -> Result<Vec<Warning>, kube::Error> {
+pub async fn look(client: &Client, namespace: &str, pods: &[String]) -> Result<Vec<Warning>, ApiError> {
     let events: Api<Event> = Api::namespaced(client.clone(), namespace);
     let mut warnings = Vec::new();
     let refused = format!("type=Warning,reason={FAILED_CREATE}");
