@@ -117,7 +117,7 @@ mod tests {
         let config = within("maxMemory: 10Mi", Some(96 << 20)).unwrap();
         assert_eq!((config.max_memory, config.max_memory_from), (Some(10 << 20), MaxMemoryFrom::Setting));
         assert_eq!(config.memory_concern(), None);
-        let small = within("maxMemory: 1Mi", Some(LEAST_LIMIT - 1)).unwrap();
+        let small = within("maxMemory: 1Mi", Some(LEAST_LIMIT - (1 << 20))).unwrap();
         assert_eq!(small.max_memory, Some(1 << 20), "what was asked for is tried");
         assert!(small.memory_concern().is_some());
     }

@@ -386,6 +386,7 @@ fn the_documented_file_gives_the_defaults() {
         access: None,
         max_memory: None,
         max_memory_from: MaxMemoryFrom::Nothing,
+        cluster_uid: String::new(),
         ..shown.clone()
     };
     assert_eq!(none, config("").unwrap());

@@ -184,7 +184,7 @@ fn with_sidecar(name: &str, state: &str) -> Pod {
     pod(
         name,
         &format!(
-            "{{metadata: {{creationTimestamp: '2026-11-01T00:00:00Z'}}, spec: {{nodeName: n, containers: [], \
+            "{{metadata: {{creationTimestamp: '2026-11-01T00:00:00Z'}}, spec: {{nodeName: node1, containers: [], \
              initContainers: [{{name: kvasir, restartPolicy: Always, env: [{{name: KVASIR_CLUSTER_UID, value: u-1}}]}}]}}, \
              status: {{initContainerStatuses: [{container}]}}}}"
         ),
