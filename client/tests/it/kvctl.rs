@@ -188,7 +188,13 @@ async fn the_cluster_verbs_print_tables_and_json() {
     assert_eq!(kvctl(&node, &["leader"]).await.text(), "demo-0\n");
     assert_eq!(kvctl(&node, &["-o", "json", "leader"]).await.json(), json!({"leader": first, "isMe": true}));
     let who = kvctl(&node, &["whoami"]).await;
-    assert!(who.text().starts_with("name:         demo-0\nrole:         member\ncluster:      apps/demo\ncluster uid:  2c1ea3d5\n"), "{}", who.text());
+    assert!(
+        who.text().starts_with(
+            "name:         demo-0\nrole:         member\ncluster:      apps/demo\ncluster uid:  2c1ea3d5\n"
+        ),
+        "{}",
+        who.text()
+    );
     let status = kvctl(&node, &["status"]).await;
     assert!(
         status.text().contains("\ndiscovery dns:              3 found (demo-0), failing: no such name\n"),

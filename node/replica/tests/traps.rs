@@ -245,6 +245,13 @@ impl Net {
         (net, again)
     }
 
+    /// The node, one of `voters`, founds though it reaches nobody: it hears only later how many there are.
+    fn found_alone(&mut self, node: usize, voters: usize) {
+        self.nodes[node].set_voters(0);
+        self.nodes[node].tick(ALONE, self.now_ms);
+        self.nodes[node].set_voters(voters);
+    }
+
     /// Nothing befell the node because of a second process with its name.
     fn is_undisturbed(&self, node: usize) -> bool {
         let origin = self.nodes[node].origin();
@@ -293,7 +300,7 @@ fn an_old_map_that_is_taken_up_again_is_told_to_watchers() {
     net.nodes[1].take_changes();
     // The other is gone for good.
     net.now_ms += BEAT_MS;
-    net.nodes[1].tick(ALONE, net.now_ms);
+    net.found_alone(1, 2);
     assert!(net.nodes[1].is_ready() && net.holds(1, "k"));
     assert!(net.nodes[1].take_changes().contains(&Change::Reset));
 }
@@ -549,7 +556,7 @@ fn a_part_of_a_snapshot_brings_back_nothing_that_was_deleted() {
     let (mut net, joins) = Net::half_a_snapshot();
     assert!(net.holds(joins, "a") && !net.nodes[joins].is_ready());
     net.cut_off(joins);
-    net.nodes[joins].tick(ALONE, net.now_ms);
+    net.found_alone(joins, 3);
     assert!(net.nodes[joins].is_ready());
     net.put(joins, "own");
     net.delete(0, "a");
@@ -1274,7 +1281,7 @@ fn founder_apart_brings_back_nothing_deleted_later() {
     net.link_all();
     net.settle(8);
     let alone = net.start("n2", 3);
-    net.nodes[alone].tick(ALONE, net.now_ms);
+    net.found_alone(alone, 3);
     assert!(net.nodes[alone].is_ready());
     net.put(alone, "k");
     net.put(alone, "own");

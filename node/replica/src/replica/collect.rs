@@ -146,8 +146,14 @@ impl Replica {
 
     /// Above this stamp tombstones are kept: a process may rejoin with an older write that nobody here has seen.
     fn keeps_above(&self) -> u64 {
-        let evicted = |(_, seat): &(u64, &Seat)| seat.state == SeatState::Evicted;
-        let agreed = self.roster.iter().filter(evicted).map(|(_, seat)| seat.agreed);
+        // One that was replaced under its name has mostly ended. It may also run on behind a partition.
+        let (at, kept) = (ms_of(self.collected), self.settings.bounds.remember_ended_ms);
+        let may_return = |(_, seat): &(u64, &Seat)| match seat.state {
+            SeatState::Evicted => true,
+            SeatState::Ended => seat.agreed > 0 && ms_of(seat.since) + kept > at,
+            SeatState::Joining | SeatState::Member => false,
+        };
+        let agreed = self.roster.iter().filter(may_return).map(|(_, seat)| seat.agreed);
         // These are about to issue what they bring, or to be told to begin anew.
         let rejoins = |(origin, seat): (u64, &Seat)| {
             seat.is_live() && seat.returning || seat.state == SeatState::Member && !self.was_let_in(origin)
@@ -194,8 +200,6 @@ impl Replica {
             .map(|(o, _)| o)
             .collect();
         for origin in gone {
-            // Should a process that lost its name return later, nobody could tell what it knows of this one.
-            self.forgotten = self.forgotten.max(self.roster.get(origin).map_or(0, |seat| seat.since));
             self.roster.remove(origin);
         }
         let (vector, collected) = (&self.vector, self.collected);

@@ -136,8 +136,9 @@ impl Replica {
             } // else its origin is there, and will bring it itself
         }
         if bag.store.is_empty() {
-            // What came too late is not covered, but lost.
-            if !bag.late {
+            // What came too late is not covered, but lost. Nor are deletes that a map of another founding had forgotten.
+            let whole = bag.founding == self.founding || bag.forgotten == 0;
+            if !bag.late && whole {
                 self.join_bag(&bag);
             }
             if self.bags.is_empty() {
@@ -403,7 +404,7 @@ impl Replica {
         }
         // A node that has just started may not have looked at the clock yet.
         let now = self.clock.last().max(stamp_at(now_ms));
-        changed |= self.roster.settle_names(now);
+        changed |= self.roster.settle_names(now, self.forgotten);
         if !self.leaving && !self.roster.is_live(me) {
             // Its name was taken while it could not be heard.
             self.begin_anew(Stranger::Ended, now_ms);

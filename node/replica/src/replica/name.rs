@@ -145,7 +145,7 @@ impl Replica {
         let others = self.roster.iter().filter(|(origin, seat)| *origin != me && seat.name == *name);
         let ended: Vec<u64> = others.filter(|(o, seat)| !waits(*o, seat)).map(|(origin, _)| origin).collect();
         for origin in ended {
-            self.roster.end(origin, SeatState::Ended, now);
+            self.roster.replace(origin, now, self.forgotten);
         }
     }
 }

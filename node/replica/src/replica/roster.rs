@@ -34,7 +34,8 @@ pub struct Seat {
     pub sponsor: u64,
     /// Of a member: all that it writes is above this stamp.
     pub began: u64,
-    /// Of an evicted process: what it wrote up to this stamp is held by all that take part.
+    /// Of a process that was evicted, or that another replaced under its name: what it wrote up to this stamp is held by
+    /// all that take part. 0 of others.
     pub agreed: u64,
 }
 
@@ -76,6 +77,14 @@ impl Seat {
     const fn claim(&self, origin: u64) -> (bool, bool, u64, u64) {
         let let_in = self.sponsor != 0;
         (self.began > 0, let_in, if let_in { self.began } else { u64::MAX - self.began }, origin)
+    }
+
+    /// Another process has the name. This one may run on behind a partition, and return with what it writes there.
+    fn replace(&mut self, now: u64, agreed: u64) {
+        if self.state == SeatState::Member {
+            self.agreed = agreed.max(1);
+        }
+        (self.state, self.since) = (SeatState::Ended, self.since.max(now));
     }
 
     /// What decides which of two accounts of one seat is the later.
@@ -141,8 +150,9 @@ impl Roster {
     }
 
     /// Of the seats that hold, or held, the map under one name, one stands and the others have ended. Returns
-    /// whether any did. Seats that have no map yet are left alone: see `name`.
-    pub(super) fn settle_names(&mut self, now: u64) -> bool {
+    /// whether any did. Seats that have no map yet are left alone: see `name`. All that take part hold what those that
+    /// end wrote up to `agreed`.
+    pub(super) fn settle_names(&mut self, now: u64, agreed: u64) -> bool {
         let holds = |seat: &Seat| matches!(seat.state, SeatState::Member | SeatState::Evicted);
         let mut standing: BTreeMap<String, (bool, bool, u64, u64)> = BTreeMap::new();
         for (&origin, seat) in self.seats.iter().filter(|(_, seat)| holds(seat)) {
@@ -153,8 +163,7 @@ impl Roster {
         let mut ended = false;
         for (&origin, seat) in self.seats.iter_mut().filter(|(_, seat)| holds(seat)) {
             if standing.get(&seat.name).is_some_and(|best| *best != seat.claim(origin)) {
-                // An evicted process whose name another has taken is no more.
-                (seat.state, seat.since) = (SeatState::Ended, seat.since.max(now));
+                seat.replace(now, agreed);
                 ended = true;
             }
         }
@@ -165,7 +174,15 @@ impl Roster {
         if let Some(seat) = self.seats.get_mut(&origin)
             && (seat.state as i32) < (state as i32)
         {
-            (seat.state, seat.since) = (state, now);
+            // Nothing of it is waited for any more.
+            (seat.state, seat.since, seat.agreed) = (state, now, 0);
+        }
+    }
+
+    /// Another process has the name. What this one wrote up to `agreed` all that take part hold.
+    pub(super) fn replace(&mut self, origin: u64, now: u64, agreed: u64) {
+        if let Some(seat) = self.seats.get_mut(&origin).filter(|seat| seat.state != SeatState::Ended) {
+            seat.replace(now, agreed);
         }
     }
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 use kvasir_proto::peer::v1::{SeatState, Stranger};
-use kvasir_replica::clock::{Dot, stamp_at};
-use kvasir_replica::replica::{Replica, Vector};
+use kvasir_replica::clock::{Dot, ms_of, stamp_at};
+use kvasir_replica::replica::{Replica, Seat, Vector};
 use kvasir_replica::store::Record;
 
 use crate::world::{Node, World};
@@ -340,9 +340,15 @@ pub fn settled(world: &World) -> Result<(), String> {
         if !waits && replica.seats().any(|(_, seat)| seat.is_live() && seat.returning) {
             return Err(format!("{} waits for writes to be issued again", node.name));
         }
-        // Kept are those that may have to beat a write of an evicted node, and no others.
-        let evicted = replica.seats().filter(|(_, seat)| seat.state == SeatState::Evicted);
-        let kept_above = evicted.map(|(_, seat)| seat.agreed).min().unwrap_or(u64::MAX);
+        // Kept are those that may have to beat a write of a process that was evicted, or replaced lately, and no others.
+        let (at, kept) = (ms_of(replica.collected()), world.plan.remember_ended_ms);
+        let may_return = |seat: &Seat| match seat.state {
+            SeatState::Evicted => true,
+            SeatState::Ended => seat.agreed > 0 && ms_of(seat.since) + kept > at,
+            SeatState::Joining | SeatState::Member => false,
+        };
+        let gone = replica.seats().filter(|(_, seat)| may_return(seat));
+        let kept_above = gone.map(|(_, seat)| seat.agreed).min().unwrap_or(u64::MAX);
         let since = |r: &Record| r.expires_ms.map_or(r.dot.hlc, |end| r.dot.hlc.max(stamp_at(end)));
         let mut tombstones = replica.store().scan(None).filter(|(_, r)| r.value.is_none()).map(|(_, r)| since(r));
         if !waits && tombstones.any(|since| since <= kept_above || since > replica.collected()) {

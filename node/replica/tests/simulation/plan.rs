@@ -141,6 +141,8 @@ impl Plan {
             && self.remember_evicted_ms == REMEMBER_EVICTED_MS
             && self.ended_seats == MAX_ENDED
             && self.room.is_none()
+            // A process that was replaced is remembered for less long than one that was evicted.
+            && (self.twin.is_none() || self.remember_ended_ms == REMEMBER_ENDED_MS)
     }
 
     /// How far two clocks are apart at most, milliseconds, with some room.
@@ -233,7 +235,8 @@ impl Plan {
             plan.apart = Some((seed / 15) as usize % plan.voters);
         }
         let scales = plan.ops.iter().any(|(_, op)| matches!(op, Op::Scale(_)));
-        if matches!(seed % 9, 4 | 7) && !scales && !plan.is_known() {
+        // A full node may stay full, and a process that lost its name then waits for it with what it has to hand over.
+        if matches!(seed % 9, 4 | 7) && !scales && plan.room.is_none() && !plan.is_known() {
             plan.add_twin(end_ms);
         }
         plan.ops.sort_by_key(|(at, _)| *at);

@@ -111,7 +111,8 @@ impl World<'_> {
                 // Nobody may be there, or another process than was meant.
                 let Some(member) = self.member(packet.to) else { continue };
                 match member.swim.datagram(now, wall_ms, &packet.content) {
-                    Ok(()) => {}
+                    // A burst beyond the limit is as good as lost.
+                    Ok(()) | Err(Refused::TooMany) => {}
                     // Starts are only as right as the clocks.
                     Err(Refused::Ahead { .. }) if self.plan.skew_ms.unsigned_abs() > MAX_CLOCK_SKEW_MS / 2 => {}
                     Err(refused) => panic!("all are of one cluster, and none has another's address: {refused}"),
