@@ -56,7 +56,8 @@ async fn name_of_a_running_node_is_refused() {
         assert_eq!(status.code(), Some(1), "{log}");
         let said = log.lines().find(|line| line.contains("ERROR")).unwrap_or_else(|| panic!("no error in {log}"));
         let holder = nodes[1].peer.to_string();
-        for words in ["the name `n1` in the cluster `test`", holder.as_str(), "--name", "KVASIR_NAME", "KVASIR_CLUSTER"] {
+        for words in ["the name `n1` in the cluster `test`", holder.as_str(), "--name", "KVASIR_NAME", "KVASIR_CLUSTER"]
+        {
             assert!(said.contains(words), "{words:?} is not in {said}");
         }
         assert!(!log.contains("to=\"ready\""), "{log}");
