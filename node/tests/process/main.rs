@@ -21,7 +21,6 @@ mod input;
 mod life;
 mod limits;
 mod memory;
-mod names;
 mod nats;
 mod observe;
 mod peer_port;
