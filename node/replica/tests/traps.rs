@@ -1619,7 +1619,7 @@ fn founding_counts_a_restarted_voter_once() {
     net.link(0, 1);
     net.pass(&mut |_, _, _| true);
     net.link(0, 2);
-    net.pass(&mut |_, _, _| true);
+    net.pass_between(|from, to| from != 1 && to != 1, &mut |_, _, _| true);
     assert_eq!(net.nodes[0].linked().count(), 2);
     net.nodes[0].tick(ALONE, net.now_ms + LATE_MS);
     assert!(!net.nodes[0].is_ready(), "two of five");

@@ -152,6 +152,11 @@ pub struct Checked {
 }
 
 impl Checked {
+    /// The founding that the node's map went back to.
+    pub const fn founding(&self) -> (u64, u64) {
+        self.founding
+    }
+
     fn is_of(&self, replica: &Replica) -> bool {
         let store = replica.store();
         (self.founding, self.collected, self.forgotten, self.fingerprint)

@@ -260,8 +260,11 @@ impl<'a> World<'a> {
             let before = std::mem::replace(&mut node.origin, origin);
             node.held.clear();
             self.history.interrupted(before);
+            let founding = node.checked.as_ref().map(Checked::founding);
             let (name, why) = (node.name.clone(), node.replica.ended_because());
-            self.founded_apart |= why == Stranger::Foreign;
+            // Its seat may have been ended by nodes whose map goes back to another founding than its own.
+            let apart = self.live().any(|n| n.replica.is_ready() && Some(n.replica.founding()) != founding);
+            self.founded_apart |= why == Stranger::Foreign || apart;
             self.say(|| format!("{name} begins anew as origin {origin}: {why:?}"));
             for other in 0..self.nodes.len() {
                 self.disconnect(place, other);
