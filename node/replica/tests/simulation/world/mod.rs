@@ -129,7 +129,8 @@ impl<'a> World<'a> {
     /// Whether deletes are remembered for as long as a node may bring something older along. A map of another founding
     /// is brought along at any time, as all of it may exist nowhere else.
     pub fn remembers_deletes(&self) -> bool {
-        !self.founded_apart || self.plan.remembers_deletes() && !self.plan.scales()
+        // Nobody waits for a sidecar that alone holds the map of a former founding.
+        !self.founded_apart || self.plan.remembers_deletes() && !self.plan.scales() && self.plan.sidecars == 0
     }
 
     pub fn live(&self) -> impl Iterator<Item = &Node> {
