@@ -160,7 +160,7 @@ async fn leader_of_an_older_release_steps_back() {
     }
     // Gone without a word: the older one is better than none.
     new.task.abort();
-    pass(20).await;
+    pass(22).await;
     assert!(old.leads());
     assert_eq!(work.most.load(Ordering::Relaxed), 1, "two worked at once");
 }
@@ -195,7 +195,7 @@ async fn leader_stops_before_its_lease_runs_out() {
     pass(10).await;
     assert!(!first.leads() && work.now.load(Ordering::Relaxed) == 0, "it works on without having renewed");
     assert!(!second.leads(), "the Lease is valid still");
-    pass(9).await;
+    pass(12).await;
     assert!(second.leads(), "held by {:?}", holder(&fake));
     here.back();
     pass(60).await;
