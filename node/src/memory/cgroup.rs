@@ -73,7 +73,9 @@ impl<'a> Hierarchy<'a> {
         let folders = own.ancestors().take_while(|folder| folder.starts_with(&mounted));
         let mut limits: Vec<_> = folders.filter_map(|folder| self.limit_of(folder)).collect();
         if self.version == Version::One {
-            limits.extend(hierarchical(&own));
+            // The kubelet limits all pods together to about what the machine has: that is no limit of this one.
+            let shared = memory_of_machine(root).map_or(u64::MAX, |bytes| bytes / 4 * 3);
+            limits.extend(hierarchical(&own).filter(|limit| limit.bytes < shared));
         }
         limits
     }
@@ -110,6 +112,13 @@ fn hierarchical(folder: &Path) -> Option<Limit> {
     let text = read_to_string(&file).ok()?;
     let limit = text.lines().find_map(|line| line.strip_prefix("hierarchical_memory_limit "))?;
     limit_in(limit.trim(), file)
+}
+
+/// What the machine has; `None` if it does not say.
+fn memory_of_machine(root: &Path) -> Option<u64> {
+    let text = read_to_string(root.join("proc/meminfo")).ok()?;
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix(" kB")?;
+    kib.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// A limit as the kernel writes it; "max" is none.
@@ -208,6 +217,25 @@ mod tests {
         let max = ("sys/fs/cgroup/memory/memory.limit_in_bytes", "1000\n");
         let expected = Some((1000, "sys/fs/cgroup/memory/memory.limit_in_bytes".to_owned()));
         assert_eq!(found(&[mounts, own, max]), expected);
+    }
+
+    #[test]
+    fn limit_of_all_pods_together_is_none() {
+        let files = |stat| {
+            [
+                (
+                    "proc/self/mountinfo",
+                    "32 30 0:28 /kubepods/p/c /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n",
+                ),
+                ("proc/self/cgroup", "4:memory:/kubepods/p/c\n"),
+                ("proc/meminfo", "MemTotal:        1000 kB\nMemFree:          10 kB\n"),
+                ("sys/fs/cgroup/memory/memory.limit_in_bytes", PAGE_COUNTER_MAX),
+                ("sys/fs/cgroup/memory/memory.stat", stat),
+            ]
+        };
+        assert_eq!(found(&files("hierarchical_memory_limit 800000\n")), None);
+        let of_the_pod = Some((700_000, "sys/fs/cgroup/memory/memory.stat".to_owned()));
+        assert_eq!(found(&files("hierarchical_memory_limit 700000\n")), of_the_pod);
     }
 
     #[test]
