@@ -136,6 +136,10 @@ impl Refusals {
         for (key, of) in heard.iter_mut().filter(|(key, of)| known(**key, of)) {
             of.last = now;
             if key.0 == address {
+                // Several may call from one address.
+                if name.is_some() && name != of.name && of.name.is_some() {
+                    warn!(%address, name, reason = reason.as_str(), why, "cannot join a peer");
+                }
                 of.why.clone_from(&why);
                 of.name = name.clone().or(of.name.take());
             }

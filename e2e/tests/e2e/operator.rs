@@ -238,6 +238,10 @@ fn operator_acts_soon_after_an_api_outage() {
         }
         tokio::time::sleep(OUTAGE).await;
         t.lab.control(&["start", "kube-apiserver"]).await?;
+        // After a long outage these wait for minutes. In a real cluster they lose their leases and are restarted.
+        for component in ["kube-scheduler", "kube-controller-manager"] {
+            t.lab.control(&["restart", component]).await?;
+        }
         // Asked for as soon as the API server takes it.
         until("the API server to take a change", async || {
             t.kubectl(&["patch", "kvcluster/demo", "--type=merge", "-p", r#"{"spec":{"replicas":4}}"#]).await

@@ -204,9 +204,9 @@ async fn garbage_datagrams_are_counted_and_do_no_harm() {
 #[tokio::test]
 async fn peer_of_a_namesake_is_refused_by_its_uid() {
     let node = Node::new("n").with("cluster-uid", "u-2").started().await;
-    for uid in ["u-1", ""] {
+    for (name, uid) in [("earlier", "u-1"), ("older", "")] {
         let before = refused(&node, "stranger").await;
-        send_and_be_closed(&node, &greeting_of("test", uid, "intruder", 0)).await;
+        send_and_be_closed(&node, &greeting_of("test", uid, name, 0)).await;
         eventually("it is counted", async || {
             let now = refused(&node, "stranger").await;
             if now > before { Ok(()) } else { Err(now) }

@@ -159,6 +159,9 @@ async fn nodes_of_another_cluster_stay_apart() {
     let mut nodes: Vec<_> = nodes(2).into_iter().map(|node| node.with("join-timeout", "500ms")).collect();
     let last = nodes.pop().unwrap();
     nodes.push(last.with("cluster", "other"));
+    // The second finds only the first, which is no peer of its: it founds because it is asked to.
+    let last = nodes.pop().unwrap();
+    nodes.push(last.with("serve-alone", "true"));
     for node in &mut nodes {
         node.start();
         node.ready().await;
