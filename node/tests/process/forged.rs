@@ -97,7 +97,11 @@ async fn stale(node: &Node) {
     .await;
     let status = node.status().await;
     assert_eq!(status["stale"], true, "{status}");
-    assert!(node.log().contains("clusterUid is not this node's"), "{}", node.log());
+    eventually("the log says so", async || {
+        let log = node.log();
+        if log.contains("clusterUid is not this node's") { Ok(()) } else { Err(log) }
+    })
+    .await;
     assert!((metric(node, "kvasir_stale").await - 1.0).abs() < f64::EPSILON);
     assert!(metric(node, "kvasir_membership_refused_total{reason=\"cluster_uid\"}").await >= 1.0);
 }

@@ -384,7 +384,7 @@ fn exchange(path: &std::path::Path, text: &str) {
 async fn how_many_voters_there_are_to_be_is_taken_from_the_changed_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("node.yaml");
-    exchange(&file, "voters: 3\nmaxMemory: 1Gi\n");
+    exchange(&file, "voters: 3\nmaxMemory: 1Gi\nserveAlone: true\njoinTimeout: 100ms\n");
     let node = Node::new("n0").with("config", file.to_str().unwrap()).without("max-memory").started().await;
     let majority = async || {
         let level = Some(kvasir_proto::v1::ack::Asked::Level(kvasir_proto::v1::AckLevel::Majority.into()));

@@ -142,7 +142,8 @@ async fn a_killed_node_holds_every_key_before_it_is_ready_again() {
 
 #[tokio::test]
 async fn a_node_that_started_first_finds_the_peers_that_come_later() {
-    let mut nodes: Vec<_> = nodes(3).into_iter().map(|node| node.with("join-timeout", "300ms")).collect();
+    let nodes = nodes(3).into_iter().map(|node| node.with("join-timeout", "300ms").with("serve-alone", "true"));
+    let mut nodes: Vec<_> = nodes.collect();
     nodes[0].start();
     nodes[0].ready().await;
     nodes[0].kv().put("early", "v").await.unwrap();
@@ -156,12 +157,11 @@ async fn a_node_that_started_first_finds_the_peers_that_come_later() {
 
 #[tokio::test]
 async fn nodes_of_another_cluster_stay_apart() {
-    let mut nodes: Vec<_> = nodes(2).into_iter().map(|node| node.with("join-timeout", "500ms")).collect();
+    // Each finds only the other, which is no peer: it founds because it is asked to.
+    let nodes = nodes(2).into_iter().map(|node| node.with("join-timeout", "500ms").with("serve-alone", "true"));
+    let mut nodes: Vec<_> = nodes.collect();
     let last = nodes.pop().unwrap();
     nodes.push(last.with("cluster", "other"));
-    // The second finds only the first, which is no peer of its: it founds because it is asked to.
-    let last = nodes.pop().unwrap();
-    nodes.push(last.with("serve-alone", "true"));
     for node in &mut nodes {
         node.start();
         node.ready().await;

@@ -188,6 +188,8 @@ async fn peers_with_certificates_of_one_authority_are_linked_and_no_others() {
             Some(files) => peer_tls(node, files),
             None => node,
         })
+        // The others are refused, and would be waited for.
+        .map(|node| node.with("voters", "3").with("serve-alone", "true").with("join-timeout", "2s"))
         .collect();
     all.iter_mut().for_each(Node::start);
     for node in &mut all[..2] {
