@@ -180,7 +180,8 @@ async fn an_event_that_could_not_be_written_is_tried_again() {
 
 /// A pod whose sidecar has this state.
 fn with_sidecar(name: &str, state: &str) -> Pod {
-    let container = format!("{{name: kvasir, image: i, imageID: '', ready: false, restartCount: 0, {state}}}");
+    let restarts = if state.contains("restartCount") { "" } else { "restartCount: 0, " };
+    let container = format!("{{name: kvasir, image: i, imageID: '', ready: false, {restarts}{state}}}");
     pod(
         name,
         &format!(
