@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 use kvasir_node::transport::frame::{self, Mode};
 use kvasir_proto::peer::v1::{
-    Ack, Delta, Digest, Entry, Hello, Message, Push, Report, Roster, Seat, Seen, Standing, Sync, message::Kind,
+    Ack, Delta, Digest, Entry, Hello, Message, Namesake, Push, Report, Roster, Seat, Seen, Standing, Sync,
+    message::Kind,
 };
 use kvasir_replica::clock::Dot;
 use kvasir_replica::replica::{Bounds, LOG_MAX_BYTES, LinkId, PeerId, Replica, Settings, View};
@@ -477,6 +478,7 @@ fn anything(input: &mut Input<'_>, side: &Side, now_ms: u64) -> Message {
             standing: Some(standing(input)),
             stranger: if input.byte() == 1 { i32::from(input.byte()) } else { 0 },
             roster: input.flag().then(|| roster(input)),
+            namesake: namesake(input),
         }),
         5 => Kind::Ack(Ack { hlc: any_stamp(input, known) }),
         6 => Kind::Report(Report {
@@ -485,10 +487,20 @@ fn anything(input: &mut Input<'_>, side: &Side, now_ms: u64) -> Message {
             standing: Some(standing(input)),
             silent: many(input, any_origin),
             voters: u32::from(input.byte()),
+            namesake: namesake(input),
         }),
         _ => Kind::Roster(roster(input)),
     };
     Message { kind: Some(kind) }
+}
+
+/// Another process with the addressee's name, as one peer of many says.
+fn namesake(input: &mut Input) -> Option<Namesake> {
+    (input.byte() == 1).then(|| Namesake {
+        origin: any_origin(input),
+        started_ms: u64::from(input.byte()),
+        for_good: input.flag(),
+    })
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {

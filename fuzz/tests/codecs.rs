@@ -11,7 +11,8 @@ use kvasir_node::membership::wire::{VERSION, envelope};
 use kvasir_node::membership::{MAX_DATAGRAM, MemberInfo, NodeId};
 use kvasir_node::transport::frame::{self, Mode};
 use kvasir_proto::peer::v1::{
-    Ack, Delta, Digest, Entry, Hello, Message, Push, Report, Roster, Seat, Seen, Standing, Sync, message::Kind,
+    Ack, Delta, Digest, Entry, Hello, Message, Namesake, Push, Report, Roster, Seat, Seen, Standing, Sync,
+    message::Kind,
 };
 use kvasir_proto::v1::Version;
 use proptest::collection::vec;
@@ -76,6 +77,14 @@ fn seat() -> impl Strategy<Value = Seat> {
     )
 }
 
+fn namesake() -> impl Strategy<Value = Option<Namesake>> {
+    prop::option::of(any::<(u64, u64, bool)>().prop_map(|(origin, started_ms, for_good)| Namesake {
+        origin,
+        started_ms,
+        for_good,
+    }))
+}
+
 fn message() -> impl Strategy<Value = Message> {
     let push = (any::<(u64, u64)>(), vec(entry(), 0..4))
         .prop_map(|((prev, last), entries)| Kind::Push(Push { prev, last, entries, now_ms: last }));
@@ -88,16 +97,16 @@ fn message() -> impl Strategy<Value = Message> {
         },
     );
     let roster = || vec(seat(), 0..4).prop_map(|seats| Roster { seats });
-    let parts = (vec(entry(), 0..4), vec(seen(), 0..4), standing(), prop::option::of(roster()));
+    let parts = (vec(entry(), 0..4), vec(seen(), 0..4), standing(), prop::option::of(roster()), namesake());
     let delta = (any::<(u32, u32, bool, bool, i32)>(), parts).prop_map(
-        |((id, seq, last, ready, stranger), (entries, seen, standing, roster))| {
-            Kind::Delta(Delta { id, seq, entries, last, seen, ready, standing, stranger, roster })
+        |((id, seq, last, ready, stranger), (entries, seen, standing, roster, namesake))| {
+            Kind::Delta(Delta { id, seq, entries, last, seen, ready, standing, stranger, roster, namesake })
         },
     );
     let ack = any::<u64>().prop_map(|hlc| Kind::Ack(Ack { hlc }));
-    let report = (any::<(u64, u64, u32)>(), standing(), vec(any::<u64>(), 0..4)).prop_map(
-        |((roster_hash, stable, voters), standing, silent)| {
-            Kind::Report(Report { roster_hash, stable, standing, silent, voters })
+    let report = (any::<(u64, u64, u32)>(), standing(), vec(any::<u64>(), 0..4), namesake()).prop_map(
+        |((roster_hash, stable, voters), standing, silent, namesake)| {
+            Kind::Report(Report { roster_hash, stable, standing, silent, voters, namesake })
         },
     );
     let roster = roster().prop_map(Kind::Roster);

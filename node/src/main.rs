@@ -13,7 +13,7 @@ use kvasir_node::config::{Cli, Command, Config, DevSettings, LogConfig, LogForma
 use kvasir_node::descriptors;
 use kvasir_node::dev::DevCluster;
 use kvasir_node::memory;
-use kvasir_node::node::{Node, Speaks};
+use kvasir_node::node::{Node, NodeError, Speaks};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
@@ -111,7 +111,13 @@ async fn run(speaks: Speaks, mut config: Config) -> anyhow::Result<()> {
     }
     let mut node = Node::start_speaking(speaks, config, Vec::new()).await?;
     tokio::select! {
-        failure = node.failed() => return Err(failure.into()),
+        failure = node.failed() => {
+            // The others need not find out that it went, and may lack what it held.
+            if matches!(failure, NodeError::NameTaken { .. }) {
+                node.shutdown().await;
+            }
+            return Err(failure.into());
+        }
         which = told(&mut terminate, &mut interrupt) => info!(signal = which, "was told to stop"),
     }
     tokio::select! {

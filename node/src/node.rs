@@ -30,6 +30,7 @@ use crate::membership::{self, Membership, NodeId};
 use crate::metrics::Metrics;
 use crate::refusals::Refusals;
 use crate::reload::Reloads;
+use crate::replica::Namesake;
 use crate::tls::{ClientPortTls, Clients, Expiries, PeerTls};
 use crate::transport::{self, Protection, Transport};
 
@@ -63,6 +64,20 @@ pub enum NodeError {
     /// The admin port failed.
     #[error("serving the admin port failed: {0}")]
     Admin(std::io::Error),
+    /// Another process has the node's name.
+    #[error(
+        "another process has the name `{name}` in the cluster `{cluster}`: {holder}. Give this node a name of its own (--name, \
+         KVASIR_NAME or `name`; by default it is the host's name) or, if it is of another cluster, a cluster's name of its own \
+         (--cluster, KVASIR_CLUSTER or `cluster`). If that is an earlier process of this node, stop it first"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// The cluster in which it is taken.
+        cluster: String,
+        /// Which process has it.
+        holder: String,
+    },
     /// A part of the node ended that should not.
     #[error("the {0} ended by itself: this is a bug")]
     Ended(&'static str),
@@ -93,6 +108,7 @@ pub struct Node {
     role: Role,
     drain_timeout: Duration,
     leaving: watch::Sender<bool>,
+    dismissed: watch::Receiver<Option<Namesake>>,
     api: JoinHandle<Result<(), ApiError>>,
     admin: JoinHandle<std::io::Result<()>>,
     /// Closes the client port gracefully.
@@ -319,6 +335,7 @@ impl Node {
         let admin = tokio::spawn(served.serve(admin, stop.clone().cancelled_owned()));
 
         Ok(Self {
+            dismissed: engine.subscribe_dismissal(),
             engine,
             membership,
             transport,
@@ -344,7 +361,8 @@ impl Node {
         &self.overview
     }
 
-    /// Returns only when a port is served no more, and why.
+    /// Returns only when a port is served no more, or another process has the node's
+    /// name, and why. In the latter case the node is to be [shut down](Self::shutdown).
     pub async fn failed(&mut self) -> NodeError {
         tokio::select! {
             ended = &mut self.api => match ended {
@@ -355,6 +373,10 @@ impl Node {
                 Ok(Err(error)) => NodeError::Admin(error),
                 Ok(Ok(())) | Err(_) => NodeError::Ended("admin port"),
             },
+            Ok(Some(holder)) = async { self.dismissed.wait_for(Option::is_some).await.map(|holder| *holder) } => {
+                let (name, cluster) = (self.overview.me().id.name, self.overview.cluster().to_owned());
+                NodeError::NameTaken { name, cluster, holder: self.overview.process(holder) }
+            }
         }
     }
 }

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use kvasir_proto::peer::v1::{Entry, Message, Roster, Seat, SeatState, Seen, Want, message::Kind};
 use kvasir_replica::clock::{Dot, stamp_at};
 use kvasir_replica::replica::{
-    Bounds, Change, Coverage, EXPIRE_STEP, KEPT_DELETES, LinkId, MAX_ENDED, MAX_SEATS, REMEMBER_ENDED_MS,
-    REMEMBER_EVICTED_MS, Replica, Settings, View,
+    Bounds, Change, Coverage, EXPIRE_STEP, HEARD_BEATS, KEPT_DELETES, LinkId, MAX_ENDED, MAX_SEATS, REMEMBER_ENDED_MS,
+    REMEMBER_EVICTED_MS, Replica, Settings, TWIN_BEATS, View,
 };
 use kvasir_replica::session::Session;
 use rand::rngs::StdRng;
@@ -231,6 +231,37 @@ impl Net {
         assert_eq!(parts, 1, "the answer takes more than one part");
     }
 
+    /// One of three is cut off and replaced by another process of its name, which is linked to the other two.
+    fn replaced() -> (Self, usize) {
+        let mut net = Self::new(3);
+        net.put(2, "old");
+        net.settle(2);
+        net.cut_off(1);
+        let again = net.start("n1", 3);
+        net.link(again, 0);
+        net.link(again, 2);
+        net.settle(3);
+        assert!(net.nodes[again].is_ready());
+        (net, again)
+    }
+
+    /// The node, one of `voters`, founds though it reaches nobody: it hears only later how many there are.
+    fn found_alone(&mut self, node: usize, voters: usize) {
+        self.nodes[node].set_voters(0);
+        self.nodes[node].tick(ALONE, self.now_ms);
+        self.nodes[node].set_voters(voters);
+    }
+
+    /// Nothing befell the node because of a second process with its name.
+    fn is_undisturbed(&self, node: usize) -> bool {
+        let origin = self.nodes[node].origin();
+        let listed =
+            |replica: &Replica| replica.seats().any(|(seat, it)| seat == origin && it.state == SeatState::Member);
+        self.nodes[node].serves()
+            && self.nodes[node].counters().returns == 0
+            && self.nodes.iter().filter(|replica| replica.serves()).all(listed)
+    }
+
     fn put(&mut self, node: usize, key: &'static str) -> Dot {
         let value = Bytes::from_static(b"v");
         self.nodes[node].put(key.into(), value, None, self.now_ms).expect("there is room")
@@ -246,13 +277,6 @@ impl Net {
 
     fn tombstones(&self, node: usize) -> u64 {
         self.nodes[node].store().tombstones()
-    }
-
-    /// The node, one of `voters`, founds though it reaches nobody: it hears only later how many there are.
-    fn found_alone(&mut self, node: usize, voters: usize) {
-        self.nodes[node].set_voters(0);
-        self.nodes[node].tick(ALONE, self.now_ms);
-        self.nodes[node].set_voters(voters);
     }
 
     /// The node hears from a peer that its seat is over.
@@ -342,10 +366,12 @@ fn a_node_that_restarted_is_one_holder_and_not_two() {
     let dot = net.put(0, "k");
     net.settle(1);
     assert_eq!(net.nodes[0].holders(dot.hlc).peers, 2);
-    // Its new life has a link before the old one's is known to be down, and nobody has told yet that the old one is over.
+    // Its new life is let in before the old one's link is known to be down, and nobody has told yet that the old one is over.
     let again = net.start("n1", 3);
     net.link(0, again);
-    net.beats(1, &mut |_, to, kind| to > 1 || !matches!(kind, Kind::Roster(_)));
+    net.beats(HEARD_BEATS as usize + 1, &mut |from, to, kind| {
+        from != 1 && (to > 1 || !matches!(kind, Kind::Roster(_)))
+    });
     assert!(net.nodes[again].is_ready() && net.holds(again, "k"));
     let holders = net.nodes[0].holders(dot.hlc);
     assert_eq!((holders.peers, holders.voters), (2, 3));
@@ -947,7 +973,12 @@ fn who_is_gone_is_no_holder_though_its_link_is_still_there() {
     assert_eq!(net.nodes[0].holders(dot.hlc).peers, 2);
     let (gone, again) = (1, net.start("n1", 3));
     net.link(again, 0);
-    net.pass(&mut |from, to, kind| to != gone && (from != again || matches!(kind, Kind::Roster(_))));
+    // Of its new life no more is heard than that it was let in.
+    net.beats(HEARD_BEATS as usize + 1, &mut |from, to, kind| {
+        let said = matches!(kind, Kind::Roster(_) | Kind::Report(_)) || matches!(kind, Kind::Sync(sync) if !sync.ready);
+        from != gone && to != gone && (from != again || said)
+    });
+    assert!(net.nodes[again].is_ready());
     assert_eq!(net.nodes[0].holders(dot.hlc).peers, 1);
 }
 
@@ -1637,4 +1668,136 @@ fn founding_alone_where_it_is_asked_for() {
     net.nodes[0].tick(View { refused: 2, ..View::UNKNOWN }, net.now_ms + LATE_MS);
     assert!(net.nodes[0].is_ready());
     assert_eq!(net.nodes[0].founders(), None);
+}
+
+#[test]
+fn name_of_a_live_process_is_refused() {
+    let mut net = Net::new(3);
+    let twin = net.start("n1", 3);
+    net.link_all();
+    net.settle(TWIN_BEATS as usize - 1);
+    assert_eq!((net.nodes[twin].is_ready(), net.nodes[twin].refused()), (false, None), "the other may have just died");
+    net.settle(2);
+    let holder = net.nodes[twin].refused().expect("both live");
+    assert_eq!(holder.origin, net.nodes[1].origin());
+    assert!(!net.nodes[twin].is_ready() && net.nodes[twin].is_dismissed());
+    assert!(net.is_undisturbed(1));
+    assert!((0..3).all(|node| net.nodes[node].counters().twins == 1), "each that hears both counts it once");
+}
+
+#[test]
+fn name_is_refused_whatever_the_clock_says() {
+    let mut net = Net::new(3);
+    let settings = Settings { started_ms: START_MS - 1_000_000, ..net.settings("n1", 3) };
+    let twin = net.start_with(settings);
+    net.link_all();
+    net.settle(TWIN_BEATS as usize + 1);
+    assert!(net.nodes[twin].is_dismissed() && net.is_undisturbed(1));
+}
+
+#[test]
+fn name_is_refused_though_the_holder_is_far() {
+    let mut net = Net::new(3);
+    let twin = net.start("n1", 3);
+    net.link(twin, 0);
+    net.settle(TWIN_BEATS as usize + 1);
+    assert!(net.nodes[twin].is_dismissed() && net.is_undisturbed(1));
+}
+
+#[test]
+fn name_heard_by_one_is_not_given_by_another() {
+    let mut net = Net::new(3);
+    net.cut(0, 1);
+    let twin = net.start("n1", 3);
+    // The first hears nothing of the holder, the third does.
+    net.link(twin, 0);
+    net.link(twin, 2);
+    net.settle(TWIN_BEATS as usize + 1);
+    assert!(net.nodes[twin].is_dismissed() && net.is_undisturbed(1));
+}
+
+#[test]
+fn name_of_a_process_without_links_is_taken_at_once() {
+    let mut net = Net::new(3);
+    net.put(0, "k");
+    net.settle(1);
+    net.cut_off(1);
+    let again = net.start("n1", 3);
+    net.link(again, 0);
+    net.link(again, 2);
+    net.settle(1);
+    assert!(net.nodes[again].serves() && net.holds(again, "k"));
+    let gone = net.nodes[1].origin();
+    assert!(net.nodes[0].seats().any(|(seat, it)| seat == gone && it.state == SeatState::Ended));
+}
+
+#[test]
+fn name_of_a_silent_process_is_taken_soon() {
+    let mut net = Net::new(3);
+    let again = net.start("n1", 3);
+    net.link(again, 0);
+    net.link(again, 2);
+    // Its machine lost power: no link was closed.
+    let power = &mut |from, to, _: &mut Kind| from != 1 && to != 1;
+    net.beats(HEARD_BEATS as usize - 1, power);
+    assert!(!net.nodes[again].is_ready());
+    net.beats(2, power);
+    assert!(net.nodes[again].serves());
+}
+
+#[test]
+fn name_of_two_newcomers_is_the_first_ones() {
+    let mut net = Net::empty();
+    for name in ["n0", "n1"] {
+        net.start(name, 2);
+    }
+    net.now_ms += 1;
+    let twin = net.start("n0", 2);
+    net.link_all();
+    net.settle(TWIN_BEATS as usize + 2);
+    assert!(net.nodes[twin].is_dismissed());
+    assert!(net.is_undisturbed(0) && net.is_undisturbed(1));
+}
+
+#[test]
+fn name_lost_while_cut_off_loses_no_write() {
+    let (mut net, again) = Net::replaced();
+    net.put(1, "cut off");
+    net.heal();
+    assert!(net.is_undisturbed(again));
+    assert!(net.nodes[1].is_dismissed() && !net.nodes[1].serves());
+    assert!(net.holds(0, "cut off") && net.holds(2, "cut off") && net.holds(again, "cut off"));
+    net.nodes[1].drain();
+    net.settle(2);
+    assert_eq!(net.nodes[1].uncovered(), (0, 0), "it may go");
+    let votes = net.nodes[0].seats().filter(|(_, seat)| seat.is_live() && seat.voter).count();
+    assert_eq!(votes, 3, "who hands over does not vote");
+}
+
+#[test]
+fn name_lost_long_ago_brings_back_nothing() {
+    let (mut net, _) = Net::replaced();
+    // Who wrote it leaves, it is deleted, and both are forgotten.
+    let now_ms = net.now_ms;
+    net.nodes[2].leave(now_ms);
+    net.pass(&mut |_, _, _| true);
+    net.cut_off(2);
+    let third = net.start("n2", 3);
+    net.link(third, 0);
+    net.link(third, 3);
+    net.settle(3);
+    net.delete(0, "old");
+    net.settle((REMEMBER_ENDED_MS / BEAT_MS) as usize + 30);
+    assert_eq!(net.tombstones(0), 0);
+    for _ in 0..4 {
+        for other in [0, 3, third] {
+            if !net.links.contains_key(&(1, other)) {
+                net.link(1, other);
+            }
+        }
+        net.settle(6);
+    }
+    assert!(net.nodes[1].is_dismissed());
+    assert!(!net.holds(0, "old") && !net.holds(1, "old"));
+    assert_eq!(net.nodes[1].counters().too_late, 1);
 }

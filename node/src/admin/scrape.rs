@@ -92,6 +92,7 @@ impl Scrape {
             adoptions,
             evicted_keys,
             no_room,
+            twins,
         } = stats.counters;
         page.counter("deltas_sent", "Syncs of peers that were answered with a scan of the map", scans)?;
         page.counter("syncs_sent", "Requests for what this node lacks", syncs)?;
@@ -130,7 +131,8 @@ impl Scrape {
         let help = "Peers that this node cannot talk to, by reason";
         page.gauges("unjoinable_peers", help, "reason", Reason::ALL.map(|reason| (reason.as_str(), with(reason))))?;
         page.counter("keys_evicted", "Values deleted to make room", evicted_keys)?;
-        page.counter("entries_without_room", "Peers' writes that found no room", no_room)
+        page.counter("entries_without_room", "Peers' writes that found no room", no_room)?;
+        page.counter("twins_refused", "Processes that were refused because a live one has their name", twins)
     }
 
     fn peers(&self, page: &mut Page) -> fmt::Result {

@@ -18,6 +18,7 @@ use crate::membership::{self, Event, MemberInfo, MemberState, Membership, NodeId
 use crate::memory::Limit;
 use crate::refusals::{Refusal, Refusals, Unjoinable};
 use crate::reload::{Reload, Reloads};
+use crate::replica::Namesake;
 use crate::tls::{Expiries, Expiry};
 use crate::transport::Transport;
 
@@ -279,6 +280,9 @@ impl Overview {
         if let Some(stale) = self.stale_reason() {
             return stale;
         }
+        if let Some(holder) = self.engine.namesake().filter(|_| self.phase() != Phase::Ready) {
+            return format!("another process has this node's name: {}", self.process(holder));
+        }
         match self.phase() {
             Phase::Joining => {
                 let view = self.discovery.borrow().clone();
@@ -293,6 +297,15 @@ impl Overview {
             Phase::Ready => "holds what its peers hold".to_owned(),
             Phase::Draining => "was told to stop".to_owned(),
         }
+    }
+
+    /// Where a process is that has this node's name, for a person.
+    pub fn process(&self, Namesake { origin, started_ms }: Namesake) -> String {
+        let members = self.members.borrow().clone();
+        let at = members.iter().find(|member| member.id.origin == origin).map(|member| member.id.peer_address);
+        let at = at.map_or_else(|| "at an address that this node was not told".to_owned(), |at| format!("at {at}"));
+        let since = self.engine.now_ms().saturating_sub(started_ms) / 1000;
+        format!("{at}, origin {origin:016x}, started {since} s ago")
     }
 
     /// The engine's figures.

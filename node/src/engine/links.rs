@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{Engine, FORMER_ORIGINS_KEPT, Inner, TICK, wall_ms};
-use crate::replica::{LinkId, PeerId, Violation};
+use crate::replica::{LinkId, Namesake, PeerId, Violation};
 
 /// How often a link must have had nothing to send until what was due when the
 /// node left is on its way: the first time it is all there, the second time it
@@ -129,6 +129,32 @@ impl Engine {
             reason(why)
         );
         self.identity.send_replace(id);
+    }
+
+    /// The node's name is another's: it has to hand over what it brings, and to end.
+    pub(super) fn see_refusal(&self, inner: &mut Inner, holder: Namesake) {
+        let writes = inner.replica.brought();
+        if !std::mem::replace(&mut inner.refused, true) && writes > 0 {
+            warn!(
+                holder = format!("{:016x}", holder.origin),
+                writes,
+                "another process took this node's name while it was cut off: what no member has of its writes will be \
+                 reissued, then it ends"
+            );
+        }
+        if inner.replica.is_dismissed() {
+            self.dismissed.send_if_modified(|dismissed| dismissed.replace(holder).is_none());
+        }
+    }
+
+    /// The process that has this node's name, once this node is to end for it.
+    pub fn subscribe_dismissal(&self) -> watch::Receiver<Option<Namesake>> {
+        self.dismissed.subscribe()
+    }
+
+    /// The process that has this node's name, as far as the peers say.
+    pub fn namesake(&self) -> Option<Namesake> {
+        self.inner.lock().replica.namesake()
     }
 
     /// This node goes: its peers need not wait for its word. Returns whether

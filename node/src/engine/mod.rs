@@ -29,7 +29,7 @@ use self::{heard::Heard, links::LinkTask, watching::Watcher};
 use crate::clock::{Dot, ms_of};
 use crate::memory::log_bounds;
 pub use crate::replica::Need;
-use crate::replica::{Bounds, Counters, Full, LinkId, PeerId, Replica, Settings, View};
+use crate::replica::{Bounds, Counters, Full, LATE_KEYS, LinkId, Namesake, PeerId, Replica, Settings, View};
 use crate::session::Session;
 use crate::store::Record;
 
@@ -202,6 +202,8 @@ struct Inner {
     origin: u64,
     /// The origins before that one, latest last; at most [`FORMER_ORIGINS_KEPT`].
     former_origins: VecDeque<u64>,
+    /// Whether it was told that the name is another's.
+    refused: bool,
     /// The tasks that carry the links.
     links: BTreeMap<LinkId, LinkTask>,
     watchers: BTreeMap<u64, Watcher>,
@@ -218,6 +220,8 @@ pub struct Engine {
     phase: watch::Sender<Phase>,
     /// This node as its peers are to know it.
     identity: watch::Sender<PeerId>,
+    /// The process that has this node's name, once this node is to end for it.
+    dismissed: watch::Sender<Option<Namesake>>,
     /// For calls that wait for what peers say.
     heard: Heard,
     /// For calls that wait.
@@ -289,6 +293,7 @@ impl Engine {
             leaving: false,
             origin: options.origin,
             former_origins: VecDeque::new(),
+            refused: false,
             links: BTreeMap::new(),
             watchers: BTreeMap::new(),
             next_watch: 0,
@@ -297,6 +302,7 @@ impl Engine {
         };
         Arc::new(Self {
             identity: watch::Sender::new(inner.replica.id()),
+            dismissed: watch::Sender::new(None),
             heard: Heard::default(),
             places: Arc::new(Semaphore::new(MAX_WAITING)),
             evictions: broadcast::Sender::new(EVICTIONS_KEPT),
@@ -332,7 +338,8 @@ impl Engine {
         if late > inner.dropped && inner.replica.brought() == 0 {
             warn!(
                 writes = late - inner.dropped,
-                "dropped what this node alone may have held: it was away for longer than deletes are remembered"
+                keys = ?inner.replica.late_keys().map(String::from_utf8_lossy).collect::<Vec<_>>(),
+                "dropped what this node alone may have held: it was away for longer than deletes are remembered; of the keys, at most {LATE_KEYS} are named"
             );
             inner.dropped = late;
         }
@@ -348,13 +355,16 @@ impl Engine {
         if inner.replica.origin() != inner.origin {
             self.began_anew(inner);
         }
+        if let Some(holder) = inner.replica.refused() {
+            self.see_refusal(inner, holder);
+        }
         watching::feed(inner);
         for link in inner.replica.due() {
             if let Some(link) = inner.links.get(&link) {
                 link.waker.notify_one();
             }
         }
-        let phase = match (inner.draining, inner.replica.is_ready(), inner.links.is_empty()) {
+        let phase = match (inner.draining, inner.replica.serves(), inner.links.is_empty()) {
             (true, _, _) => Phase::Draining,
             (_, true, _) => Phase::Ready,
             (_, _, true) => Phase::Joining,
@@ -502,11 +512,11 @@ impl Engine {
     }
 
     fn readable(&self, inner: &Inner) -> Result<(), ReadError> {
-        if inner.replica.is_ready() { Ok(()) } else { Err(ReadError::NotReady(self.phase())) }
+        if inner.replica.serves() { Ok(()) } else { Err(ReadError::NotReady(self.phase())) }
     }
 
     fn writable(&self, inner: &Inner) -> Result<(), WriteError> {
-        if inner.replica.is_ready() && !inner.draining {
+        if inner.replica.serves() && !inner.draining {
             Ok(())
         } else {
             Err(WriteError::NotReady(if inner.draining { Phase::Draining } else { self.phase() }))

@@ -435,13 +435,14 @@ impl Driver {
             }
             Event::Joined(id) => {
                 let namesake = |other: &NodeId| other.name == id.name && other.origin != id.origin;
+                // One that is started again and again is logged a few times, and then counted.
                 if namesake(self.swim.me())
                     && self.lines.may(self.started.elapsed(), "namesake", id.peer_address, EVENTS).is_some()
                 {
                     warn!(
                         name = id.name,
                         address = %id.peer_address,
-                        "another member has this node's name: give each its own"
+                        "another process has this node's name: while both run, the later one is refused; give each its own"
                     );
                 }
             }

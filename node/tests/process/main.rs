@@ -21,6 +21,7 @@ mod input;
 mod life;
 mod limits;
 mod memory;
+mod names;
 mod nats;
 mod observe;
 mod peer_port;

@@ -63,19 +63,23 @@ impl Replica {
         taken_in.min(stamp_at(now_ms))
     }
 
-    pub(super) fn cut_report(&mut self, now_ms: u64) -> Report {
+    pub(super) fn cut_report(&mut self, link: &mut Link, now_ms: u64) -> Report {
         let stable = self.stable(now_ms);
         self.promised |= stable > 0;
         self.vouched = self.vouched.max(stable);
         let silent = if self.ready { self.silent(now_ms).collect() } else { Vec::new() };
         let voters = if self.settings.voter { self.settings.voters as u32 } else { 0 };
-        Report { roster_hash: self.roster_hash(), stable, standing: Some(self.standing()), silent, voters }
+        let namesake = self.name_for(link);
+        link.told_namesake = namesake.is_some();
+        let (roster_hash, standing) = (self.roster_hash(), Some(self.standing()));
+        Report { roster_hash, stable, standing, silent, voters, namesake }
     }
 
     pub(super) fn take_report(&mut self, link: &mut Link, report: Report, now_ms: u64) {
         let standing: Standing = report.standing.unwrap_or_default();
         // Only who is ready goes back to a founding.
         link.peer_ready = founding_of(&standing) != (0, 0);
+        self.take_name(link, report.namesake, now_ms);
         let same_founding = self.ready && founding_of(&standing) == self.founding;
         if report.roster_hash != self.roster_hash() {
             link.roster_due = true;
@@ -142,8 +146,14 @@ impl Replica {
 
     /// Above this stamp tombstones are kept: a process may rejoin with an older write that nobody here has seen.
     fn keeps_above(&self) -> u64 {
-        let evicted = |(_, seat): &(u64, &Seat)| seat.state == SeatState::Evicted;
-        let agreed = self.roster.iter().filter(evicted).map(|(_, seat)| seat.agreed);
+        // One that was replaced under its name has mostly ended. It may also run on behind a partition.
+        let (at, kept) = (ms_of(self.collected), self.settings.bounds.remember_ended_ms);
+        let may_return = |(_, seat): &(u64, &Seat)| match seat.state {
+            SeatState::Evicted => true,
+            SeatState::Ended => seat.agreed > 0 && ms_of(seat.since) + kept > at,
+            SeatState::Joining | SeatState::Member => false,
+        };
+        let agreed = self.roster.iter().filter(may_return).map(|(_, seat)| seat.agreed);
         // These are about to issue what they bring, or to be told to begin anew.
         let rejoins = |(origin, seat): (u64, &Seat)| {
             seat.is_live() && seat.returning || seat.state == SeatState::Member && !self.was_let_in(origin)

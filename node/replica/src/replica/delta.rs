@@ -80,7 +80,9 @@ impl Replica {
             held,
         };
         link.scan = Some(match want {
-            Want::Snapshot if self.ready => answer(Select::Everything, to_wire(&self.vector), false, held),
+            Want::Snapshot if self.ready && self.holder_of(link.origin).is_none() => {
+                answer(Select::Everything, to_wire(&self.vector), false, held)
+            }
             Want::Missing | Want::Repair if link.compatible => self.answer_missing(link, sync, want, held, now_ms),
             _ => answer(Select::Everything, Vec::new(), true, held),
         });
@@ -205,13 +207,17 @@ impl Replica {
         link.awaiting = None;
         link.synced = true;
         link.peer_ready = delta.ready;
+        self.take_name(link, delta.namesake, now_ms);
+        if me != self.settings.origin {
+            return Ok(());
+        }
         self.note_held(link, &delta.seen, delta.standing.as_ref());
         let standing = delta.standing.unwrap_or_default();
         let stranger = Stranger::try_from(delta.stranger).map_err(|_| Violation::Unknown)?;
         if stranger != Stranger::No && self.heeds(link.origin, stranger, &standing) {
             self.begin_anew(stranger, now_ms);
         } else if snapshot && !refused {
-            if delta.ready && !delta.seen.is_empty() {
+            if delta.ready && !delta.seen.is_empty() && !self.name_in_doubt() {
                 self.take_roster(delta.roster.unwrap_or_default(), now_ms)?;
                 if me != self.settings.origin {
                     return Ok(());
@@ -257,7 +263,7 @@ impl Replica {
         (entry.deleted || entry.expires_ms > 0) && ended <= self.forgotten && self.store.get(&entry.key).is_none()
     }
 
-    pub(super) fn cut_delta(&mut self, link: &Link, scan: &mut Scan) -> Delta {
+    pub(super) fn cut_delta(&mut self, link: &mut Link, scan: &mut Scan) -> Delta {
         let mut entries = Vec::new();
         if !scan.exhausted {
             let mut bytes = 0;
@@ -303,6 +309,11 @@ impl Replica {
         if last && !snapshot && !self.accepts(link) {
             scan.seen.clear();
         }
+        let namesake = if last { self.name_for(link) } else { None };
+        if namesake.is_some() {
+            scan.seen.clear();
+        }
+        link.told_namesake |= namesake.is_some();
         let whole = last && snapshot && !scan.seen.is_empty();
         Delta {
             id: scan.id,
@@ -315,6 +326,7 @@ impl Replica {
             standing: Some(self.standing()),
             stranger: scan.stranger.into(),
             roster: whole.then(|| self.roster.to_wire()),
+            namesake,
         }
     }
 }

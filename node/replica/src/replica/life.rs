@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::link::{Link, LinkId};
 use super::roster::{MAX_SEATS, from_wire};
-use super::{Change, Cover, Replica, SCAN_STEP, Seat, Settings, Vector, View, Violation, founding_of, link};
-use crate::clock::{Dot, ms_of, stamp_at};
+use super::{Change, Cover, LATE_KEYS, Replica, SCAN_STEP, Seat, Settings, Vector, View, Violation, founding_of, link};
+use crate::clock::{Dot, ms_of};
 use crate::store::{Record, Store};
 
 /// What an ended seat of this node left, until it is issued again.
@@ -40,6 +40,10 @@ impl Bag {
         self.store.len()
     }
 
+    pub(super) fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.store.scan(None).map(|(key, _)| &key[..])
+    }
+
     pub(super) const fn memory(&self) -> u64 {
         self.store.memory()
     }
@@ -53,7 +57,8 @@ impl Replica {
             l.request == Some(Want::Snapshot) || l.awaiting.as_ref().is_some_and(|a| a.want == Want::Snapshot)
         };
         // One that has no room for what is there tries again now and then.
-        if self.ready || self.full_since_ms.is_some() || self.links.values().any(|l| asked(l)) {
+        let hindered = self.full_since_ms.is_some() || self.name_in_doubt();
+        if self.ready || hindered || self.links.values().any(|l| asked(l)) {
             return;
         }
         let long = now_ms.saturating_sub(self.started_ms) >= self.settings.sync_interval_ms;
@@ -122,14 +127,18 @@ impl Replica {
                     // One that has ended counts, too: it would have beaten what is older.
                     self.counters.too_late += 1;
                     bag.late = true;
+                    if self.late_keys.len() < LATE_KEYS {
+                        self.late_keys.push(key);
+                    }
                 } else {
                     self.issue_again(key, &record, now_ms);
                 }
             } // else its origin is there, and will bring it itself
         }
         if bag.store.is_empty() {
-            // What came too late is not covered, but lost.
-            if !bag.late {
+            // What came too late is not covered, but lost. Nor are deletes that a map of another founding had forgotten.
+            let whole = bag.founding == self.founding || bag.forgotten == 0;
+            if !bag.late && whole {
                 self.join_bag(&bag);
             }
             if self.bags.is_empty() {
@@ -239,8 +248,12 @@ impl Replica {
         self.settings.origin = next_origin(origin, ended);
         let started_ms = seat.map_or(now_ms, |s| now_ms.max(s.started_ms.saturating_add(1)));
         self.settings.started_ms = started_ms;
+        if self.refused.is_some() {
+            self.settings.name = Self::name_of_its_own(&self.settings.name, self.settings.origin);
+        }
         let Settings { origin, ref name, voter, .. } = self.settings;
         self.roster.take(origin, Seat::joining(name.clone(), voter, started_ms, !self.bags.is_empty()));
+        self.beats = 0;
         (self.ready, self.founding, self.promised) = (false, (0, 0), false);
         (self.collected, self.forgotten, self.vouched) = (0, 0, 0);
         self.clear();
@@ -298,7 +311,7 @@ impl Replica {
     pub(super) fn consider_ready(&mut self, view: View, now_ms: u64) {
         let waited = now_ms.saturating_sub(self.started_ms) >= self.settings.join_timeout_ms;
         let alone = self.settings.serve_alone && waited && !self.links.values().any(|l| l.peer_ready);
-        if !alone && !self.may_found(view, waited) {
+        if !alone && !self.may_found(view, waited) || self.name_in_doubt() {
             return;
         }
         self.sponsor_origin = None;
@@ -318,6 +331,9 @@ impl Replica {
 
     fn become_ready(&mut self, now_ms: u64) {
         self.ready = true;
+        // Of two that were let in under one name the later one stands.
+        let began = self.roster.iter().filter(|(_, seat)| seat.name == self.settings.name).map(|(_, seat)| seat.began);
+        began.for_each(|began| self.clock.observe(began));
         // Nothing was written here before: what follows is above all that was seen.
         let seen = self.clock.tick(now_ms);
         self.vector.insert(self.settings.origin, Cover { seen, last: 0, beyond: 0 });
@@ -328,6 +344,7 @@ impl Replica {
         if self.bags.is_empty() {
             self.roster.returned(self.settings.origin, seen);
         }
+        self.own_name(seen);
         self.welcome();
         self.roster_changed();
     }
@@ -385,27 +402,10 @@ impl Replica {
                 changed |= self.roster.take(origin, seat);
             }
         }
-        // One name, two processes: the later stands. This one lives, so if it
-        // is not taken for the later, its clock had gone back: it outbids.
-        if !self.leaving
-            && let Some(mine) = self.roster.get(me)
-            && let Some(rival) = self
-                .roster
-                .iter()
-                .filter(|(o, s)| *o != me && s.name == mine.name && s.state != SeatState::Ended)
-                .map(|(_, s)| s.started_ms)
-                .max()
-            && rival >= mine.started_ms
-        {
-            self.roster.outbid(me, rival.saturating_add(1));
-            changed = true;
-        }
-        // A node that has just started may not have looked at the clock yet.
-        let now = self.clock.last().max(stamp_at(now_ms));
-        changed |= self.roster.end_predecessors(now);
         if changed {
             self.roster_changed();
         }
+        self.settle_names(now_ms);
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use kvasir_proto::peer::v1::{Seen, Stranger, Want};
 
+use super::name::Namesake;
 use super::vector::{Cover, Vector};
 use crate::store::BUCKETS;
 
@@ -93,6 +94,14 @@ pub(super) struct Link {
     pub(super) peer_ready: bool,
     /// A Sync of ours was answered to the end.
     pub(super) synced: bool,
+    /// Beats since something came from the peer.
+    pub(super) silent_beats: u32,
+    /// Beats in which the holder of the peer's name was heard beside it.
+    pub(super) twin_beats: u32,
+    /// The peer was told last that another has its name.
+    pub(super) told_namesake: bool,
+    /// Who has this node's name, by the peer's last word.
+    pub(super) namesake: Option<Namesake>,
 }
 
 impl Link {
@@ -119,6 +128,10 @@ impl Link {
             strikes: 0,
             peer_ready: false,
             synced: false,
+            silent_beats: 0,
+            twin_beats: 0,
+            told_namesake: false,
+            namesake: None,
         }
     }
 

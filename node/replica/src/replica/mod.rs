@@ -17,6 +17,7 @@ mod judge;
 mod life;
 mod link;
 mod log;
+mod name;
 mod observe;
 mod push;
 mod roster;
@@ -36,6 +37,7 @@ use self::link::Link;
 pub use self::link::LinkId;
 pub use self::log::{LOG_MAX_BYTES, LOG_MAX_ENTRIES};
 use self::log::{Log, Others, Own};
+pub use self::name::{HEARD_BEATS, Namesake, TWIN_BEATS};
 use self::roster::Roster;
 pub use self::roster::{MAX_ENDED, MAX_SEATS, Seat};
 pub use self::stamps::STAMP_END;
@@ -77,6 +79,8 @@ pub const COLLECT_STEP_MS: u64 = 4_096;
 /// An ended seat is remembered for at least this long, so that a session which
 /// saw its writes can be told that they are lost.
 pub const REMEMBER_ENDED_MS: u64 = 10 * 60 * 1000;
+/// Of writes that come back too late, this many keys are kept for the log.
+pub const LATE_KEYS: usize = 20;
 /// For this long after an eviction tombstones are kept that may have to beat what the process brings when it rejoins.
 pub const REMEMBER_EVICTED_MS: u64 = 60 * 60 * 1000;
 /// A node with more tombstones than this keeps none for processes that may rejoin, nor one whose tombstones take more than a
@@ -136,6 +140,8 @@ pub struct Replica {
     ended_because: Stranger,
     /// What ended seats of this node left, until it is issued again.
     bags: Vec<Bag>,
+    /// Keys of the first writes that came too late to be reissued.
+    late_keys: Vec<Bytes>,
     /// The link that a snapshot was last asked of.
     sponsor: LinkId,
     /// Whose snapshot it was.
@@ -144,6 +150,10 @@ pub struct Replica {
     misled_by: Option<u64>,
     /// A peer's write found no room, at this time.
     full_since_ms: Option<u64>,
+    /// Beats since this seat was taken.
+    beats: u32,
+    /// Who has this node's name, once that is certain.
+    refused: Option<Namesake>,
 
     /// Kept only while someone watches.
     changes: Option<Vec<Change>>,
@@ -181,10 +191,13 @@ impl Replica {
             adopting: None,
             ended_because: Stranger::No,
             bags: Vec::new(),
+            late_keys: Vec::new(),
             sponsor: 0,
             sponsor_origin: None,
             misled_by: None,
             full_since_ms: None,
+            beats: 0,
+            refused: None,
             changes: None,
             settings,
         }
@@ -315,7 +328,12 @@ impl Replica {
 
     /// The connection ended. Knows nothing of a link that was dropped before.
     pub fn link_down(&mut self, link: LinkId) {
-        self.links.remove(&link);
+        if self.links.remove(&link).is_some() {
+            // A restart waits for this process not to be heard.
+            for link in self.links.values_mut().filter(|l| l.told_namesake) {
+                link.report_due = true;
+            }
+        }
     }
 
     /// Whether the link was not dropped.
@@ -331,6 +349,7 @@ impl Replica {
         // What an older connection left is dropped.
         let Some(mut state) = self.links.remove(&link) else { return Ok(()) };
         let me = self.settings.origin;
+        state.silent_beats = 0;
         self.heard |= !matches!(message.kind, Some(Kind::Push(_) | Kind::Ack(_) | Kind::Digest(_)));
         let result = match message.kind {
             Some(Kind::Push(push)) => self.take_push(&mut state, push, now_ms),
@@ -409,7 +428,7 @@ impl Replica {
             return Some(Kind::Delta(delta));
         }
         if std::mem::take(&mut link.report_due) {
-            return Some(Kind::Report(self.cut_report(now_ms)));
+            return Some(Kind::Report(self.cut_report(link, now_ms)));
         }
         // After pushes, so that our own stamp is the same on both sides.
         if std::mem::take(&mut link.digest_due) && self.store.is_collected(self.forgotten) {
@@ -464,6 +483,8 @@ impl Replica {
             self.vector.entry(self.settings.origin).or_default().seen = seen;
         }
         self.judge_silence(now_ms);
+        self.settle_names(now_ms);
+        self.count_beats();
         for link in self.links.values_mut() {
             link.report_due = true;
             // The peer is yet to be judged, which takes a Sync of its.

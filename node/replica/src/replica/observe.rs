@@ -109,10 +109,15 @@ impl Replica {
     }
 
     /// Keys of own writes that are still in the log and that no linked peer said
-    /// it holds, oldest write first.
+    /// it holds, oldest write first; then of those that are yet to be reissued.
     pub fn uncovered_keys(&self) -> impl Iterator<Item = &[u8]> {
         let any = self.links.values().map(|l| l.acked).max().unwrap_or(0);
-        self.log.above(any).map(|entry| &entry.key[..])
+        self.log.above(any).map(|entry| &entry.key[..]).chain(self.bags.iter().flat_map(Bag::keys))
+    }
+
+    /// Keys of writes that came too late to be reissued, at most [`LATE_KEYS`](super::LATE_KEYS) since the start.
+    pub fn late_keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.late_keys.iter().map(|key| &key[..])
     }
 
     /// Why this node last began anew.

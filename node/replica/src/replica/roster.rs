@@ -21,7 +21,7 @@ pub struct Seat {
     pub name: String,
     /// Whether it is a member of the cluster proper, not a sidecar.
     pub voter: bool,
-    /// Decides between two processes of one name, milliseconds since 1970.
+    /// When it was taken. Of two processes of one name that have no map yet, the earlier has it; milliseconds since 1970.
     pub started_ms: u64,
     /// Where it is in its life.
     pub state: SeatState,
@@ -34,7 +34,8 @@ pub struct Seat {
     pub sponsor: u64,
     /// Of a member: all that it writes is above this stamp.
     pub began: u64,
-    /// Of an evicted process: what it wrote up to this stamp is held by all that take part.
+    /// Of a process that was evicted, or that another replaced under its name: what it wrote up to this stamp is held by
+    /// all that take part. 0 of others.
     pub agreed: u64,
 }
 
@@ -57,6 +58,33 @@ impl Seat {
     /// Takes part: its writes are counted on, and its word is waited for.
     pub const fn is_live(&self) -> bool {
         matches!(self.state, SeatState::Joining | SeatState::Member)
+    }
+
+    /// Whether, of two processes of one name of which the other has no map yet, this one has the
+    /// name: it holds the map, or it came first. One that brings writes was there before.
+    pub(super) fn precedes(&self, origin: u64, other: &Self, other_origin: u64) -> bool {
+        let seniority = |seat: &Self, origin| (!seat.returning, seat.started_ms, origin);
+        match self.state {
+            SeatState::Member => true,
+            SeatState::Joining => seniority(self, origin) < seniority(other, other_origin),
+            SeatState::Evicted | SeatState::Ended => false,
+        }
+    }
+
+    /// Which of two that hold the map under one name stands: the larger. Whoever was let in took the
+    /// name from a process that was not heard, so the last such one stands; of founders, who have never
+    /// met, the first.
+    const fn claim(&self, origin: u64) -> (bool, u64, u64) {
+        let let_in = self.sponsor != 0;
+        (let_in, if let_in { self.began } else { u64::MAX - self.began }, origin)
+    }
+
+    /// Another process has the name. This one may run on behind a partition, and return with what it writes there.
+    fn replace(&mut self, now: u64, agreed: u64) {
+        if self.state == SeatState::Member {
+            self.agreed = agreed.max(1);
+        }
+        (self.state, self.since) = (SeatState::Ended, self.since.max(now));
     }
 
     /// What decides which of two accounts of one seat is the later.
@@ -121,23 +149,26 @@ impl Roster {
         }
     }
 
-    /// Of the live seats with one name, all but the latest have ended: a
-    /// process that comes back under its name replaces its old self. Returns
-    /// whether any did.
-    pub(super) fn end_predecessors(&mut self, now: u64) -> bool {
-        let mut latest: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-        for (&origin, seat) in &self.seats {
-            if seat.state != SeatState::Ended {
-                let rank = (seat.started_ms, origin);
-                let best = latest.entry(seat.name.clone()).or_insert(rank);
-                *best = rank.max(*best);
-            }
+    /// Of the members that have one name, one stands; the others end, as do those of the name that were evicted. Returns
+    /// whether any did. Left alone are seats that have no map yet, see `name`, and members that are `strangers`: they may
+    /// hold another map. All that take part hold what those that end wrote up to `agreed`.
+    pub(super) fn settle_names(&mut self, strangers: &[u64], now: u64, agreed: u64) -> bool {
+        let mut standing: BTreeMap<String, (bool, u64, u64)> = BTreeMap::new();
+        for origin in self.members().filter(|origin| !strangers.contains(origin)) {
+            let seat = &self.seats[&origin];
+            let best = standing.entry(seat.name.clone()).or_default();
+            *best = seat.claim(origin).max(*best);
         }
         let mut ended = false;
         for (&origin, seat) in &mut self.seats {
-            if seat.state != SeatState::Ended && latest.get(&seat.name).is_some_and(|(_, it)| *it != origin) {
-                // An evicted process whose name another has taken is no more.
-                (seat.state, seat.since) = (SeatState::Ended, seat.since.max(now));
+            let Some(best) = standing.get(&seat.name) else { continue };
+            let ends = match seat.state {
+                SeatState::Member => *best != seat.claim(origin) && !strangers.contains(&origin),
+                SeatState::Evicted => true,
+                SeatState::Joining | SeatState::Ended => false,
+            };
+            if ends {
+                seat.replace(now, agreed);
                 ended = true;
             }
         }
@@ -148,7 +179,15 @@ impl Roster {
         if let Some(seat) = self.seats.get_mut(&origin)
             && (seat.state as i32) < (state as i32)
         {
-            (seat.state, seat.since) = (state, now);
+            // Nothing of it is waited for any more.
+            (seat.state, seat.since, seat.agreed) = (state, now, 0);
+        }
+    }
+
+    /// Another process has the name. What this one wrote up to `agreed` all that take part hold.
+    pub(super) fn replace(&mut self, origin: u64, now: u64, agreed: u64) {
+        if let Some(seat) = self.seats.get_mut(&origin).filter(|seat| seat.state != SeatState::Ended) {
+            seat.replace(now, agreed);
         }
     }
 
@@ -169,13 +208,6 @@ impl Roster {
     pub(super) fn returned(&mut self, origin: u64, now: u64) {
         if let Some(seat) = self.seats.get_mut(&origin).filter(|s| s.returning) {
             (seat.returning, seat.since) = (false, now);
-        }
-    }
-
-    /// Makes a process the latest of its name.
-    pub(super) fn outbid(&mut self, origin: u64, started_ms: u64) {
-        if let Some(seat) = self.seats.get_mut(&origin) {
-            seat.started_ms = seat.started_ms.max(started_ms);
         }
     }
 

@@ -17,7 +17,7 @@ pub struct Settings {
     /// This process: never used before, never to be used again. Not 0.
     pub origin: u64,
     /// The node, unique in the cluster; a later process of the name replaces
-    /// an earlier one.
+    /// an earlier one that is not heard any more.
     pub name: String,
     /// Whether it is a member of the cluster proper, not a sidecar.
     pub voter: bool,
@@ -175,6 +175,8 @@ pub struct Counters {
     pub evicted_keys: u64,
     /// Peers' writes that found no room.
     pub no_room: u64,
+    /// Processes that were refused because a live one has their name.
+    pub twins: u64,
 }
 
 /// A process at the other end of a link.

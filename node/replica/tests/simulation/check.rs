@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
-use kvasir_proto::peer::v1::SeatState;
-use kvasir_replica::clock::{Dot, stamp_at};
-use kvasir_replica::replica::{Replica, Vector};
+use kvasir_proto::peer::v1::{SeatState, Stranger};
+use kvasir_replica::clock::{Dot, ms_of, stamp_at};
+use kvasir_replica::replica::{Replica, Seat, Vector};
 use kvasir_replica::store::Record;
 
 use crate::world::{Node, World};
 
+/// Once all has healed, it is certain after this long which of two processes has a name.
+const NAMES_MS: u64 = 30_000;
 /// Far past every skew and TTL of a run.
 const LATER_MS: u64 = 60_000;
 
@@ -52,6 +54,8 @@ pub struct History {
     events: u64,
     /// Whether any memory was lost.
     pub crashed: bool,
+    /// Whether one that is gone had come back too late for what it brought.
+    pub too_late: bool,
 }
 
 impl History {
@@ -123,7 +127,13 @@ impl History {
 
     /// Whether one of those who held it has held it ever since.
     pub fn has_holder(&self, acked: &Acked) -> bool {
-        acked.holders.iter().any(|origin| self.interrupted.get(origin).is_none_or(|last| *last <= acked.at))
+        self.has_holder_but(acked, |_| false)
+    }
+
+    /// The same, not counting some.
+    pub fn has_holder_but(&self, acked: &Acked, but: impl Fn(u64) -> bool) -> bool {
+        let held = |origin| self.interrupted.get(origin).is_none_or(|last| *last <= acked.at);
+        acked.holders.iter().any(|origin| held(origin) && !but(*origin))
     }
 
     /// Whether a write may be gone at `now_ms`: it, or a later one of its key,
@@ -181,6 +191,7 @@ impl Checked {
 /// Holds at every moment. Of a node at which nothing has changed since the last
 /// time it holds still: what may be forgotten only grows.
 pub fn always(world: &mut World) {
+    one_serves(world);
     let mut changed = BTreeSet::new();
     for (place, node) in world.nodes.iter_mut().enumerate() {
         let Some(node) = node.as_mut().filter(|n| n.replica.is_ready()) else { continue };
@@ -258,6 +269,21 @@ pub fn founding(world: &World, place: usize) {
     assert!(names.len() > wanted / 2, "{} founds with {names:?}, of {wanted} voters", node.name);
 }
 
+/// Of two processes with one name no more than one serves clients, once they have had time to meet. If nothing else
+/// happens they never both do, and the seat of the one that does was never ended.
+fn one_serves(world: &World) {
+    let Some(twin) = world.plan.twin else { return };
+    let serving: Vec<_> = world.twins().filter(|node| node.replica.serves() && !node.leaves()).collect();
+    let met = twin.calm || world.healed_for_ms().is_some_and(|ms| ms > NAMES_MS);
+    assert!(!met || serving.len() < 2, "two processes serve as n{}", twin.of);
+    if twin.calm {
+        for node in serving {
+            // Two foundings may still meet at the start, and one gives way.
+            assert_ne!(node.replica.ended_because(), Stranger::Ended, "{} was disturbed by its twin", node.name);
+        }
+    }
+}
+
 /// The largest dot of each key that anyone holds who is ready.
 pub fn survivors(world: &World) -> BTreeMap<Bytes, Dot> {
     let mut best: BTreeMap<Bytes, Dot> = BTreeMap::new();
@@ -313,12 +339,21 @@ pub fn settled(world: &World) -> Result<(), String> {
             return Err(format!("{} began anew {} times", node.name, replica.counters().returns));
         }
         let waits = waits(world, node);
+        if !waits && node.replica.refused().is_some() {
+            return Err(format!("{} has lost its name and is there still", node.name));
+        }
         if !waits && replica.seats().any(|(_, seat)| seat.is_live() && seat.returning) {
             return Err(format!("{} waits for writes to be issued again", node.name));
         }
-        // Kept are those that may have to beat a write of an evicted node, and no others.
-        let evicted = replica.seats().filter(|(_, seat)| seat.state == SeatState::Evicted);
-        let kept_above = evicted.map(|(_, seat)| seat.agreed).min().unwrap_or(u64::MAX);
+        // Kept are those that may have to beat a write of a process that was evicted, or replaced lately, and no others.
+        let (at, kept) = (ms_of(replica.collected()), world.plan.remember_ended_ms);
+        let may_return = |seat: &Seat| match seat.state {
+            SeatState::Evicted => true,
+            SeatState::Ended => seat.agreed > 0 && ms_of(seat.since) + kept > at,
+            SeatState::Joining | SeatState::Member => false,
+        };
+        let gone = replica.seats().filter(|(_, seat)| may_return(seat));
+        let kept_above = gone.map(|(_, seat)| seat.agreed).min().unwrap_or(u64::MAX);
         let since = |r: &Record| r.expires_ms.map_or(r.dot.hlc, |end| r.dot.hlc.max(stamp_at(end)));
         let mut tombstones = replica.store().scan(None).filter(|(_, r)| r.value.is_none()).map(|(_, r)| since(r));
         if !waits && tombstones.any(|since| since <= kept_above || since > replica.collected()) {
@@ -344,7 +379,7 @@ pub fn at_the_end(world: &World, survivors: &BTreeMap<Bytes, Dot>) {
     // What someone has yet to issue again is not lost.
     let issued = !(waits(world, node) && node.replica.seats().any(|(_, seat)| seat.is_live() && seat.returning));
     // Nor is what came back too late.
-    let all_brought = issued && world.live().all(|n| n.replica.counters().too_late == 0);
+    let all_brought = issued && !history.too_late && world.live().all(|n| n.replica.counters().too_late == 0);
     // Without a loss of memory, the last write of each key stands.
     if !history.crashed && all_brought {
         for (key, dots) in &history.by_key {

@@ -98,8 +98,19 @@ pub struct Plan {
     pub kept_deletes: u64,
     /// Whether each step draws a number that nobody needs: when the known seeds were found, it did.
     pub draws: bool,
+    /// A second process with the name of a voter, at a place after all others. Not drawn.
+    pub twin: Option<Twin>,
     /// What happens, and when, milliseconds.
     pub ops: Vec<(u64, Op)>,
+}
+
+/// A second process with one name.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Twin {
+    /// The place of the voter whose name it has.
+    pub of: usize,
+    /// Nothing else happens to the cluster: whichever of the two is first is not to notice the other.
+    pub calm: bool,
 }
 
 /// Clocks that are off by no more than this, milliseconds, are near enough for all to take each other's.
@@ -130,6 +141,8 @@ impl Plan {
             && self.remember_evicted_ms == REMEMBER_EVICTED_MS
             && self.ended_seats == MAX_ENDED
             && self.room.is_none()
+            // A process that was replaced is remembered for less long than one that was evicted.
+            && (self.twin.is_none() || self.remember_ended_ms == REMEMBER_ENDED_MS)
     }
 
     /// How far two clocks are apart at most, milliseconds, with some room.
@@ -170,6 +183,7 @@ impl Plan {
             apart: None,
             kept_deletes: if seed % 9 == 8 { seed / 9 % 4 } else { KEPT_DELETES },
             draws: KNOWN.contains(&seed),
+            twin: None,
             ops: Vec::new(),
         };
         let writes = rng.random_range(10..120);
@@ -220,6 +234,11 @@ impl Plan {
         if !plan.serve_alone && seed % 3 == 2 {
             plan.apart = Some((seed / 15) as usize % plan.voters);
         }
+        let scales = plan.ops.iter().any(|(_, op)| matches!(op, Op::Scale(_)));
+        // A full node may stay full, and a process that lost its name then waits for it with what it has to hand over.
+        if matches!(seed % 9, 4 | 7) && !scales && plan.room.is_none() && !plan.is_known() {
+            plan.add_twin(end_ms);
+        }
         plan.ops.sort_by_key(|(at, _)| *at);
         plan
     }
@@ -247,6 +266,71 @@ impl Plan {
             self.ops.push((rng.random_range(cut..heals), Op::Delete { node: other, key }));
         }
         self.ops.push((heals, Op::Mend));
+    }
+
+    /// A twin of a voter: beside it from the start, or later, or while it is cut off; or the two come and go.
+    fn add_twin(&mut self, end_ms: u64) {
+        let rng = &mut Xoshiro256PlusPlus::seed_from_u64(self.seed ^ 0x7717);
+        let (of, twin) = (rng.random_range(0..self.voters), self.voters + self.sidecars);
+        let kind = rng.random_range(0..5);
+        self.twin = Some(Twin { of, calm: kind < 2 });
+        match kind {
+            0 | 1 => {
+                // No link is silent for as long as a heartbeat takes.
+                (self.loss, self.duplicate, self.delay_ms, self.slow) = (0.0, 0.0, self.delay_ms.min(100), (0, 0));
+                let client = |op: &Op| {
+                    matches!(op, Op::Put { .. } | Op::Delete { .. } | Op::Read { .. } | Op::SessionPut { .. })
+                };
+                self.ops.retain(|(_, op)| client(op));
+                if kind == 0 {
+                    self.ops.push((rng.random_range(0..400), Op::Start(twin)));
+                }
+                // It is started again as often as it ends.
+                for _ in 0..rng.random_range(1..4) {
+                    self.ops.push((rng.random_range(0..end_ms), Op::Start(twin)));
+                }
+            }
+            2 | 3 => {
+                // One is cut off, alone or with others, and replaced meanwhile. Its clients go on.
+                let at = rng.random_range(500..end_ms);
+                let others = if rng.random_bool(0.5) { rng.random_range(0..1 << twin) } else { 0 };
+                let started = at + rng.random_range(100..9_000);
+                self.ops.push((at, Op::Split(1 << of | others)));
+                self.ops.push((started, Op::Start(twin)));
+                if rng.random_bool(0.6) {
+                    self.ops.push((started + rng.random_range(0..12_000), Op::Mend));
+                }
+                for _ in 0..rng.random_range(0..20) {
+                    let (node, key) = (if rng.random_bool(0.5) { of } else { twin }, rng.random_range(0..self.keys));
+                    let at = at + rng.random_range(0..20_000);
+                    let ack = Need::Count(rng.random_range(0..2));
+                    let put = Op::Put { node, key, ttl_ms: None, ack };
+                    self.ops.push((at, if rng.random_bool(0.7) { put } else { Op::Delete { node, key } }));
+                }
+            }
+            _ => {
+                for _ in 0..rng.random_range(1..8) {
+                    let place = if rng.random_bool(0.5) { of } else { twin };
+                    let op = match rng.random_range(0..5) {
+                        0 => Op::Crash(place),
+                        1 => Op::Leave(place),
+                        2 => Op::Reset(of, twin),
+                        _ => Op::Start(place),
+                    };
+                    self.ops.push((rng.random_range(0..end_ms), op));
+                }
+                self.ops.push((rng.random_range(0..end_ms), Op::Start(twin)));
+            }
+        }
+        // A majority that one of the two is part of is the only one: see "What is not" in docs/replication.md.
+        let voters: u32 = (1 << self.voters) - 1;
+        for (_, op) in &mut self.ops {
+            let Op::Split(side) = op else { continue };
+            let with = *side >> of & 1;
+            let mine = if with == 1 { *side } else { !*side } & voters;
+            let to = if mine.count_ones() as usize > self.voters / 2 { with } else { 1 - with };
+            *side = *side & !(1 << twin) | to << twin;
+        }
     }
 
     /// What is drawn apart from the rest, which stays as it was before there was this.

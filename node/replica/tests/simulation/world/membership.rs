@@ -61,19 +61,20 @@ impl World<'_> {
     /// Makes the node at a place a member, which knows nobody but where the
     /// others may be: discovery finds all places, also those where nobody is.
     pub(super) fn join(&mut self, at: usize) {
-        let (seed, places) = (self.rng.random(), self.nodes.len());
+        let seed = self.rng.random();
+        let found: Vec<_> = self.found().collect();
         let Some(node) = &mut self.nodes[at] else { return };
         let role = if at < self.plan.voters { Role::Member } else { Role::Sidecar };
         let id = NodeId::new(&node.name, node.origin, role, address(at), node.replica.id().started_ms);
         let envelope = wire::envelope("simulation", "", wire::VERSION);
         let mut swim = Swim::new(id, envelope, Timing::LAN, Duration::from_millis(MAX_CLOCK_SKEW_MS), seed);
-        swim.look_at(Duration::from_millis(self.now_ms), (0..places).map(address));
+        swim.look_at(Duration::from_millis(self.now_ms), found.iter().map(|&place| address(place)));
         node.member = Some(Member {
             swim,
             members: Arc::default(),
             present: BTreeSet::new(),
             dials: BTreeMap::new(),
-            view: View { unlinked: places - 1, ..View::ALONE },
+            view: View { unlinked: found.len() - 1, ..View::ALONE },
             next_look_ms: self.now_ms,
         });
         self.changed_ms = self.now_ms;
@@ -83,6 +84,11 @@ impl World<'_> {
     fn wall_ms(&self, at: usize, now: Duration) -> Option<u64> {
         let skew_ms = self.nodes[at].as_ref()?.skew_ms;
         Some((now.as_millis() as u64).saturating_add_signed(skew_ms))
+    }
+
+    /// The places that discovery finds: those where a node is meant to be, and a twin that is there.
+    fn found(&self) -> impl Iterator<Item = usize> {
+        (0..self.nodes.len()).filter(|place| !self.is_twin(*place) || self.nodes[*place].is_some())
     }
 
     fn member(&mut self, at: usize) -> Option<&mut Member> {
@@ -236,7 +242,7 @@ impl World<'_> {
     /// What a node knows of who else there is. It counts an address as unlinked
     /// until a process that it lists there is linked.
     pub(super) fn view(&mut self, at: usize) -> View {
-        let (places, now_ms) = (self.nodes.len(), self.now_ms);
+        let (found, now_ms): (Vec<_>, _) = (self.found().collect(), self.now_ms);
         let refused = self.apart_from(at).count();
         let Some(node) = &mut self.nodes[at] else { return View::UNKNOWN };
         let Some(member) = &mut node.member else {
@@ -247,7 +253,7 @@ impl World<'_> {
             let linked: BTreeSet<_> = node.replica.linked().collect();
             let reached = member.members.iter().filter(|it| linked.contains(&it.id.origin));
             let reached: BTreeSet<_> = reached.map(|it| it.id.peer_address).collect();
-            member.view.unlinked = (0..places).filter(|p| *p != at && !reached.contains(&address(*p))).count();
+            member.view.unlinked = found.iter().filter(|p| **p != at && !reached.contains(&address(**p))).count();
         }
         View { refused, ..member.view }
     }

@@ -8,7 +8,7 @@ mod network;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use bytes::Bytes;
-use kvasir_proto::peer::v1::Stranger;
+use kvasir_proto::peer::v1::{SeatState, Stranger};
 use kvasir_replica::clock::Dot;
 use kvasir_replica::replica::{Bounds, Change, LOG_MAX_BYTES, LinkId, Need, Replica, Settings};
 use kvasir_replica::store::Store;
@@ -70,6 +70,7 @@ pub struct World<'a> {
     sent: u64,
     next_origin: u64,
     healed: bool,
+    healed_ms: u64,
     /// When the set of processes that can reach each other last changed, if it
     /// is since all healed.
     changed_ms: u64,
@@ -87,13 +88,25 @@ pub struct World<'a> {
     trace: bool,
 }
 
+impl Node {
+    /// Whether a seat has ended, as far as it knows.
+    pub fn has_ended(&self, origin: u64) -> bool {
+        self.replica.seats().any(|(seat, it)| seat == origin && it.state == SeatState::Ended)
+    }
+
+    /// Whether it is about to go.
+    pub const fn leaves(&self) -> bool {
+        self.leaves_by.is_some()
+    }
+}
+
 impl<'a> World<'a> {
     pub fn new(plan: &'a Plan, trace: bool) -> Self {
         let mut world = Self {
             plan,
             rng: Xoshiro256PlusPlus::seed_from_u64(plan.seed ^ 0x5eed),
             now_ms: BEGIN_MS,
-            nodes: (0..plan.voters + plan.sidecars).map(|_| None).collect(),
+            nodes: (0..plan.voters + plan.sidecars + usize::from(plan.twin.is_some())).map(|_| None).collect(),
             connections: BTreeMap::new(),
             next_connection: 1,
             blocked: BTreeSet::new(),
@@ -102,6 +115,7 @@ impl<'a> World<'a> {
             sent: 0,
             next_origin: 1,
             healed: false,
+            healed_ms: 0,
             changed_ms: BEGIN_MS,
             said_goodbye: BTreeSet::new(),
             history: History::default(),
@@ -114,7 +128,7 @@ impl<'a> World<'a> {
         if trace {
             println!("{:#?}", Plan { ops: Vec::new(), ..plan.clone() });
         }
-        for place in 0..world.nodes.len() {
+        for place in 0..plan.voters + plan.sidecars {
             world.start(place);
         }
         world
@@ -129,8 +143,14 @@ impl<'a> World<'a> {
     /// Whether deletes are remembered for as long as a node may bring something older along. A map of another founding
     /// is brought along at any time, as all of it may exist nowhere else.
     pub fn remembers_deletes(&self) -> bool {
-        // Nobody waits for a sidecar that alone holds the map of a former founding.
-        !self.founded_apart || self.plan.remembers_deletes() && !self.plan.scales() && self.plan.sidecars == 0
+        // Nobody waits for a sidecar that alone holds the map of a former founding, nor for a voter beside another of its name.
+        let alone = self.plan.sidecars == 0 && self.plan.twin.is_none();
+        !self.founded_apart || self.plan.remembers_deletes() && !self.plan.scales() && alone
+    }
+
+    /// How long ago everything healed.
+    pub fn healed_for_ms(&self) -> Option<u64> {
+        self.healed.then(|| self.now_ms - self.healed_ms)
     }
 
     pub fn live(&self) -> impl Iterator<Item = &Node> {
@@ -141,9 +161,14 @@ impl<'a> World<'a> {
         let origin = self.next_origin;
         self.next_origin += 1;
         let skew_ms = self.rng.random_range(-400..400);
-        let voter = place < self.plan.voters;
+        let twin = self.plan.twin.filter(|_| self.is_twin(place));
+        let voter = place < self.plan.voters || twin.is_some();
         // A sidecar's pod gets a new name each time.
-        let name = if voter { format!("n{place}") } else { format!("s{place}-{origin}") };
+        let name = match twin {
+            Some(twin) => format!("n{}", twin.of),
+            None if voter => format!("n{place}"),
+            None => format!("s{place}-{origin}"),
+        };
         let wall = self.now_ms.saturating_add_signed(skew_ms);
         let room = self.plan.room.filter(|_| place == self.plan.cramped && (!self.healed || self.plan.stays_cramped));
         let settings = Settings {
@@ -197,6 +222,7 @@ impl<'a> World<'a> {
     fn remove(&mut self, place: usize) {
         if let Some(node) = self.nodes[place].take() {
             self.history.gone(node.origin);
+            self.history.too_late |= node.replica.counters().too_late > 0;
         }
         for other in 0..self.nodes.len() {
             self.disconnect(place, other);
@@ -225,6 +251,7 @@ impl<'a> World<'a> {
                 crate::check::founding(self, place);
             }
             self.absorb(place);
+            self.dismiss(place);
             let Some(node) = &mut self.nodes[place] else { continue };
             let due: Vec<_> = node.replica.due().collect();
             let links: Vec<_> = node.links.iter().map(|(&to, &(link, heard))| (to, link, heard)).collect();
@@ -318,6 +345,28 @@ impl<'a> World<'a> {
         }
     }
 
+    /// A process whose name is another's ends, once its writes are the others'.
+    fn dismiss(&mut self, place: usize) {
+        let by = self.now_ms + DRAIN_MS;
+        if let Some(node) = self.nodes[place].as_mut().filter(|n| n.replica.is_dismissed() && n.leaves_by.is_none()) {
+            node.leaves_by = Some(by);
+            node.replica.drain();
+            let name = node.name.clone();
+            self.say(|| format!("{name} at place {place} has lost its name"));
+        }
+    }
+
+    /// Whether the place is of a second process with one name.
+    pub const fn is_twin(&self, place: usize) -> bool {
+        self.plan.twin.is_some() && place + 1 == self.nodes.len()
+    }
+
+    /// Those of the two processes with one name that are there.
+    pub fn twins(&self) -> impl Iterator<Item = &Node> {
+        let name = self.plan.twin.map(|twin| format!("n{}", twin.of));
+        self.live().filter(move |node| name.as_ref() == Some(&node.name))
+    }
+
     fn finish_leaving(&mut self) {
         for place in 0..self.nodes.len() {
             let Some(node) = &mut self.nodes[place] else { continue };
@@ -329,6 +378,7 @@ impl<'a> World<'a> {
                 if !covered || node.replica.counters().too_late > 0 {
                     self.history.crashed = true;
                 }
+                self.history.too_late |= node.replica.counters().too_late > 0;
                 let now = self.now_ms.saturating_add_signed(node.skew_ms);
                 node.replica.leave(now);
                 // Its last words.
@@ -421,6 +471,7 @@ impl<'a> World<'a> {
         }
         self.blocked.clear();
         self.healed = true;
+        self.healed_ms = self.now_ms;
         self.changed_ms = self.now_ms;
         self.network.clear();
         for place in 0..self.nodes.len() {
@@ -435,7 +486,9 @@ impl<'a> World<'a> {
         }
         let survivors = crate::check::survivors(self);
         for place in 0..self.nodes.len() {
-            if self.nodes[place].is_none() && self.is_wanted(place) {
+            // Whichever of two with one name is there has it.
+            let taken = self.plan.twin.is_some_and(|twin| twin.of == place) && self.twins().next().is_some();
+            if self.nodes[place].is_none() && self.is_wanted(place) && !taken {
                 self.start(place);
             }
             self.look(place);
