@@ -122,7 +122,8 @@ impl Lab {
         let name = "kv.local/kvasir-next:1";
         let folder = workspace();
         let at = |path: String| folder.join(path).to_str().map(str::to_owned).context("the path is not UTF-8");
-        let program = at(format!("target/{}-unknown-linux-musl/release/kvasir-node", std::env::consts::ARCH))?;
+        let built = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
+        let program = at(format!("{built}/{}-unknown-linux-musl/release/kvasir-node", std::env::consts::ARCH))?;
         let (make, archive) = (at("e2e/cluster/mkimage".to_owned())?, at("target/e2e-kvasir-next.tar".to_owned())?);
         if std::env::var_os("KV_CTL").is_none() {
             return Ok(None);
