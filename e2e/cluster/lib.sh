@@ -105,7 +105,7 @@ cgroup_make() {
   local h c
   if cgroup2; then
     c=$CGROUP/$KV_PREFIX-node$1
-    cgroup2_enable $CGROUP || { cgroup2_vacate && cgroup2_enable $CGROUP; } ||
+    { cgroup2_vacate && cgroup2_enable $CGROUP; } ||
       { say "$CGROUP hands down only: $(cat $CGROUP/cgroup.subtree_control), of $(cat $CGROUP/cgroup.controllers)"; return 1; }
     # Enabled below as well, so that systemd cannot disable a controller at the top that none of its own units uses.
     mkdir -p "$c" && cgroup2_enable "$c"
@@ -133,10 +133,12 @@ cgroup2_enable() {
 }
 
 # In a container the top that can be seen is not the machine's own (which alone has no cgroup.events), and a group with processes
-# cannot enable controllers for its children: move the processes one level down. Several times, since they may start others meanwhile.
+# cannot enable every controller for its children: move the processes one level down. Several times, since they may start others
+# meanwhile. Before any is enabled: with cpu or pids alone the group would become a threaded one, whose children take no process.
 cgroup2_vacate() {
   local p
-  [ -e $CGROUP/cgroup.events ] && mkdir -p $CGROUP/kv-rest || return 1
+  [ -e $CGROUP/cgroup.events ] && read -r p <$CGROUP/cgroup.procs || return 0
+  mkdir -p $CGROUP/kv-rest || return 1
   for _ in 1 2 3; do
     while read -r p; do { echo "$p" >$CGROUP/kv-rest/cgroup.procs; } 2>/dev/null || true; done <$CGROUP/cgroup.procs
   done
