@@ -64,6 +64,7 @@ async fn name_of_a_running_node_is_refused() {
     }
     stop.store(true, Ordering::Relaxed);
     let acknowledged = writer.await.expect("no call failed");
+    let mut refused = 0.0;
     for node in &nodes {
         eventually("every acknowledged write is there", async || {
             let held = node.kv().all().await.map_err(|status| status.to_string())?;
@@ -72,8 +73,10 @@ async fn name_of_a_running_node_is_refused() {
         })
         .await;
         assert!((figure(node, "kvasir_returns_total").await - 0.0).abs() < 0.5);
-        assert!((figure(node, "kvasir_twins_refused_total").await - 2.0).abs() < 0.5);
+        refused += figure(node, "kvasir_twins_refused_total").await;
     }
+    // By the other, by the holder itself, or by both: who is certain first ends it.
+    assert!((2.0..=4.0).contains(&refused), "{refused} refusals of two processes");
     assert_eq!(nodes[1].status().await["origin"], before);
     let log = nodes[1].log();
     let warned = log.lines().filter(|line| line.contains("another process has this node's name")).count();
