@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use bytes::Bytes;
 use kvasir_proto::peer::v1::{SeatState, Stranger};
 use kvasir_replica::clock::{Dot, ms_of, stamp_at};
-use kvasir_replica::replica::{Replica, Seat, Vector};
+use kvasir_replica::replica::{KEPT_DELETES, Replica, Seat, Vector};
 use kvasir_replica::store::Record;
 
 use crate::world::{Node, World};
@@ -405,6 +405,10 @@ pub fn at_the_end(world: &World, survivors: &BTreeMap<Bytes, Dot>) {
     // A delete is final for what it had covered.
     for Delete { key, dot, covered, before, at: when } in &history.deletes {
         let Some(there) = at(key) else { continue };
+        // A map of another founding is issued again, though a delete had to be dropped for want of room.
+        if world.founded_apart && world.plan.kept_deletes < KEPT_DELETES && history.writes[&there].root != there {
+            continue;
+        }
         // (One that all its holders lost leaves no evidence.)
         let alone = Acked { dot: *dot, holders: vec![dot.origin], at: *when };
         let told = history.acked.iter().filter(|a| a.dot == *dot);

@@ -84,7 +84,7 @@ pub struct World<'a> {
     /// How many voters the cluster is meant to have.
     wanted: usize,
     /// Whether two maps met that went back to different foundings.
-    founded_apart: bool,
+    pub founded_apart: bool,
     trace: bool,
 }
 
@@ -361,6 +361,25 @@ impl<'a> World<'a> {
         self.plan.twin.is_some() && place + 1 == self.nodes.len()
     }
 
+    /// Whether the other of two processes with one name has that of the place.
+    fn is_taken(&self, place: usize) -> bool {
+        let twin = self.plan.twin.filter(|twin| twin.of == place);
+        twin.is_some() && self.twins().any(|node| node.replica.refused().is_none())
+    }
+
+    /// Whoever watches over the voters sees that none has the name of the two any more, and starts one.
+    fn replace_twin(&mut self) {
+        let Some(twin) = self.plan.twin else { return };
+        let mut places = [twin.of, self.nodes.len() - 1].into_iter();
+        if self.is_wanted(twin.of)
+            && !self.is_taken(twin.of)
+            && let Some(place) = places.find(|place| self.nodes[*place].is_none())
+        {
+            self.start(place);
+            self.look(place);
+        }
+    }
+
     /// Those of the two processes with one name that are there.
     pub fn twins(&self) -> impl Iterator<Item = &Node> {
         let name = self.plan.twin.map(|twin| format!("n{}", twin.of));
@@ -407,6 +426,9 @@ impl<'a> World<'a> {
                     }
                 }
                 self.remove(place);
+                if self.healed {
+                    self.replace_twin();
+                }
             }
         }
     }
@@ -486,13 +508,12 @@ impl<'a> World<'a> {
         }
         let survivors = crate::check::survivors(self);
         for place in 0..self.nodes.len() {
-            // Whichever of two with one name is there has it.
-            let taken = self.plan.twin.is_some_and(|twin| twin.of == place) && self.twins().next().is_some();
-            if self.nodes[place].is_none() && self.is_wanted(place) && !taken {
+            if self.nodes[place].is_none() && self.is_wanted(place) && !self.is_taken(place) {
                 self.start(place);
             }
             self.look(place);
         }
+        self.replace_twin();
         let stays_cramped = self.plan.room.is_some() && self.plan.stays_cramped;
         if stays_cramped {
             self.until(|world| crate::check::equal(world.roomy().map(|(_, node)| node)));
