@@ -1,7 +1,7 @@
 //! An inner node of the tree: pages or other nodes in key order, and the keys that separate them.
 
 use crate::order::{begins, common, compare, head};
-use crate::page::{FEW, Mins, New, Page, Put};
+use crate::page::{FEW, Mins, New, Page, Put, Tag};
 
 /// A node has at most this many children.
 #[cfg(not(test))]
@@ -91,7 +91,8 @@ fn between(low: &[u8], high: &[u8]) -> Box<[u8]> {
 
 impl Node {
     fn new(children: Children, separators: Vec<Box<[u8]>>) -> Self {
-        let mut node = Self { children, separators, heads: Vec::new(), prefix: [0; PREFIX], prefix_len: 0, mins: Mins::NONE };
+        let mut node =
+            Self { children, separators, heads: Vec::new(), prefix: [0; PREFIX], prefix_len: 0, mins: Mins::NONE };
         node.find_heads();
         node.find_mins();
         node
@@ -281,7 +282,7 @@ impl Node {
     // ---- taking out
 
     /// Takes an entry out that is there.
-    pub(crate) fn remove(&mut self, key: &[u8], tag: u8) {
+    pub(crate) fn remove(&mut self, key: &[u8], tag: Tag) {
         let at = self.locate(key);
         let before = self.children.mins(at);
         match &mut self.children {
@@ -374,6 +375,45 @@ impl Node {
             && nodes.len() <= 1
         {
             *self = nodes.pop().unwrap_or_default();
+        }
+    }
+}
+
+#[cfg(test)]
+impl Node {
+    /// How the parts fit, where all keys are at or above `low` and below `high`.
+    pub(crate) fn check(&self, low: Option<&[u8]>, high: Option<&[u8]>) {
+        let count = self.children.len();
+        assert_eq!((self.heads.len(), self.separators.len()), (count.saturating_sub(1), count.saturating_sub(1)));
+        assert!(count <= FANOUT);
+        let mut mins = Mins::NONE;
+        for at in 0..count {
+            mins = mins.and(self.children.mins(at));
+            let low = if at == 0 { low } else { Some(&*self.separators[at - 1]) };
+            let high = self.separators.get(at).map_or(high, |separator| Some(separator));
+            assert!(low.is_none() || high.is_none() || low < high);
+            if let Some(separator) = self.separators.get(at) {
+                assert!(separator.starts_with(self.prefix()));
+                assert_eq!(self.heads[at], head(&separator[self.prefix_len..]));
+            }
+            match &self.children {
+                Children::Nodes(nodes) => nodes[at].check(low, high),
+                Children::Pages(pages) => {
+                    let page = &pages[at];
+                    page.check();
+                    assert!(page.len() > 0);
+                    assert!(low.is_none_or(|low| *low <= *page.key(0).to_vec()));
+                    assert!(high.is_none_or(|high| *page.key(page.len() - 1).to_vec() < *high));
+                }
+            }
+        }
+        assert_eq!(mins, self.mins);
+    }
+
+    pub(crate) fn allocated(&self) -> u64 {
+        match &self.children {
+            Children::Nodes(nodes) => nodes.iter().map(Self::allocated).sum(),
+            Children::Pages(pages) => pages.iter().map(Page::allocated).sum(),
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::body::{Body, Content};
 use crate::cost;
 use crate::node::{Children, Node};
 use crate::origins::Origins;
-use crate::page::{Mins, New, Page};
+use crate::page::{Mins, New, Page, Tag};
 use crate::record::{Dot, Entry, Key, Write, ms_of};
 use crate::scan::{Scan, entry};
 
@@ -120,7 +120,7 @@ impl Store {
                 Children::Nodes(nodes) => node = &nodes[at],
                 Children::Pages(pages) => {
                     let page = pages.get(at)?;
-                    return Some((page, page.find(key, tag_of(hash))?));
+                    return Some((page, page.find(key, Tag::of(hash))?));
                 }
             }
         }
@@ -155,7 +155,7 @@ impl Store {
             ends: value.is_some() && write.expires_ms.is_some(),
         };
         self.sums.add(key, hash, share);
-        let mut new = New { key, tag: tag_of(hash), body: &mut self.scratch, long };
+        let mut new = New { key, tag: Tag::of(hash), body: &mut self.scratch, long };
         if let Some((separator, right)) = self.root.put(&mut new) {
             let left = std::mem::take(&mut self.root);
             self.root = Node::above(left, separator, right);
@@ -263,7 +263,7 @@ impl Store {
         let Some(held) = self.share(key, hash) else { return };
         self.sums.take(key, hash, held);
         self.origins.give_back(held.number);
-        self.root.remove(key, tag_of(hash));
+        self.root.remove(key, Tag::of(hash));
         self.root.lower();
     }
 
@@ -354,11 +354,6 @@ pub fn bucket_of(key: &[u8]) -> usize {
     xxh3_64(key) as usize % BUCKETS
 }
 
-/// The byte of a key's hash that its page keeps: not of those that choose the bucket.
-const fn tag_of(hash: u64) -> u8 {
-    (hash >> 56) as u8
-}
-
 /// A dot names one write, so key and dot stand for the value too.
 fn summand(key: &[u8], dot: Dot) -> u128 {
     let mut short = [0; 16 + 112];
@@ -373,4 +368,17 @@ fn summand(key: &[u8], dot: Dot) -> u128 {
     input[8..16].copy_from_slice(&dot.origin.to_le_bytes());
     input[16..].copy_from_slice(key);
     xxh3_128(input)
+}
+
+#[cfg(test)]
+impl Store {
+    /// How the parts of the tree fit.
+    pub(crate) fn check(&self) {
+        self.root.check(None, None);
+    }
+
+    /// The bytes of all pages.
+    pub(crate) fn allocated(&self) -> u64 {
+        self.root.allocated()
+    }
 }

@@ -1,7 +1,7 @@
 //! How pages are split, joined and given other prefixes; and the long values.
 
-use super::{INDEX, JOINED, Long, Mins, New, Page};
-use crate::body::{Body, Place, varint_len};
+use super::{INDEX, JOINED, New, Page};
+use crate::body::{Place, varint_len};
 use crate::cost::allocated;
 use crate::order::common;
 use crate::record::Key;
@@ -175,12 +175,12 @@ impl Page {
     pub(crate) fn check(&self) {
         let mut heap = 0;
         let mut long = Vec::new();
-        let mut mins = Mins::NONE;
+        let mut mins = super::Mins::NONE;
         for at in 0..self.len() {
             let (suffix, body) = self.raw(at);
             heap += varint_len(suffix.len() as u64) + suffix.len() + body.len();
-            let body = Body::read(body);
-            mins = mins.and(Mins::of(&body));
+            let body = crate::body::Body::read(body);
+            mins = mins.and(super::Mins::of(&body));
             if let Place::Long(index) = body.place {
                 long.push(usize::from(index));
             }

@@ -5,8 +5,8 @@
 //! entry: length of suffix varint · suffix · body
 //! ```
 //!
-//! Every key begins with the prefix. Tags are a byte of each key's hash, and slots are how far before the end of the
-//! page its entry begins; both are in key order. Entries are packed at the end of the page without gaps, the newest
+//! Every key begins with the prefix. A tag is a byte of the key's hash. A slot is how far before the end of the page
+//! its entry begins, in 13 bits, and above them 3 more bits of the hash. Both are in key order. Entries are packed at the end of the page without gaps, the newest
 //! first. A page whose entries take more than [`MAX`] has one entry only; slots do not matter there.
 
 mod build;
@@ -26,6 +26,9 @@ pub(crate) const FEW: usize = MAX / 4;
 pub(crate) const JOINED: usize = MAX / 4 * 3;
 /// What an entry takes beside itself: tag and slot.
 const INDEX: usize = 3;
+/// The bits of a slot that say where its entry is: as many as [`MAX`] needs.
+const DISTANCE: u16 = (1 << 13) - 1;
+const _: () = assert!(MAX - INDEX <= DISTANCE as usize);
 
 /// The earliest end and the earliest tombstone below a place of the tree, each less 1; `u64::MAX`: none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +55,8 @@ impl Mins {
     }
 }
 
-/// See the module. Aligned so that a search reads one line of it.
+/// See the module.
 #[derive(Debug)]
-#[repr(align(64))]
 pub(crate) struct Page {
     data: Box<[u8]>,
     /// Values that are not in the page itself.
@@ -69,11 +71,26 @@ pub(crate) struct Page {
 #[derive(Debug, Default)]
 struct Long(Vec<Bytes>);
 
+/// Eleven bits of a key's hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tag {
+    byte: u8,
+    /// In the bits of a slot that are not its distance.
+    high: u16,
+}
+
+impl Tag {
+    /// Not from the lowest bits of the hash, which choose the bucket.
+    pub(crate) const fn of(hash: u64) -> Self {
+        Self { byte: (hash >> 56) as u8, high: (hash >> 40) as u16 & !DISTANCE }
+    }
+}
+
 /// An entry to be put into a page.
 #[derive(Debug)]
 pub(crate) struct New<'a> {
     pub(crate) key: &'a [u8],
-    pub(crate) tag: u8,
+    pub(crate) tag: Tag,
     pub(crate) body: &'a mut [u8],
     /// The value, if it is a long one; taken when it is in the page.
     pub(crate) long: Option<Bytes>,
@@ -112,6 +129,7 @@ impl Page {
         self.prefix as usize + INDEX * self.len() + self.heap as usize
     }
 
+    #[cfg(test)]
     /// The bytes allocated: those of the page, and those of the table of long values.
     pub(crate) fn allocated(&self) -> u64 {
         let long = self.long.as_ref().map_or(0, |long| {
@@ -124,8 +142,8 @@ impl Page {
         &self.data[..self.prefix as usize]
     }
 
-    fn tag(&self, at: usize) -> u8 {
-        self.data[self.prefix as usize + at]
+    fn tag(&self, at: usize) -> Tag {
+        Tag { byte: self.data[self.prefix as usize + at], high: self.slot(at) & !DISTANCE }
     }
 
     fn slot_place(&self, at: usize) -> usize {
@@ -144,7 +162,7 @@ impl Page {
 
     /// Where an entry begins.
     fn start(&self, at: usize) -> usize {
-        self.data.len() - if self.len == 1 { self.heap as usize } else { self.slot(at).into() }
+        self.data.len() - if self.len == 1 { self.heap as usize } else { (self.slot(at) & DISTANCE).into() }
     }
 
     /// The suffix of an entry, and all bytes behind it.
@@ -181,7 +199,7 @@ impl Page {
     }
 
     /// The place of a key, if it is here.
-    pub(crate) fn find(&self, key: &[u8], tag: u8) -> Option<usize> {
+    pub(crate) fn find(&self, key: &[u8], tag: Tag) -> Option<usize> {
         let prefix = self.prefix as usize;
         if !begins(key, &self.data[..prefix]) {
             return None;
@@ -193,9 +211,9 @@ impl Page {
         std::hint::black_box(self.data.get(slots + self.len() / 2 * 3).copied());
         let tags = &self.data[prefix..slots];
         let (words, rest) = tags.as_chunks::<8>();
-        let is_here = |at: &usize| equal(self.split_entry(*at).0, suffix);
+        let is_here = |at: &usize| self.slot(*at) & !DISTANCE == tag.high && equal(self.split_entry(*at).0, suffix);
         for (word, eight) in words.iter().enumerate() {
-            let mut found = tag_in(u64::from_le_bytes(*eight), tag);
+            let mut found = tag_in(u64::from_le_bytes(*eight), tag.byte);
             while found != 0 {
                 let at = word * 8 + found.trailing_zeros() as usize / 8;
                 if is_here(&at) {
@@ -205,7 +223,7 @@ impl Page {
             }
         }
         let first = words.len() * 8;
-        rest.iter().enumerate().filter(|(_, other)| **other == tag).map(|(at, _)| first + at).find(is_here)
+        rest.iter().enumerate().filter(|(_, other)| **other == tag.byte).map(|(at, _)| first + at).find(is_here)
     }
 
     /// How many keys are less than `key`.
@@ -313,16 +331,16 @@ impl Page {
     }
 
     /// Writes an entry for which there is room, its suffix in two parts.
-    fn place(&mut self, at: usize, tag: u8, suffix: [&[u8]; 2], body: &[u8]) {
+    fn place(&mut self, at: usize, tag: Tag, suffix: [&[u8]; 2], body: &[u8]) {
         let (prefix, len) = (self.prefix as usize, self.len());
         let slots = prefix + len + 2 * at;
         self.data.copy_within(slots..prefix + INDEX * len, slots + 3);
         self.data.copy_within(prefix + at..slots, prefix + at + 1);
-        self.data[prefix + at] = tag;
+        self.data[prefix + at] = tag.byte;
         let suffix_len = suffix[0].len() + suffix[1].len();
         self.heap += (varint_len(suffix_len as u64) + suffix_len + body.len()) as u32;
         self.len += 1;
-        self.set_slot(at, self.heap as u16);
+        self.set_slot(at, self.heap as u16 & DISTANCE | tag.high);
         let start = self.data.len() - self.heap as usize;
         let entry = &mut self.data[start..];
         let mut end = put_varint(entry, suffix_len as u64);
@@ -372,13 +390,13 @@ impl Page {
         let slots = self.slot_place(0)..self.slot_place(self.len());
         for slot in self.data[slots].as_chunks_mut::<2>().0 {
             let before = u16::from_le_bytes(*slot);
-            if usize::from(before) >= limit {
-                *slot = before.wrapping_add(by).to_le_bytes();
+            if usize::from(before & DISTANCE) >= limit {
+                *slot = (before.wrapping_add(by) & DISTANCE | before & !DISTANCE).to_le_bytes();
             }
         }
         self.heap = (self.heap as usize + new - old) as u32;
         if self.len == 1 {
-            self.set_slot(0, self.heap as u16);
+            self.set_slot(0, self.heap as u16 & DISTANCE | self.slot(0) & !DISTANCE);
         }
     }
 

@@ -1,1 +1,5 @@
-//! The store as a whole.
+//! The store as a whole, beside a plain map.
+
+mod model;
+mod random;
+mod rules;
