@@ -23,6 +23,7 @@ mod peers;
 mod sealed;
 mod secret_files;
 mod settings;
+mod store;
 mod text;
 mod tokens;
 
@@ -42,6 +43,7 @@ pub struct Target {
 /// All of them.
 pub const TARGETS: &[Target] = &[
     Target { name: "peers", run: peers::run, seeds: peers::seeds, max_len: 4096 },
+    Target { name: "store", run: store::run, seeds: store::seeds, max_len: 4096 },
     Target { name: "frames", run: peers::run_frames, seeds: peers::frame_seeds, max_len: 4096 },
     Target { name: "membership", run: membership::run, seeds: membership::seeds, max_len: 2048 },
     Target { name: "noise", run: noise::run, seeds: noise::seeds, max_len: 1024 },
