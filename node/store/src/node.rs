@@ -191,6 +191,8 @@ impl Node {
                     self.find_mins();
                 }
                 self.changed(at, before);
+                // Pages below may have become few, if the entry is smaller than the one before.
+                self.settle(at);
             }
             Children::Pages(pages) => {
                 if pages.is_empty() {
@@ -206,9 +208,14 @@ impl Node {
         loop {
             let before = self.children.mins(at);
             let Children::Pages(pages) = &mut self.children else { unreachable!("it was asked") };
+            let used = pages[at].used();
             match pages[at].put(new) {
                 Put::Done => {
+                    let shrank = pages[at].used() < used;
                     self.changed(at, before);
+                    if shrank {
+                        self.settle(at);
+                    }
                     return at;
                 }
                 Put::Full { at: place, new: is_new } => {

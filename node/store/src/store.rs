@@ -160,6 +160,7 @@ impl Store {
             let left = std::mem::take(&mut self.root);
             self.root = Node::above(left, separator, right);
         }
+        self.root.lower();
         true
     }
 

@@ -118,6 +118,23 @@ fn pages_are_full_in_any_order() {
     }
 }
 
+/// Deletes, as they come from clients and peers, over values.
+#[test]
+fn tombstone_frees_the_memory_of_its_value() {
+    let count: u64 = if cfg!(miri) { 100 } else { 10_000 };
+    let mut both = Both::default();
+    let key = |n: u64| xxhash_rust::xxh3::xxh3_128(&n.to_be_bytes()).to_be_bytes();
+    for n in 0..count {
+        both.merge(&key(n), &Record { value: Some(vec![1; 64].into()), ..delete(stamp_at(1_800_000_000_000)) });
+    }
+    for n in 0..count {
+        both.merge(&key(n), &delete(stamp_at(1_800_000_000_001)));
+    }
+    both.check();
+    let beside = both.store.allocated() / count - 16;
+    assert!(beside <= 24, "{beside} bytes a tombstone");
+}
+
 #[test]
 fn scan_prefix_ends_with_the_prefix() {
     let mut both = Both::default();
