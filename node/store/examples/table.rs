@@ -122,7 +122,7 @@ fn summand(key: &[u8], hlc: u64) -> u128 {
 
 /// A hundred writes a millisecond.
 const fn stamp(n: u64) -> u64 {
-    (START_MS + n / 100) << 16 | n % 100
+    ((START_MS + n / 100) << 16) | (n % 100)
 }
 
 const fn end(n: u64) -> u64 {
@@ -273,14 +273,12 @@ fn times(random: bool, in_order: bool) {
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    match &args[..] {
-        [name, shape] => fill(name, shape),
-        _ => {
-            memory();
-            println!("\n| ns of processor time | BTreeMap | store | ratio |\n| --- | ---: | ---: | ---: |");
-            for (random, in_order) in [(false, true), (false, false), (true, true), (true, false)] {
-                times(random, in_order);
-            }
-        }
+    if let [name, shape] = &args[..] {
+        return fill(name, shape);
+    }
+    memory();
+    println!("\n| ns of processor time | BTreeMap | store | ratio |\n| --- | ---: | ---: | ---: |");
+    for (random, in_order) in [(false, true), (false, false), (true, true), (true, false)] {
+        times(random, in_order);
     }
 }

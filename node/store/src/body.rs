@@ -197,6 +197,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::tests::few_under_miri())]
+
         #[test]
         fn body_is_read_as_written(
             (hlc, end) in (stamps(), prop::option::of(stamps())),

@@ -64,6 +64,8 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(crate::tests::few_under_miri())]
+
         #[test]
         fn order_is_that_of_bytes(
             common in prop::collection::vec(any::<u8>(), 0..20),

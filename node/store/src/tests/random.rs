@@ -100,7 +100,9 @@ fn run(shape: Shape, steps: u64) {
     both.collect(u64::MAX, usize::MAX);
     both.check();
     let rest: Vec<_> = both.map.keys().cloned().collect();
-    rest.iter().for_each(|key| both.remove(key));
+    for key in &rest {
+        both.remove(key);
+    }
     both.check();
     assert_eq!(both.store.allocated(), 0, "pages are left");
 }
@@ -109,7 +111,7 @@ fn run(shape: Shape, steps: u64) {
 #[test]
 fn store_behaves_as_a_plain_map() {
     let cases = std::env::var("KVASIR_STORE_CASES").ok().and_then(|cases| cases.parse().ok());
-    let (cases, steps) = if cfg!(miri) { (2, 300) } else { (cases.unwrap_or(400), 5000) };
+    let (cases, steps) = if cfg!(miri) { (2, 300) } else { (cases.unwrap_or(600), 5000) };
     let config = Config { cases, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..Config::default() };
     let result = TestRunner::new(config).run(&shapes(), |shape| {
         run(shape, steps);

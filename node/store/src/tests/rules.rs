@@ -97,8 +97,9 @@ fn long_value_is_shared() {
 /// Whatever the order of the keys, pages are nearly full.
 #[test]
 fn pages_are_full_in_any_order() {
+    type Order = fn(u64, u64) -> u64;
     let count: u64 = if cfg!(miri) { 300 } else { 20_000 };
-    let orders: [(&str, fn(u64, u64) -> u64); 4] = [
+    let orders: [(&str, Order); 4] = [
         ("rising", |n, _| n),
         ("falling", |n, count| count - n),
         ("none", |n, count| n * 7919 % count),
