@@ -2,15 +2,15 @@
 
 /// What an entry takes beside key and value: tag and slot, lengths, flags, origin and timestamp, its share of what
 /// each page takes.
-const SLOT: u64 = 16;
+const SLOT: u64 = 18;
 /// What an end adds to an entry.
 pub(crate) const END: u64 = 5;
 /// What the dot of the first issue adds to an entry.
 pub(crate) const FIRST: u64 = 17;
 /// Of a page this part is free on average.
-const FREE: u64 = 12;
+const FREE: u64 = 11;
 /// What a long value takes beside its bytes: its place in the page's table, and the three words of those who own it.
-const LONG: u64 = 36 + allocated(24);
+const LONG: u64 = 34 + allocated(24);
 
 /// What an allocation of `len` bytes takes: 8, or up to 64 a multiple of 16, and above that one of four sizes to each
 /// doubling. So it is in mimalloc, which the node uses, and about so in the other allocators in use.

@@ -21,7 +21,7 @@ use crate::record::Key;
 /// A page with more than one entry is at most this long, bytes.
 pub(crate) const MAX: usize = 8192;
 /// A shorter page is joined with a neighbour, if there is room.
-pub(crate) const FEW: usize = MAX / 4;
+pub(crate) const FEW: usize = MAX / 8 * 3;
 /// Two pages are joined to one that is at most this long.
 pub(crate) const JOINED: usize = MAX / 4 * 3;
 /// What an entry takes beside itself: tag and slot.
@@ -410,11 +410,11 @@ impl Page {
         self.data = data;
     }
 
-    /// Gives back memory, if a good part of the page is free.
+    /// Gives back memory, if a smaller allocation is enough with some room to grow.
     pub(crate) fn shrink(&mut self) {
-        let fitting = allocated(self.used() as u64) as usize;
-        if fitting <= self.data.len() / 4 * 3 {
-            self.resize(fitting);
+        let roomy = self.used() + self.used() / 16;
+        if allocated(roomy as u64) < self.data.len() as u64 {
+            self.resize(roomy);
         }
     }
 
