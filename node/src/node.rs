@@ -18,7 +18,6 @@ use tracing::{info, warn};
 
 use crate::admin::{Admin, Scrape};
 use crate::api::listen::Connections;
-use crate::api::overview::{MemoryBounds, Overview};
 use crate::api::{Api, ApiError};
 use crate::auth::Auth;
 use crate::config::{AuthConfig, Config, Role};
@@ -28,6 +27,7 @@ use crate::encryption::datagram::Sealer;
 use crate::engine::{self, Engine, wall_ms};
 use crate::membership::{self, Membership, NodeId};
 use crate::metrics::Metrics;
+use crate::overview::{MemoryBounds, Overview, OverviewParts};
 use crate::refusals::Refusals;
 use crate::reload::Reloads;
 use crate::replica::Namesake;
@@ -237,7 +237,7 @@ impl Node {
         );
         memory.log(config.max_memory);
 
-        let engine = Engine::new(&engine::Options {
+        let engine = Engine::new(&engine::EngineOptions {
             origin: me.origin,
             name: me.name.clone(),
             started_ms: me.started_ms,
@@ -274,7 +274,7 @@ impl Node {
         tokio::spawn(stop.clone().run_until_cancelled_owned(lives));
         let transport = Transport::start(
             engine.clone(),
-            transport::Options {
+            transport::TransportOptions {
                 cluster: config.cluster.clone(),
                 cluster_uid: config.cluster_uid.clone(),
                 sync_interval: config.sync_interval,
@@ -297,16 +297,18 @@ impl Node {
 
         let (leaving, told) = watch::channel(false);
         let mut metrics = Metrics::new(&me.version, me.started_ms);
-        let overview = Overview::new(
-            &membership,
-            (&config.cluster, &config.cluster_uid),
-            engine.clone(),
-            transport.clone(),
+        let overview = Overview::new(OverviewParts {
+            cluster: &config.cluster,
+            cluster_uid: &config.cluster_uid,
+            membership: &membership,
+            engine: engine.clone(),
+            transport: transport.clone(),
             discovery,
-            told,
-        )
-        .with_files(reloads, expiries)
-        .with_memory(memory);
+            reloads,
+            expiries,
+            memory,
+            leaving: told,
+        });
         let view = peers::keep_view(engine.clone(), overview.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(view));
         let connections = Connections::new(&config.client_port);
@@ -375,7 +377,7 @@ impl Node {
             },
             Ok(Some(holder)) = async { self.dismissed.wait_for(Option::is_some).await.map(|holder| *holder) } => {
                 let (name, cluster) = (self.overview.me().id.name, self.overview.cluster().to_owned());
-                NodeError::NameTaken { name, cluster, holder: self.overview.process(holder) }
+                NodeError::NameTaken { name, cluster, holder: self.overview.describe(holder) }
             }
         }
     }

@@ -18,7 +18,7 @@ use super::status::{not_served, of_session, refused};
 use crate::auth::Caller;
 use crate::clock::Dot;
 use crate::config::{Limits, Verb};
-use crate::engine::{Engine, Place, Read, Value};
+use crate::engine::{Engine, Permit, Read, Value};
 use crate::session::Session;
 
 /// The engine, what a request may hold, and who makes it.
@@ -33,7 +33,7 @@ pub(super) struct Calls {
 /// What a write waits for, and its place among those that wait.
 pub(super) struct Waiting {
     ack: check::Ack,
-    place: Place,
+    permit: Permit,
 }
 
 impl Calls {
@@ -101,15 +101,15 @@ impl Calls {
     /// Makes sure, before anything is written, that the call may wait.
     pub(super) fn will_wait(&self, ack: Option<Ack>) -> Result<Option<Waiting>, Status> {
         let Some(ack) = check::ack(ack)? else { return Ok(None) };
-        let place = self.engine.place().map_err(|crowded| Status::resource_exhausted(crowded.to_string()))?;
-        Ok(Some(Waiting { ack, place }))
+        let permit = self.engine.permit().map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        Ok(Some(Waiting { ack, permit }))
     }
 
     /// Waits for those that shall hold a write. `None` if nothing was to be
     /// waited for, or nothing written.
     pub(super) async fn acked(&self, waiting: Option<Waiting>, dot: Option<Dot>, deadline: Deadline) -> Option<Acked> {
-        let (Waiting { ack, place }, dot) = (waiting?, dot?);
-        let acked = self.engine.acked(&place, dot, ack.need, deadline.wait(ack.timeout)).await;
+        let (Waiting { ack, permit }, dot) = (waiting?, dot?);
+        let acked = self.engine.acked(&permit, dot, ack.need, deadline.wait(ack.timeout)).await;
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Some(Acked {
             met: acked.met,
@@ -125,7 +125,7 @@ impl Calls {
         let Some(token) = token else { return Ok(None) };
         let session = Session::decode(&token).map_err(|bad| Status::invalid_argument(bad.to_string()))?;
         if !self.engine.covers(&session) {
-            let _place = self.engine.place().map_err(|crowded| Status::resource_exhausted(crowded.to_string()))?;
+            let _permit = self.engine.permit().map_err(|error| Status::resource_exhausted(error.to_string()))?;
             self.engine.catch_up(&session, deadline.wait(None)).await.map_err(of_session)?;
         }
         Ok(Some(session))

@@ -14,11 +14,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::overview::{Overview, Peer};
 use super::{events, identify};
 use crate::config::Role;
 use crate::engine::{Phase, SEAT_STATES};
 use crate::membership::MemberState;
+use crate::overview::{KnownNode, Overview};
 use crate::refusals::Refusal;
 
 /// `kvasir.v1.Cluster` over the overview.
@@ -95,7 +95,7 @@ impl cluster_server::Cluster for Cluster {
             overfull: stats.overfull,
             returns: stats.counters.returns,
             skewed: self.overview.skewed().into_iter().map(|(name, reason)| SkewedPeer { name, reason }).collect(),
-            founded_at: stats.founding.map(|founding| timestamp(founding.at_ms)),
+            founded_at: stats.epoch.map(|epoch| timestamp(epoch.founded_ms)),
             unjoinable: self.overview.unjoinable().into_iter().map(unjoinable).collect(),
             waits_for: self.overview.waits_for(),
         }))
@@ -126,8 +126,8 @@ fn timestamp(ms: u64) -> prost_types::Timestamp {
     }
 }
 
-fn member(peer: Peer) -> Member {
-    let Peer { id, state, linked, found_by } = peer;
+fn member(node: KnownNode) -> Member {
+    let KnownNode { id, state, linked, found_by } = node;
     let state = match state {
         MemberState::Alive => WireState::Alive,
         MemberState::Suspect => WireState::Suspect,

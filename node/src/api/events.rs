@@ -10,10 +10,10 @@ use tokio::sync::{Semaphore, broadcast::error::RecvError};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::overview::Overview;
 use crate::config::Role;
 use crate::engine::Evicted;
 use crate::membership::{Event, NodeId};
+use crate::overview::Overview;
 
 /// Streams of events that may be open at a time.
 const MAX_LISTENERS: usize = 256;

@@ -14,7 +14,6 @@ mod kv;
 pub mod listen;
 mod measure;
 mod oversize;
-pub mod overview;
 mod page_token;
 pub mod pipe;
 mod status;
@@ -32,11 +31,12 @@ use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 
 use self::listen::Connections;
-use self::overview::Overview;
+
 use crate::auth::Auth;
 use crate::config::{ClientPortConfig, Limits};
 use crate::engine::{Engine, Phase};
 use crate::metrics::Counts;
+use crate::overview::Overview;
 use crate::tls::ClientPortTls;
 
 /// A message of a listing has at most this many entries.

@@ -31,7 +31,7 @@ pub(super) fn of_session(error: SessionError) -> Status {
 pub(super) fn of_watch(error: WatchError) -> Status {
     match error {
         WatchError::Read(error) => not_served(error),
-        WatchError::Crowded => Status::resource_exhausted(error.to_string()),
+        WatchError::TooMany => Status::resource_exhausted(error.to_string()),
     }
 }
 

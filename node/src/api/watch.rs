@@ -12,7 +12,7 @@ use super::identify::denied;
 use super::status::of_watch;
 use super::{LIST_MESSAGE_BYTES, LIST_MESSAGE_ENTRIES, check, text};
 use crate::config::Verb;
-use crate::engine::{Happened, Lost, Told, Watch};
+use crate::engine::{Batch, KeyEvent, Lost, Watch};
 
 struct Watching {
     watch: Watch,
@@ -45,14 +45,14 @@ pub(super) fn watch(
 
 impl Watching {
     async fn next(&mut self) -> Result<WatchResponse, Status> {
-        let told = tokio::select! {
-            told = self.watch.next(LIST_MESSAGE_ENTRIES, LIST_MESSAGE_BYTES) => told,
+        let batch = tokio::select! {
+            batch = self.watch.next(LIST_MESSAGE_ENTRIES, LIST_MESSAGE_BYTES) => batch,
             () = self.stop.cancelled() => return Ok(WatchResponse { lost: WatchLost::Draining.into(), ..WatchResponse::default() }),
         };
-        let Told { events, live, lost } = told;
+        let Batch { events, live, lost } = batch;
         let now_ms = self.calls.engine.now_ms();
         let events =
-            events.into_iter().map(|(key, happened)| self.event(&key, happened, now_ms)).collect::<Result<_, _>>()?;
+            events.into_iter().map(|(key, event)| self.event(&key, event, now_ms)).collect::<Result<_, _>>()?;
         let lost = match lost {
             None => WatchLost::No,
             Some(Lost::Slow) => WatchLost::Slow,
@@ -61,15 +61,15 @@ impl Watching {
         Ok(WatchResponse { events, live, lost: lost.into() })
     }
 
-    fn event(&self, key: &Bytes, happened: Happened, now_ms: u64) -> Result<WatchEvent, Status> {
-        let (kind, value, dot, ttl) = match happened {
-            Happened::Put(value) => {
+    fn event(&self, key: &Bytes, event: KeyEvent, now_ms: u64) -> Result<WatchEvent, Status> {
+        let (kind, value, dot, ttl) = match event {
+            KeyEvent::Put(value) => {
                 let ttl = check::left(value.expires_ms, now_ms);
                 let bytes = if self.keys_only { Bytes::new() } else { value.value };
                 (WatchKind::Put, bytes, value.dot, ttl)
             }
-            Happened::Deleted(dot) => (WatchKind::Delete, Bytes::new(), dot, None),
-            Happened::Expired(dot) => (WatchKind::Expire, Bytes::new(), dot, None),
+            KeyEvent::Deleted(dot) => (WatchKind::Delete, Bytes::new(), dot, None),
+            KeyEvent::Expired(dot) => (WatchKind::Expire, Bytes::new(), dot, None),
         };
         Ok(WatchEvent { kind: kind.into(), key: text(key)?, value, version: Some(version(dot)), ttl })
     }

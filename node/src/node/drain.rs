@@ -81,20 +81,23 @@ impl Node {
             }
             return;
         }
-        let (nobody, not_all) = self.engine.covered(end.saturating_duration_since(Instant::now())).await;
-        if nobody > 0 {
+        let left = self.engine.replicated(end.saturating_duration_since(Instant::now())).await;
+        if left.on_no_peer > 0 {
             let linked = self.engine.stats().linked.len();
             let why = if linked == 0 { "no peer is linked" } else { "no peer said in time that it holds them" };
-            let keys = self.engine.uncovered_keys(NAMED);
+            let keys = self.engine.unreplicated_keys(NAMED);
             warn!(
-                writes = nobody,
+                writes = left.on_no_peer,
                 ?keys,
                 waited = ?self.drain_timeout,
                 "no peer is known to hold some of this node's writes, which may be lost: {why}; of the keys, at most \
                  {NAMED} are named"
             );
-        } else if not_all > 0 {
-            info!(writes = not_all, "some peers do not hold all of this node's writes yet; others will pass them on");
+        } else if left.not_on_all > 0 {
+            info!(
+                writes = left.not_on_all,
+                "some peers do not hold all of this node's writes yet; others will pass them on"
+            );
         } else {
             info!("the peers hold all of this node's writes");
         }

@@ -8,12 +8,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::overview::{Overview, Sight};
 use crate::engine::Engine;
 use crate::membership::{Life, MemberInfo};
+use crate::overview::{Observed, Overview};
 use crate::refusals::Unjoinable;
 use crate::replica::{PeerId, View};
-use crate::transport::Peer;
+use crate::transport::LinkTarget;
 
 /// How often the links are compared with what was found; they have no channel
 /// of their own to tell of a change.
@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_millis(50);
 type Members = watch::Receiver<Arc<Vec<MemberInfo>>>;
 
 /// The members as peers to be linked to.
-pub(super) fn to_link(mut members: Members, stop: CancellationToken) -> watch::Receiver<Vec<Peer>> {
+pub(super) fn to_link(mut members: Members, stop: CancellationToken) -> watch::Receiver<Vec<LinkTarget>> {
     let (out, peers) = watch::channel(Vec::new());
     tokio::spawn(stop.run_until_cancelled_owned(async move {
         loop {
@@ -52,9 +52,9 @@ pub(super) async fn live_on(mut identity: watch::Receiver<PeerId>, life: watch::
     }
 }
 
-fn peer(member: &MemberInfo) -> Peer {
+fn peer(member: &MemberInfo) -> LinkTarget {
     let id = &member.id;
-    Peer { origin: id.origin, address: id.peer_address, name: id.name.clone() }
+    LinkTarget { origin: id.origin, address: id.peer_address, name: id.name.clone() }
 }
 
 /// Keeps the engine's view of who else there is.
@@ -64,7 +64,7 @@ pub(super) async fn keep_view(engine: Arc<Engine>, overview: Overview) {
     loop {
         look.tick().await;
         let (linked, links) = engine.linked();
-        let Sight { answered, unreached, unjoinable: Unjoinable { named, strangers }, .. } = overview.sight(&linked);
+        let Observed { answered, unreached, unjoinable: Unjoinable { named, strangers } } = overview.observed(&linked);
         let view = View { answered, unlinked: unreached.len(), refused: named.len(), strangers: strangers.len() };
         engine.set_view(view, links);
     }
