@@ -295,7 +295,7 @@ impl Node {
             tokio::spawn(stop.clone().run_until_cancelled_owned(follow));
         }
 
-        let (leaving, told) = watch::channel(false);
+        let (leaving, is_leaving) = watch::channel(false);
         let mut metrics = Metrics::new(&me.version, me.started_ms);
         let overview = Overview::new(OverviewParts {
             cluster: &config.cluster,
@@ -307,7 +307,7 @@ impl Node {
             reloads,
             expiries,
             memory,
-            leaving: told,
+            leaving: is_leaving,
         });
         let view = peers::keep_view(engine.clone(), overview.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(view));
@@ -321,7 +321,7 @@ impl Node {
             connections: connections.clone(),
             auth: auth.clone(),
         }));
-        let counts = metrics.counts();
+        let counts = metrics.calls();
         let api = Api {
             engine: engine.clone(),
             limits: config.limits,

@@ -1,5 +1,4 @@
-//! The gRPC service `Cluster`: the overview in gRPC's terms. Answers in every
-//! phase.
+//! The gRPC service `Cluster`: the overview as gRPC messages. Answers in every phase.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,9 +23,9 @@ use crate::refusals::Refusal;
 /// `kvasir.v1.Cluster` over the overview.
 pub(super) struct Cluster {
     pub(super) overview: Overview,
-    /// Ends the streams that would never end by themselves.
+    /// Ends the streams that do not end by themselves.
     pub(super) stop: CancellationToken,
-    /// Places for those who listen to events.
+    /// Permits for event streams.
     pub(super) listeners: Arc<Semaphore>,
 }
 
@@ -49,7 +48,7 @@ impl cluster_server::Cluster for Cluster {
         let (leader, is_me) = self
             .overview
             .leader()
-            .ok_or_else(|| Status::unavailable("no member is known yet: this node is a sidecar; try again"))?;
+            .ok_or_else(|| Status::unavailable("this node is a sidecar and knows no member yet; try again"))?;
         Ok(Response::new(LeaderResponse { leader: Some(member(leader)), is_me }))
     }
 
@@ -102,7 +101,7 @@ impl cluster_server::Cluster for Cluster {
     }
 }
 
-/// Who is there is for everyone who is known; how the cluster is, is not.
+/// Every identified client may list the members; events and status need the verb `admin`.
 fn may_admin<T>(request: &Request<T>) -> Result<(), Status> {
     identify::caller(request.extensions())?.may_admin().map_err(identify::denied)
 }
