@@ -15,6 +15,7 @@ use crate::clock::Dot;
 use crate::config::Verb;
 use crate::engine::Read;
 use crate::session::Session;
+use crate::wall_clock::wall_ms;
 
 /// The most keys of a batch.
 pub const MAX_BATCH: usize = 1000;
@@ -45,7 +46,7 @@ impl Reads {
         if self.keys.len() == 0 {
             return Ok(None);
         }
-        let now_ms = self.calls.engine.now_ms();
+        let now_ms = wall_ms();
         let (mut answers, mut bytes) = (Vec::new(), 0);
         while bytes < LIST_MESSAGE_BYTES
             && let Some(key) = self.keys.next()

@@ -19,6 +19,7 @@ use crate::clock::Dot;
 use crate::config::{Limits, Verb};
 use crate::engine::{Engine, Permit, Read, Value};
 use crate::session::Session;
+use crate::wall_clock::wall_ms;
 
 /// What a caller's operations need.
 #[derive(Clone)]
@@ -56,7 +57,7 @@ impl Calls {
         limits::key(&key, &self.limits)?;
         self.caller.may(Verb::Read, &key).map_err(denied)?;
         let mut session = self.enter(session, deadline).await?;
-        let now_ms = self.engine.now_ms();
+        let now_ms = wall_ms();
         let Read { value, dot } = self.engine.read(&key).map_err(not_served)?;
         saw(&mut session, dot);
         Ok(GetResponse { session: self.leave(session)?, ..found(value, now_ms) })

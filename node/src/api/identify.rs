@@ -41,6 +41,12 @@ pub(super) fn caller(extensions: &Extensions) -> Result<Caller, Status> {
     extensions.get().cloned().ok_or_else(|| Status::internal("the call was not identified: this is a bug"))
 }
 
+impl From<Denied> for Status {
+    fn from(denied: Denied) -> Self {
+        Self::permission_denied(denied.to_string())
+    }
+}
+
 pub(super) fn denied(denied: Denied) -> Status {
-    Status::permission_denied(denied.to_string())
+    denied.into()
 }

@@ -102,7 +102,7 @@ impl kv_server::Kv for Kv {
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let (calls, _, request) = self.open(request)?;
-        watch::watch(calls, &request, self.stop.clone()).map(Response::new)
+        watch::watch(&calls, &request, self.stop.clone()).map(Response::new)
     }
 
     type PipeStream = BoxStream<'static, Result<PipeResponse, Status>>;

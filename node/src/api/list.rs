@@ -14,6 +14,7 @@ use super::{LIST_MESSAGE_BYTES, LIST_MESSAGE_ENTRIES, limits, page_token, text};
 use crate::config::Verb;
 use crate::engine::Value;
 use crate::session::Session;
+use crate::wall_clock::wall_ms;
 
 /// Begins a listing. An error of the first page is an error of the call.
 pub(super) async fn list(
@@ -62,7 +63,7 @@ impl Listing {
             return Ok(None);
         }
         let max = self.left.unwrap_or(usize::MAX).min(LIST_MESSAGE_ENTRIES);
-        let now_ms = self.calls.engine.now_ms();
+        let now_ms = wall_ms();
         let page =
             self.calls.engine.list(&self.prefix, self.after.as_deref(), max, LIST_MESSAGE_BYTES).map_err(not_served)?;
         if let Some(session) = &mut self.session {

@@ -13,10 +13,10 @@ use super::identify::denied;
 use super::{LIST_MESSAGE_BYTES, LIST_MESSAGE_ENTRIES, limits, text};
 use crate::config::Verb;
 use crate::engine::{Batch, KeyEvent, Lost, Watch};
+use crate::wall_clock::wall_ms;
 
 struct WatchStream {
     watch: Watch,
-    calls: Calls,
     keys_only: bool,
     stop: CancellationToken,
     done: bool,
@@ -24,14 +24,14 @@ struct WatchStream {
 
 /// Opens a watch, which ends when `stop` is cancelled.
 pub(super) fn watch(
-    calls: Calls,
+    calls: &Calls,
     request: &WatchRequest,
     stop: CancellationToken,
 ) -> Result<BoxStream<'static, Result<WatchResponse, Status>>, Status> {
     limits::prefix(&request.prefix, &calls.limits)?;
     calls.caller.may_all(Verb::Watch, &request.prefix).map_err(denied)?;
     let watch = calls.engine.watch(&request.prefix, request.content_first).map_err(of_watch)?;
-    let watching = WatchStream { watch, calls, keys_only: request.keys_only, stop, done: false };
+    let watching = WatchStream { watch, keys_only: request.keys_only, stop, done: false };
     Ok(stream::unfold(watching, async |mut watching| {
         if watching.done {
             return None;
@@ -50,7 +50,7 @@ impl WatchStream {
             () = self.stop.cancelled() => return Ok(WatchResponse { lost: WatchLost::Draining.into(), ..WatchResponse::default() }),
         };
         let Batch { events, live, lost } = batch;
-        let now_ms = self.calls.engine.now_ms();
+        let now_ms = wall_ms();
         let events =
             events.into_iter().map(|(key, event)| self.event(&key, event, now_ms)).collect::<Result<_, _>>()?;
         let lost = match lost {

@@ -35,8 +35,7 @@ use self::{links::LinkTask, wakeups::Wakeups, watches::Watcher};
 use crate::memory::log_bounds;
 pub use crate::replica::Need;
 use crate::replica::{Bounds, LATE_KEYS, LinkId, Namesake, PeerId, Replica, Settings, View};
-use crate::wall_clock::millis;
-pub use crate::wall_clock::wall_ms;
+use crate::wall_clock::{millis, wall_ms};
 
 /// The interval of expiry, heartbeats and timeouts.
 const TICK: Duration = Duration::from_millis(20);
@@ -182,11 +181,6 @@ impl Engine {
             info!(from = before.as_str(), to = phase.as_str(), keys = inner.replica.store().keys(), "phase changed");
             self.phase.send_replace(phase);
         }
-    }
-
-    /// The wall clock, milliseconds since 1970.
-    pub fn now_ms(&self) -> u64 {
-        wall_ms()
     }
 }
 

@@ -30,8 +30,8 @@ use super::{
 use crate::{
     config::SwimConfig,
     discovery::View,
-    engine::wall_ms,
     refusals::{Reason, Refusals},
+    wall_clock::wall_ms,
 };
 
 /// How many datagrams are taken in before the timers have their turn.

@@ -89,15 +89,14 @@ impl Node {
         let memory = MemoryBounds::of(&config);
         log_start(&me, &config, addresses, &memory);
         let joined = Joined::start(me, &config, versions, &protected, (peer_tcp, peer_udp), more, &stop);
-        let (role, drain_timeout) = (config.role, config.drain_timeout);
-        let served = serve(&joined, protected, config, memory, (client, admin), (&stop_api, &stop));
+        let served = serve(&joined, protected, &config, memory, (client, admin), (&stop_api, &stop));
         let Served { overview, leaving, api, admin } = served;
         Ok(Self {
             dismissed: joined.engine.subscribe_dismissal(),
             joined,
             overview,
-            role,
-            drain_timeout,
+            role: config.role,
+            drain_timeout: config.drain_timeout,
             leaving,
             api,
             admin,

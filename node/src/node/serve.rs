@@ -30,7 +30,7 @@ pub(super) struct Served {
 pub(super) fn serve(
     joined: &Joined,
     protected: Protected,
-    config: Config,
+    config: &Config,
     memory: MemoryBounds,
     (client, admin): (TcpListener, TcpListener),
     (stop_api, stop): (&CancellationToken, &CancellationToken),

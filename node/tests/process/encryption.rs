@@ -406,7 +406,7 @@ async fn keys_are_exchanged_under_load_with_no_failed_write_and_no_lost_member()
         }
         let log = node.log();
         assert!(log.contains(&format!("\"key\":\"{new}\"")), "links have the new key: {log}");
-        assert!(!log.contains("no link with another one has replaced it"), "{log}");
+        assert!(!log.contains("no link with another key has replaced it"), "{log}");
         eventually(&format!("{} has all that was written", node.name), async || {
             let keys = count(node, "kvasir_keys").await;
             if keys >= written as f64 { Ok(()) } else { Err((keys, written)) }

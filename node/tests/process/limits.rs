@@ -140,7 +140,7 @@ async fn few_descriptors_are_not_all_given_to_clients() {
     }
     meshed(&nodes).await;
     let log = nodes[0].log();
-    assert!(log.contains("too few files for 4096 connections of clients and 1024 of peers"), "{log}");
+    assert!(log.contains("too low for 4096 connections of clients and 1024 of peers"), "{log}");
     let mut kv = nodes[0].kv();
     served(&mut kv).await;
     let mut open = Vec::new();
