@@ -38,7 +38,7 @@ impl Plan {
             plan.apart = Some((seed / 15) as usize % plan.voters);
         }
         // A node may stay full, and a process that lost its name then waits for it with what it has to hand over.
-        if matches!(seed % 9, 4 | 7) && !plan.scales() && plan.room.is_none() {
+        if matches!(seed % 9, 4 | 7) && plan.room.is_none() {
             plan.draw_twin(end_ms);
         }
         plan.ops.sort_by_key(|(at, _)| *at);
