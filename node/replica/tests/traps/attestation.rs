@@ -17,7 +17,7 @@ fn attestation_stands_without_a_majority() {
     assert_eq!(net.tombstones(0), 0);
 }
 
-/// A sidecar attests nothing before a voter told it the number of voters.
+/// A sidecar attests nothing before it has the number of voters from a voter.
 #[test]
 fn attestation_of_a_sidecar_needs_the_voters() {
     let mut net = Net::empty();

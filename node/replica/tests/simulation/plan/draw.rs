@@ -37,8 +37,8 @@ impl Plan {
         if !plan.serve_alone && seed % 3 == 2 {
             plan.apart = Some((seed / 15) as usize % plan.voters);
         }
-        // A node may stay full, and a process that lost its name then waits for it with what it has to hand over.
-        if matches!(seed % 9, 4 | 7) && !plan.scales() && plan.room.is_none() {
+        // While a node stays full, a process that lost its name waits for that node to cover what it hands over.
+        if matches!(seed % 9, 4 | 7) && !plan.room.is_some_and(|room| room.stays) {
             plan.draw_twin(end_ms);
         }
         plan.ops.sort_by_key(|(at, _)| *at);

@@ -142,7 +142,8 @@ impl World<'_> {
     /// A voter reads its configuration.
     pub(super) fn configure(&mut self, place: usize) {
         let voters = self.voters;
-        if let Some(node) = self.nodes[place].as_mut().filter(|_| place < self.plan.voters) {
+        let is_voter = place < self.plan.voters || self.is_twin(place);
+        if let Some(node) = self.nodes[place].as_mut().filter(|_| is_voter) {
             node.replica.set_voters(voters);
             node.voters = voters;
         }
