@@ -282,16 +282,19 @@ impl Node {
         Ok((code, body.to_owned()))
     }
 
+    /// A page of the admin port. A process that was started a moment ago may not listen yet.
+    async fn page(&self, path: &str) -> String {
+        let (code, page) = eventually(&format!("{} answers {path}", self.name), async || self.http(path).await).await;
+        assert_eq!(code, 200, "{page}");
+        page
+    }
+
     pub(crate) async fn status(&self) -> serde_json::Value {
-        let (code, body) = self.http("/status").await.unwrap();
-        assert_eq!(code, 200);
-        serde_json::from_str(&body).unwrap()
+        serde_json::from_str(&self.page("/status").await).unwrap()
     }
 
     pub(crate) async fn metrics(&self) -> Metrics {
-        let (code, page) = self.http("/metrics").await.unwrap();
-        assert_eq!(code, 200, "{page}");
-        Metrics(page)
+        Metrics(self.page("/metrics").await)
     }
 
     pub(crate) fn channel(&self) -> Channel {
