@@ -230,14 +230,15 @@ pub fn always(world: &mut World) {
             }
         }
     }
-    // Equal vectors, equal maps.
+    // Equal vectors, equal maps. As in a digest: who adopted a write above a gap does not cover what lies in the gap.
     let comparable = |n: &Node| {
         let r = &n.replica;
         r.is_ready() && r.store().is_collected(r.forgotten()) && r.vector().values().all(|c| c.beyond == 0)
     };
-    let wrote = |n: &Node| -> Vec<(u64, u64)> {
+    let wrote = |n: &Node| -> Vec<(u64, u64, u64)> {
         let collected = n.replica.collected();
-        n.replica.vector().iter().map(|(&o, c)| (o, c.last)).filter(|(_, w)| *w > collected).collect()
+        let origins = n.replica.vector().iter().map(|(&o, c)| (o, c.last, c.last.min(c.seen)));
+        origins.filter(|(_, last, _)| *last > collected).collect()
     };
     let places = world.nodes.iter().enumerate();
     let nodes: Vec<_> = places.filter_map(|(at, n)| Some((at, n.as_ref().filter(|n| comparable(n))?))).collect();
