@@ -65,8 +65,8 @@ impl Seat {
     pub(super) fn precedes(&self, origin: u64, other: &Self, other_origin: u64) -> bool {
         let seniority = |seat: &Self, origin| (!seat.returning, seat.started_ms, origin);
         match self.state {
-            SeatState::Member => true,
-            SeatState::Joining => seniority(self, origin) < seniority(other, other_origin),
+            SeatState::Member if !planted!("name-goes-to-slower-clock") => true,
+            SeatState::Member | SeatState::Joining => seniority(self, origin) < seniority(other, other_origin),
             SeatState::Evicted | SeatState::Ended => false,
         }
     }
@@ -84,8 +84,8 @@ impl Seat {
         // At least 1, which keeps all deletes: 0 is for seats of which nothing is waited for.
         match self.state {
             SeatState::Member => self.agreed = agreed.max(1),
-            SeatState::Evicted => self.agreed = self.agreed.max(1),
-            SeatState::Joining | SeatState::Ended => {}
+            SeatState::Evicted if !planted!("evicted-and-replaced-not-awaited") => self.agreed = self.agreed.max(1),
+            SeatState::Evicted | SeatState::Joining | SeatState::Ended => {}
         }
         (self.state, self.since) = (SeatState::Ended, self.since.max(now));
     }
@@ -227,7 +227,7 @@ impl Roster {
         let mut at = 0;
         ended.retain(|(since, origin)| {
             at += 1;
-            at <= must || !keep(*origin, *since)
+            at <= must && !planted!("roster-without-limit") || !keep(*origin, *since)
         });
         ended.truncate(excess);
         let gone: Vec<u64> = ended.into_iter().map(|(_, origin)| origin).collect();

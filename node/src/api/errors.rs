@@ -1,4 +1,4 @@
-//! What went wrong, as gRPC says it.
+//! The engine's errors as gRPC statuses.
 
 use kvasir_proto::v1::Failure;
 use tonic::Status;
@@ -18,7 +18,7 @@ pub(super) fn refused(error: WriteError) -> Status {
     }
 }
 
-/// A node that is behind is like one that is not ready: another may do.
+/// A node that is behind a session is unavailable to it, like a node that is not ready: another node may serve.
 pub(super) fn of_session(error: SessionError) -> Status {
     match error {
         SessionError::Behind => Status::unavailable(error.to_string()),
@@ -31,20 +31,20 @@ pub(super) fn of_session(error: SessionError) -> Status {
 pub(super) fn of_watch(error: WatchError) -> Status {
     match error {
         WatchError::Read(error) => not_served(error),
-        WatchError::Crowded => Status::resource_exhausted(error.to_string()),
+        WatchError::TooMany => Status::resource_exhausted(error.to_string()),
     }
 }
 
-/// An error inside an answer.
+/// A status as part of an answer.
 pub(super) fn failure(status: &Status) -> Failure {
     Failure { code: status.code().into(), message: status.message().to_owned() }
 }
 
 fn unavailable(phase: Phase) -> Status {
     Status::unavailable(match phase {
-        Phase::Joining => "the node is joining: it looks for its peers; try again or another node",
-        Phase::Syncing => "the node is syncing: it takes in what its peers hold; try again or another node",
-        Phase::Ready => "the node was not ready a moment ago; try again",
-        Phase::Draining => "the node is draining: it was told to stop; try another node",
+        Phase::Joining => "the node is joining: it looks for its peers; try again, or ask another node",
+        Phase::Syncing => "the node is syncing: it receives what its peers hold; try again, or ask another node",
+        Phase::Ready => "the node has just become ready; try again",
+        Phase::Draining => "the node is draining: it is shutting down; ask another node",
     })
 }

@@ -1,6 +1,5 @@
-//! Counts each gRPC call when its answer has ended, by method and code. Sits
-//! in front of all services, so it also sees what the services never do: a
-//! message over the limit, an unknown method, a client that went away.
+//! Counts each gRPC call when its answer has ended, by method and code: also calls that no service sees, such as an
+//! unknown method, a message over the limit, or a client that went away.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,16 +7,14 @@ use std::time::Instant;
 
 use http_body::Frame;
 use tonic::body::Body;
+use tonic::codegen::Bytes;
 use tonic::codegen::http::{HeaderMap, Request, Response};
-use tonic::codegen::{BoxFuture, Bytes};
 use tonic::{Code, Status};
-use tower::{Layer, Service};
 
-use super::listen::{Busy, Peer};
-use crate::metrics::Counts;
+use super::listen::{ConnectionInfo, InUse};
+use crate::metrics::CallCounts;
 
-/// The methods that have a label of their own. The rest is one label: clients
-/// must not be able to make up new ones.
+/// The methods with a label of their own. All other paths share one label, so that clients cannot create labels.
 const METHODS: [&str; 18] = [
     "/kvasir.v1.Kv/Put",
     "/kvasir.v1.Kv/Get",
@@ -40,65 +37,31 @@ const METHODS: [&str; 18] = [
 ];
 const OTHER: &str = "other";
 
-/// Puts [`Measured`] in front of a service.
-#[derive(Clone)]
-pub(super) struct Measure(pub(super) Counts);
-
-impl<S> Layer<S> for Measure {
-    type Service = Measured<S>;
-
-    fn layer(&self, inner: S) -> Measured<S> {
-        Measured { inner, counts: self.0.clone() }
-    }
-}
-
-/// A service whose calls are counted.
-#[derive(Clone)]
-pub(super) struct Measured<S> {
-    inner: S,
-    counts: Counts,
-}
-
-impl<S> Service<Request<Body>> for Measured<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = BoxFuture<Response<Body>, S::Error>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let path = request.uri().path();
-        let method = METHODS.into_iter().find(|method| *method == path).unwrap_or(OTHER);
-        let busy = request.extensions().get::<Peer>().map(|peer| peer.activity.clone().begin());
-        let mut call =
-            Call { counts: self.counts.clone(), method, began: Instant::now(), code: Code::Cancelled, _busy: busy };
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let answer = answer.await?;
-            call.note(answer.headers());
-            Ok(answer.map(|inner| Body::new(MeasuredBody { inner, call })))
-        })
-    }
-}
-
-/// A call under way. Counted when it is dropped: that is its end, however it ends.
-struct Call {
-    counts: Counts,
+/// A call in progress. It is counted when this is dropped, however the call ends.
+pub(super) struct CallMetrics {
+    counts: CallCounts,
     method: &'static str,
     began: Instant,
-    /// Cancelled until the answer says otherwise.
+    /// Cancelled, until the answer contains another code.
     code: Code,
-    /// While there is this, its connection is not idle.
-    _busy: Option<Busy>,
+    /// Keeps the connection from being idle.
+    _in_use: Option<InUse>,
 }
 
-impl Call {
+impl CallMetrics {
+    pub(super) fn begin(counts: CallCounts, request: &Request<Body>) -> Self {
+        let path = request.uri().path();
+        let method = METHODS.into_iter().find(|method| *method == path).unwrap_or(OTHER);
+        let in_use = request.extensions().get::<ConnectionInfo>().map(|info| info.activity.clone().begin());
+        Self { counts, method, began: Instant::now(), code: Code::Cancelled, _in_use: in_use }
+    }
+
+    /// Follows the answer to its end.
+    pub(super) fn measure(mut self, answer: Response<Body>) -> Response<Body> {
+        self.note(answer.headers());
+        answer.map(|inner| Body::new(MeasuredBody { inner, call: self }))
+    }
+
     /// An error's code is in the headers, a success's in the trailers.
     fn note(&mut self, headers: &HeaderMap) {
         if let Some(status) = Status::from_header_map(headers) {
@@ -107,15 +70,15 @@ impl Call {
     }
 }
 
-impl Drop for Call {
+impl Drop for CallMetrics {
     fn drop(&mut self) {
-        self.counts.request(self.method, label(self.code), self.began.elapsed());
+        self.counts.count(self.method, label(self.code), self.began.elapsed());
     }
 }
 
 struct MeasuredBody {
     inner: Body,
-    call: Call,
+    call: CallMetrics,
 }
 
 impl http_body::Body for MeasuredBody {
@@ -145,7 +108,7 @@ impl http_body::Body for MeasuredBody {
     }
 }
 
-/// A code as gRPC's documents write it.
+/// A code as the gRPC specification writes it.
 const fn label(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",

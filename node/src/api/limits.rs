@@ -1,6 +1,5 @@
-//! The limits on what a request may hold. Knows nothing of the engine: a
-//! field goes in, what the engine takes comes out, or an `INVALID_ARGUMENT`
-//! that names the field and the limit.
+//! The limits on a request's fields. Each function takes a field and returns what the engine takes, or an
+//! `INVALID_ARGUMENT` that names the field and the limit. Knows nothing of the data.
 
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use crate::engine::Need;
 /// Nanoseconds in a second.
 const NANOS: i32 = 1_000_000_000;
 
-/// A key's length is within the limits.
+/// Checks a key's length.
 pub(super) fn key(key: &str, limits: &Limits) -> Result<(), Status> {
     match key.len() {
         0 => Err(Status::invalid_argument(format!(
@@ -25,12 +24,12 @@ pub(super) fn key(key: &str, limits: &Limits) -> Result<(), Status> {
     }
 }
 
-/// A prefix could be the beginning of a key.
+/// Checks that a prefix is no longer than a key may be.
 pub(super) fn prefix(prefix: &str, limits: &Limits) -> Result<(), Status> {
     at_most("prefix", prefix.len(), limits.max_key_bytes, "maxKeyBytes")
 }
 
-/// A value's length is within the limits.
+/// Checks a value's length.
 pub(super) fn value(value: &[u8], limits: &Limits) -> Result<(), Status> {
     at_most("value", value.len(), limits.max_value_bytes, "maxValueBytes")
 }
@@ -42,7 +41,7 @@ fn at_most(field: &str, len: usize, limit: usize, setting: &str) -> Result<(), S
     Ok(())
 }
 
-/// A batch has at least one key, and no more than the limit.
+/// Checks how many keys a batch has.
 pub(super) fn batch(field: &str, len: usize, limit: usize) -> Result<(), Status> {
     match len {
         0 => Err(Status::invalid_argument(format!("{field}: empty, must be 1 to {limit}"))),
@@ -51,18 +50,18 @@ pub(super) fn batch(field: &str, len: usize, limit: usize) -> Result<(), Status>
     }
 }
 
-/// More nodes than this are never asked for.
+/// The largest `ack.count`.
 const MAX_ACK_COUNT: u32 = 1024;
 
-/// What a write waits for.
+/// Which nodes a write waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ack {
     pub(super) need: Need,
-    /// As long as the call may last, without.
+    /// `None`: as long as the call may last.
     pub(super) timeout: Option<Duration>,
 }
 
-/// What a write waits for; `None` when it need not wait.
+/// Which nodes a write waits for; `None` if it need not wait.
 pub(super) fn ack(given: Option<wire::Ack>) -> Result<Option<Ack>, Status> {
     let Some(wire::Ack { asked, timeout }) = given else { return Ok(None) };
     let timeout = timeout.map(|timeout| duration("ack.timeout", timeout, MAX_WAIT, "")).transpose()?;
@@ -78,7 +77,7 @@ pub(super) fn ack(given: Option<wire::Ack>) -> Result<Option<Ack>, Status> {
             Ok(AckLevel::All) => Need::All,
             Err(_) => {
                 return Err(Status::invalid_argument(format!(
-                    "ack.level: {level} is none that this node's release knows: give LOCAL, MAJORITY or ALL"
+                    "ack.level: {level} is unknown to this node's release: give LOCAL, MAJORITY or ALL"
                 )));
             }
         },
@@ -86,15 +85,12 @@ pub(super) fn ack(given: Option<wire::Ack>) -> Result<Option<Ack>, Status> {
     Ok(Some(Ack { need, timeout }))
 }
 
-/// A TTL that is above zero and within the limit, in whole milliseconds.
-///
-/// A part of a millisecond counts as a whole one, so that no positive TTL
-/// becomes zero.
+/// A TTL that is above zero and within the limit, rounded up to whole milliseconds.
 pub(super) fn ttl(ttl: prost_types::Duration, limits: &Limits) -> Result<Duration, Status> {
     duration("ttl", ttl, limits.max_ttl, " (maxTtl)")
 }
 
-/// A time that is above zero and within the limit, in whole milliseconds.
+/// A duration that is above zero and within the limit, rounded up to whole milliseconds.
 fn duration(field: &str, given: prost_types::Duration, limit: Duration, setting: &str) -> Result<Duration, Status> {
     let prost_types::Duration { seconds, nanos } = given;
     let signs_agree = seconds == 0 || nanos == 0 || (seconds < 0) == (nanos < 0);
@@ -107,7 +103,7 @@ fn duration(field: &str, given: prost_types::Duration, limit: Duration, setting:
     if seconds <= 0 && nanos <= 0 {
         return Err(Status::invalid_argument(format!("{field}: must be above zero, was {}", Signed(seconds, nanos))));
     }
-    // Above zero and in range: both casts keep the value.
+    // Both numbers are positive: the casts keep the value.
     let exact = Duration::new(seconds.unsigned_abs(), nanos.unsigned_abs());
     if exact > limit {
         return Err(Status::invalid_argument(format!(
@@ -121,10 +117,9 @@ fn duration(field: &str, given: prost_types::Duration, limit: Duration, setting:
     Ok(exact + Duration::from_nanos(up.into()))
 }
 
-/// What is left of a TTL, for an answer.
-pub(super) fn left(expires_ms: Option<u64>, now_ms: u64) -> Option<prost_types::Duration> {
-    // An entry that was read is live; the clock that it was read by is never
-    // before `now_ms` unless it was set back meanwhile.
+/// The remaining TTL, for an answer; never zero.
+pub(super) fn remaining(expires_ms: Option<u64>, now_ms: u64) -> Option<prost_types::Duration> {
+    // The entry was live at a clock reading after `now_ms`: zero only if the clock was set back in between.
     let left = expires_ms?.saturating_sub(now_ms).max(1);
     Some(prost_types::Duration {
         seconds: i64::try_from(left / 1000).expect("an u64 of milliseconds fits an i64 of seconds"),
@@ -132,7 +127,7 @@ pub(super) fn left(expires_ms: Option<u64>, now_ms: u64) -> Option<prost_types::
     })
 }
 
-/// Seconds and nanoseconds of the same sign.
+/// Displays seconds and nanoseconds of the same sign.
 struct Signed(i64, i32);
 
 impl std::fmt::Display for Signed {
@@ -148,7 +143,7 @@ impl std::fmt::Display for Signed {
     }
 }
 
-/// A limit as a person would write it in the configuration.
+/// Displays a limit as a person would write it in the configuration.
 struct Limit(Duration);
 
 impl std::fmt::Display for Limit {
@@ -179,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_values_name_field_and_limit() {
+    fn limits_of_keys_and_values_name_the_field() {
         let limits = limits();
         assert!(key("k", &limits).is_ok() && key(&"k".repeat(1024), &limits).is_ok());
         assert_eq!(key("", &limits).unwrap_err().message(), "key: empty, must be 1 to 1024 bytes (maxKeyBytes)");
@@ -197,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_write_waits_for_is_checked_by_field() {
+    fn limits_of_an_ack() {
         let of = |asked, timeout: Option<(i64, i32)>| {
             let timeout = timeout.map(|(seconds, nanos)| prost_types::Duration { seconds, nanos });
             ack(Some(wire::Ack { asked, timeout })).map_err(|status| status.message().to_owned())
@@ -210,41 +205,41 @@ mod tests {
         assert_eq!(of(Some(Asked::Count(3)), Some((2, 0))), Ok(Some(three)));
         assert_eq!(of(Some(Asked::Level(1)), None), Ok(Some(Ack { need: Need::Majority, timeout: None })));
         assert_eq!(of(Some(Asked::Level(2)), None), Ok(Some(Ack { need: Need::All, timeout: None })));
-        assert!(of(Some(Asked::Level(9)), None).unwrap_err().starts_with("ack.level: 9 is none"));
+        assert!(of(Some(Asked::Level(9)), None).unwrap_err().starts_with("ack.level: 9 is unknown"));
         assert_eq!(of(Some(Asked::Count(1025)), None).unwrap_err(), "ack.count: 1025, at most 1024");
         assert_eq!(of(Some(Asked::Count(1)), Some((61, 0))).unwrap_err(), "ack.timeout: 61s, at most 60s");
         assert_eq!(of(None, Some((0, 0))).unwrap_err(), "ack.timeout: must be above zero, was 0s");
     }
 
     #[test]
-    fn a_batch_is_neither_empty_nor_too_large() {
+    fn limits_of_a_batch() {
         assert!(batch("keys", 1, 10).is_ok() && batch("keys", 10, 10).is_ok());
         assert_eq!(batch("keys", 0, 10).unwrap_err().message(), "keys: empty, must be 1 to 10");
         assert_eq!(batch("puts", 11, 10).unwrap_err().message(), "puts: 11, at most 10");
     }
 
     #[test]
-    fn a_ttl_is_above_zero_and_within_the_limit() {
+    fn limits_of_a_ttl() {
         assert_eq!(of(3, 0), Ok(Duration::from_secs(3)));
         assert_eq!(of(87_600 * 3600, 0), Ok(Duration::from_hours(87_600)));
         assert_eq!(of(0, 0).unwrap_err(), "ttl: must be above zero, was 0s");
         assert_eq!(of(-3, 0).unwrap_err(), "ttl: must be above zero, was -3s");
         assert_eq!(of(0, -1_000_000).unwrap_err(), "ttl: must be above zero, was -0.001s");
         assert_eq!(of(87_600 * 3600, 1).unwrap_err(), "ttl: 315360000.000000001s, at most 87600h (maxTtl)");
-        // Also beyond what a protobuf `Duration` may have: the limit is what tells what to do.
+        // Beyond the range of a protobuf `Duration` too, the limit is the helpful message.
         assert_eq!(of(i64::MAX, 0).unwrap_err(), "ttl: 9223372036854775807s, at most 87600h (maxTtl)");
         assert_eq!(of(i64::MIN, 0).unwrap_err(), "ttl: must be above zero, was -9223372036854775808s");
     }
 
     #[test]
-    fn a_part_of_a_millisecond_is_a_whole_one() {
+    fn ttl_is_rounded_up_to_milliseconds() {
         assert_eq!(of(0, 1), Ok(Duration::from_millis(1)));
         assert_eq!(of(1, 999_000_001), Ok(Duration::from_secs(2)));
         assert_eq!(of(1, 2_000_000), Ok(Duration::from_millis(1002)));
     }
 
     #[test]
-    fn a_broken_duration_is_refused() {
+    fn ttl_with_wrong_signs_is_refused() {
         for (seconds, nanos) in [(1, -1), (-1, 1), (0, NANOS), (0, -NANOS), (1, i32::MIN)] {
             assert!(of(seconds, nanos).unwrap_err().starts_with("ttl: not a valid duration"), "{seconds} {nanos}");
         }
@@ -252,7 +247,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_duration_is_refused_or_whole_milliseconds(seconds: i64, nanos: i32) {
+        fn ttl_is_refused_or_whole_milliseconds(seconds: i64, nanos: i32) {
             if let Ok(ttl) = of(seconds, nanos) {
                 prop_assert!(ttl > Duration::ZERO && ttl.subsec_nanos() % 1_000_000 == 0);
             }
@@ -260,10 +255,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_never_zero() {
-        let left = |end, now| left(end, now).map(|d| (d.seconds, d.nanos));
-        assert_eq!(left(None, 5), None);
-        assert_eq!(left(Some(3500), 1000), Some((2, 500_000_000)));
-        assert_eq!(left(Some(1000), 2000), Some((0, 1_000_000)));
+    fn remaining_ttl_is_never_zero() {
+        let remaining = |end, now| remaining(end, now).map(|d| (d.seconds, d.nanos));
+        assert_eq!(remaining(None, 5), None);
+        assert_eq!(remaining(Some(3500), 1000), Some((2, 500_000_000)));
+        assert_eq!(remaining(Some(1000), 2000), Some((0, 1_000_000)));
     }
 }
