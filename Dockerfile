@@ -15,7 +15,7 @@ RUN set -eu; \
     rustup target add "$target"; \
     export CARGO_INCREMENTAL=0 "CC_$name=musl-gcc"; \
     export "CARGO_TARGET_$(echo "$name" | tr a-z A-Z)_RUSTFLAGS=--remap-path-prefix=$CARGO_HOME=/cargo --remap-path-prefix=$PWD=/kvasir"; \
-    cargo build --release --locked --target "$target" -p kvasir-node -p kvasir-operator -p kvasir-client --bins; \
+    cargo build --release --locked --target "$target" -p kvasir-node -p kvasir-operator -p kvasir-cli --bins; \
     mkdir /out; \
     cd "target/$target/release"; \
     cp kvasir-node kvasir-operator kvctl /out/

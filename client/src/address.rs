@@ -1,4 +1,4 @@
-//! Reads the address of a node as people write it. Knows nothing of connections.
+//! Reads the address of a node as users write it. Knows nothing of connections.
 
 use crate::Error;
 use kvasir_formats::defaults;
@@ -8,12 +8,12 @@ use tonic::codegen::http::Uri;
 /// The port of the client API.
 pub const DEFAULT_PORT: u16 = defaults::CLIENT_PORT;
 
-/// Where a sidecar serves the application beside it.
+/// Where a sidecar serves the application in its pod.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7070";
 
 const NOT_HOST_PORT: &str = "it is not of the form host:port";
 
-/// `host`, `host:port` or either with `http://` or `https://` before it → the same with scheme and port.
+/// Completes `host` or `host:port`, with or without `http://` or `https://`, to a URI with scheme and port.
 pub(crate) fn parse(address: &str) -> Result<Uri, Error> {
     let refuse = |reason: &str| Error::Address { address: address.to_owned(), reason: reason.to_owned() };
     let trimmed = address.trim();
@@ -44,7 +44,7 @@ mod tests {
     use super::parse;
 
     #[test]
-    fn takes_what_people_write() {
+    fn address_is_completed() {
         for (given, meant) in [
             ("127.0.0.1:7070", "http://127.0.0.1:7070/"),
             ("http://127.0.0.1:7070", "http://127.0.0.1:7070/"),
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_the_rest_and_says_why() {
+    fn address_is_refused_with_the_reason() {
         for (given, why) in [
             ("", "names no host"),
             ("http://", "names no host"),

@@ -46,7 +46,7 @@ impl FromStr for Verb {
     }
 }
 
-/// What stands before the name in a subject: how the client proves who it is.
+/// What precedes the name in a subject: how the client authenticates.
 const KINDS: [&str; 4] = ["token:", "cert:", "serviceaccount:", "group:"];
 
 /// The forms of subjects, for messages.

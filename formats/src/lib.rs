@@ -1,8 +1,8 @@
 //! Formats that more than one program of Kvasir reads or writes.
 //!
 //! A value that a user writes means the same in a `KvCluster`, in the settings of a node and on the command line of
-//! `kvctl`, because each is read here. The crate knows nothing of the fields that such values stand in, nor of which
-//! range is allowed there, and without features it has no dependencies.
+//! `kvctl`, because each is read here. The crate knows nothing of the fields that hold such values, nor of which range
+//! is allowed there, and without features it has no dependencies.
 //!
 //! | module | holds |
 //! | --- | --- |

@@ -9,10 +9,10 @@ use kvasir_crds::condition;
 use kvasir_e2e::lab::{RELEASE, command, workspace};
 use kvasir_e2e::trial::ip;
 use kvasir_e2e::{Trial, run, until, within};
+use kvasir_testing::authority::Authority;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::authority::Authority;
 use crate::security::{KUBELET, degraded, processes, secret, sound, text};
 
 const TOKEN: &str = "a-token-of-the-test-app";
@@ -21,8 +21,8 @@ const TOKEN: &str = "a-token-of-the-test-app";
 fn clients_speak_tls_and_may_do_what_the_rules_say() {
     run("access", async |t| {
         let folder = tempfile::tempdir()?;
-        let authority = Authority::new()?;
-        let issued = authority.issue("ops", &[], 30)?;
+        let authority = Authority::new("authority of the test");
+        let issued = authority.issue_for_days("ops", &[], 30);
         let (certificate, key) = (folder.path().join("ops.crt"), folder.path().join("ops.key"));
         tokio::fs::write(&certificate, issued.certificate).await?;
         tokio::fs::write(&key, issued.key).await?;

@@ -4,7 +4,6 @@
 //! (`make test-e2e`).
 
 mod access;
-mod authority;
 mod cert_manager;
 mod cluster;
 mod data;

@@ -13,10 +13,10 @@ use kvasir_crds::{EncryptionStatus, condition};
 use kvasir_e2e::lab::workspace;
 use kvasir_e2e::trial::restarts;
 use kvasir_e2e::{Trial, run, until, within};
+use kvasir_testing::authority::{Authority, Issued};
 use serde_json::json;
 
 use crate::access::{client, trusting};
-use crate::authority::{Authority, Issued};
 
 /// A key that the test makes, in base64.
 const KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
@@ -192,10 +192,10 @@ fn a_certificate_of_one_s_own_is_waited_for_and_its_end_is_told() {
         t.ask_for_cluster("demo", json!({ "replicas": 1, "tls": { "secretRef": { "name": "mine" } } })).await?;
         degraded(t, "TlsSecretMissing", "there is no Secret mine").await?;
         ensure!(t.member_pods("demo").await?.is_empty(), "a member was started without its certificate");
-        let authority = Authority::new()?;
-        let put = async |days: u64| {
-            let Issued { certificate, key } =
-                authority.issue("own", &[format!("*.demo-peers.{}.svc", t.namespace)], days)?;
+        let authority = Authority::new("authority of the test");
+        let put = async |days: u32| {
+            let name = format!("*.demo-peers.{}.svc", t.namespace);
+            let Issued { certificate, key } = authority.issue_for_days("own", &[&name], days);
             secret(t, "mine", &[("tls.crt", &certificate), ("tls.key", &key), ("ca.crt", &authority.pem)]).await
         };
         put(10).await?;

@@ -10,6 +10,7 @@ use kvasir_client::Credentials;
 use kvasir_proto::v1::cluster_client::ClusterClient;
 use kvasir_proto::v1::kv_client::KvClient;
 use kvasir_proto::v1::{self, pipe_request::Operation, pipe_response::Result as Answer};
+use kvasir_testing::authority::Authority;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tonic::metadata::MetadataValue;
@@ -18,8 +19,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use crate::authority::{Authority, Mounted};
 use crate::harness::{Node, eventually};
+use crate::mounted::Mounted;
 use crate::tls;
 
 const APP: &str = "app-token-0123456789";

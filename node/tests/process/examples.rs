@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use crate::authority::{Authority, Mounted};
+use kvasir_testing::authority::Authority;
+
 use crate::dns_server::{DnsServer, Zone};
 use crate::harness::{Node, command, meshed};
+use crate::mounted::Mounted;
 use crate::nats_server::NatsServer;
 
 fn example(path: &str) -> PathBuf {

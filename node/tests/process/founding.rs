@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use kvasir_proto::v1;
+use kvasir_testing::authority::Authority;
 use tonic::Code;
 
-use crate::authority::Authority;
 use crate::encryption::{Files, encrypted, key_file};
 use crate::harness::{Node, eventually, loopback, meshed, nodes};
 use crate::nats_server::NatsServer;

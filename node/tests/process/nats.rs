@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use kvasir_node::config::Settings;
 use kvasir_node::discovery::{View, configured, start};
+use kvasir_testing::authority::Authority;
 use nkeys::KeyPair;
 use serde_json::json;
 use tempfile::TempDir;
@@ -228,19 +229,10 @@ async fn a_right_that_is_missing_is_told() {
 async fn tls_is_checked_against_the_authority_that_is_given() {
     let folder = TempDir::new().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let authority = || {
-        let mut params = rcgen::CertificateParams::new([]).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let key = rcgen::KeyPair::generate().unwrap();
-        let certificate = params.self_signed(&key).unwrap();
-        (certificate.pem(), rcgen::Issuer::new(params, key))
-    };
-    let ((ca, issuer), (other_ca, _)) = (authority(), authority());
-    let key = rcgen::KeyPair::generate().unwrap();
-    let certificate =
-        rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
-    for (name, text) in [("ca", &ca), ("other", &other_ca), ("cert", &certificate.pem()), ("key", &key.serialize_pem())]
-    {
+    let (ca, other) = (Authority::new("ca"), Authority::new("other"));
+    let issued = ca.issue("nats", &["127.0.0.1"], 2098);
+    let files = [("ca", &ca.pem), ("other", &other.pem), ("cert", &issued.certificate), ("key", &issued.key)];
+    for (name, text) in files {
         std::fs::write(path(name), text).unwrap();
     }
     let server = NatsServer::started(&["--tls", "--tlscert", &path("cert"), "--tlskey", &path("key")]);

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvasir_client::{Client, Credentials, Error, PutOptions, RetryPolicy};
+use kvasir_testing::authority::{Authority, Issued};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::authority::{Authority, Issued, Mounted};
 use crate::harness::{Node, PATIENCE, eventually, meshed, nodes};
+use crate::mounted::Mounted;
 
 const LOCAL: &[&str] = &["127.0.0.1", "localhost"];
 

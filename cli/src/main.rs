@@ -1,9 +1,8 @@
 //! `kvctl`: a Kvasir cluster from the shell.
 //!
-//! What it takes is in `args`, what it does in `run`, what it prints in `output`; the calls themselves are the SDK's.
+//! `args` holds the command line, `run` what each verb does, `output` what it prints. The calls are those of the SDK.
 
 mod args;
-mod duration;
 mod output;
 mod run;
 
@@ -12,7 +11,7 @@ use std::process::ExitCode;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    // clap ends the process itself on a usage error, with code 2.
+    // clap itself ends the process with code 2 on a usage error.
     let args = args::Args::parse();
     match run::run(args).await {
         Ok(outcome) => outcome.into(),

@@ -1,21 +1,21 @@
 //! The command line. Knows nothing of what the verbs do.
 
-use crate::duration;
 use clap::{Parser, Subcommand, ValueEnum};
 use kvasir_client::{AckLevel, Credentials, DEFAULT_ADDRESS, Error};
+use kvasir_formats::duration;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 const AFTER_HELP: &str = "\
 Exit codes:
-  0  done
-  1  the call failed for another reason than those below
+  0  success
+  1  the call failed for a reason that is not listed here
   2  the command line is wrong
-  3  the key is not there (get, exists, touch)
-  4  the node cannot be reached, or is not ready, within --timeout
-  5  the node refused the input: a limit is broken, or the node is full
-  6  the write was made, but is not known to be held by as many as --ack asked for
+  3  the key does not exist (get, exists, touch)
+  4  no node could be reached, or none was ready, within --timeout
+  5  the node refused the input: it exceeds a limit, or the node is full
+  6  the write was made, but fewer nodes than --ack asked for confirmed it in time
 
 Examples:
   kvctl put greeting hello --ttl 30s
@@ -27,16 +27,23 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(name = "kvctl", version, after_help = AFTER_HELP, max_term_width = 100)]
 pub(crate) struct Args {
-    /// The node, or the Service before it, as host:port, with https:// before it for TLS
+    /// The node or the Service, as host:port; with https:// in front for TLS
     #[arg(long, short, global = true, env = "KVASIR_ADDRESS", default_value = DEFAULT_ADDRESS, value_name = "ADDRESS")]
     pub(crate) address: String,
 
-    /// How to print: text for people, json for scripts (one object; for list one on each line)
+    /// Output format: text for people, json for scripts (one object; list, watch and events print one per line)
     #[arg(long, short, global = true, value_enum, default_value_t = Format::Text)]
     pub(crate) output: Format,
 
     /// How long to try, all attempts together; units ms, s, m, h
-    #[arg(long, global = true, default_value = "10s", value_parser = positive, allow_hyphen_values = true, value_name = "DURATION")]
+    #[arg(
+        long,
+        global = true,
+        default_value = "10s",
+        value_parser = positive,
+        allow_hyphen_values = true,
+        value_name = "DURATION"
+    )]
     pub(crate) timeout: Duration,
 
     #[command(flatten)]
@@ -46,32 +53,32 @@ pub(crate) struct Args {
     pub(crate) verb: Verb,
 }
 
-/// What to show, and whom to trust.
+/// The client's token and certificate, and the authorities that it trusts.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CredentialArgs {
-    /// The authorities that the node's certificate may come from (PEM) [default: the system's]
+    /// File with the authorities that may issue the node's certificate (PEM) [default: the system's]
     #[arg(long, global = true, env = "KVASIR_CA_FILE", value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
 
-    /// The client's certificate (PEM), with --key-file
+    /// File with the client's certificate (PEM); needs --key-file
     #[arg(long, global = true, env = "KVASIR_CERT_FILE", value_name = "FILE")]
     pub(crate) cert_file: Option<PathBuf>,
 
-    /// The key of the client's certificate (PEM)
+    /// File with the key of the client's certificate (PEM)
     #[arg(long, global = true, env = "KVASIR_KEY_FILE", value_name = "FILE")]
     pub(crate) key_file: Option<PathBuf>,
 
-    /// The name in the node's certificate [default: the address's]
+    /// The name in the node's certificate [default: the host in the address]
     #[arg(long, global = true, env = "KVASIR_SERVER_NAME", value_name = "NAME")]
     pub(crate) server_name: Option<String>,
 
-    /// A file with the token that the node knows the client by
+    /// File with the token that identifies the client
     #[arg(long, global = true, env = "KVASIR_TOKEN_FILE", value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
 }
 
 impl CredentialArgs {
-    /// As the SDK takes them.
+    /// The same for the SDK.
     pub(crate) fn credentials(self) -> Result<Credentials, Error> {
         let Self { ca_file, cert_file, key_file, server_name, token_file } = self;
         let mut credentials = Credentials::default();
@@ -94,7 +101,7 @@ impl CredentialArgs {
     }
 }
 
-/// How to print.
+/// An output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// For people.
@@ -103,67 +110,67 @@ pub(crate) enum Format {
     Json,
 }
 
-/// What to do.
+/// A verb.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Store a value under a key
     Put {
         key: String,
-        /// The value; - reads it from standard input (use -- before one that begins with a dash)
+        /// The value; - reads it from standard input (write -- before a value that begins with a dash)
         #[arg(allow_negative_numbers = true)]
         value: OsString,
-        /// The time until the key ends, as in 500ms, 3s, 1m30s [default: it does not end]
-        #[arg(long, value_parser = duration::parse, allow_hyphen_values = true, value_name = "DURATION")]
+        /// The time until the key expires, such as 500ms, 3s or 1m30s [default: it does not expire]
+        #[arg(long, value_parser = time, allow_hyphen_values = true, value_name = "DURATION")]
         ttl: Option<Duration>,
-        /// Who shall hold the write first: a number of other nodes, majority, or all [default: nobody else]
-        #[arg(long, value_parser = ack, value_name = "WHO")]
+        /// Wait until other nodes hold the write: their number, majority, or all [default: do not wait]
+        #[arg(long, value_parser = ack, value_name = "NODES")]
         ack: Option<AckLevel>,
     },
     /// Print a value, byte for byte (a newline follows only on a terminal)
     Get { key: String },
-    /// Tell whether a key is there: true, or false and exit code 3
+    /// Print whether a key exists: true, or false with exit code 3
     Exists { key: String },
-    /// Delete a key; tells whether it was there (either way exit code 0)
+    /// Delete a key; prints whether it existed (exit code 0 in both cases)
     Delete {
         key: String,
-        /// Who shall hold the delete first: a number of other nodes, majority, or all [default: nobody else]
-        #[arg(long, value_parser = ack, value_name = "WHO")]
+        /// Wait until other nodes hold the delete: their number, majority, or all [default: do not wait]
+        #[arg(long, value_parser = ack, value_name = "NODES")]
         ack: Option<AckLevel>,
     },
-    /// Give a key another end and leave its value; exit code 3 if it is not there
+    /// Set or remove the TTL of a key, without changing its value; exit code 3 if the key does not exist
     Touch {
         key: String,
-        /// The time until the key ends [default: it does not end]
-        #[arg(long, value_parser = duration::parse, allow_hyphen_values = true, value_name = "DURATION")]
+        /// The time until the key expires [default: it does not expire]
+        #[arg(long, value_parser = time, allow_hyphen_values = true, value_name = "DURATION")]
         ttl: Option<Duration>,
-        /// Who shall hold the new end first: a number of other nodes, majority, or all [default: nobody else]
-        #[arg(long, value_parser = ack, value_name = "WHO")]
+        /// Wait until other nodes hold the change: their number, majority, or all [default: do not wait]
+        #[arg(long, value_parser = ack, value_name = "NODES")]
         ack: Option<AckLevel>,
     },
-    /// Tell what happens to keys, one line each, until interrupted
+    /// Print changes of keys, one per line, until interrupted
     Watch {
-        /// Only keys that begin with this
+        /// Only keys with this prefix
         #[arg(default_value = "", hide_default_value = true)]
         prefix: String,
-        /// Tell first what is there
+        /// Print the existing keys first
         #[arg(long)]
         content: bool,
     },
     /// List keys in order
     List {
-        /// Only keys that begin with this
+        /// Only keys with this prefix
         #[arg(default_value = "", hide_default_value = true)]
         prefix: String,
         /// At most this many
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
         limit: Option<u64>,
-        /// Keys alone, one on each line
+        /// Print keys only, one per line
         #[arg(long)]
         keys_only: bool,
     },
     /// List the nodes of the cluster, eldest first
     Members,
-    /// Tell what happens to the nodes of the cluster, one line each, until interrupted
+    /// Print changes of the cluster's nodes, one per line, until interrupted
     Events,
     /// Show the health of the node
     Status,
@@ -181,9 +188,14 @@ fn ack(text: &str) -> Result<AckLevel, String> {
     }
 }
 
-fn positive(text: &str) -> Result<Duration, String> {
-    match duration::parse(text)? {
-        Duration::ZERO => Err("must be above zero".to_owned()),
+/// clap's message has the text already.
+fn time(text: &str) -> Result<Duration, &'static str> {
+    duration::parse(text).map_err(|_| duration::FORM)
+}
+
+fn positive(text: &str) -> Result<Duration, &'static str> {
+    match time(text)? {
+        Duration::ZERO => Err("must be above zero"),
         duration => Ok(duration),
     }
 }
@@ -195,12 +207,12 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn command_line_is_consistent() {
         Args::command().debug_assert();
     }
 
     #[test]
-    fn options_may_stand_anywhere() {
+    fn options_are_taken_in_any_place() {
         let args = Args::try_parse_from(["kvctl", "put", "k", "--ttl", "3s", "-5", "-o", "json"]).unwrap();
         assert_eq!(args.output, Format::Json);
         match args.verb {
@@ -212,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_needs_its_key_and_the_key_its_certificate() {
+    fn certificate_and_key_need_each_other() {
         let credentials = |words: &[&str]| {
             let args = Args::try_parse_from([&["kvctl", "status"], words].concat()).unwrap();
             args.credentials.credentials().map_err(|error| error.to_string())
@@ -223,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_ones_are_usage_errors() {
+    fn wrong_words_are_usage_errors() {
         for wrong in [
             &["kvctl"][..],
             &["kvctl", "put", "k"],
@@ -240,14 +252,14 @@ mod tests {
     }
 
     #[test]
-    fn a_negative_duration_is_told_for_what_it_is() {
+    fn negative_duration_names_its_option() {
         for (wrong, option) in [
             (&["kvctl", "put", "k", "v", "--ttl", "-3s"][..], "--ttl"),
             (&["kvctl", "touch", "k", "--ttl", "-3s"], "--ttl"),
             (&["kvctl", "get", "k", "--timeout", "-1s"], "--timeout"),
         ] {
-            let told = Args::try_parse_from(wrong).expect_err(&wrong.join(" ")).to_string();
-            assert!(told.contains(option) && told.contains("write a whole number and a unit"), "{told}");
+            let message = Args::try_parse_from(wrong).expect_err(&wrong.join(" ")).to_string();
+            assert!(message.contains(option) && message.contains("write a whole number and a unit"), "{message}");
         }
     }
 }

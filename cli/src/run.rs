@@ -1,4 +1,4 @@
-//! Carries out a verb, and says how it went as an exit code.
+//! Carries out a verb, and turns its outcome into an exit code.
 
 use crate::args::{Args, Format, Verb};
 use crate::output::{self, Out};
@@ -10,7 +10,7 @@ use std::io::{self, Read as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// One attempt at most takes this long, so that a node which does not answer leaves time to try another.
+/// Limit on one attempt, so that a node which does not answer leaves time to try another.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
 /// How a verb ended that did not fail.
@@ -34,7 +34,7 @@ impl From<Outcome> for ExitCode {
 pub(crate) enum Failure {
     #[error("{0}")]
     Call(#[from] Error),
-    #[error("key '{0}' is not there")]
+    #[error("key '{0}' does not exist")]
     Missing(String),
     #[error("cannot read standard input: {0}")]
     Input(io::Error),
@@ -46,7 +46,7 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Missing(_) => Outcome::Missing.into(),
-            // Whoever reads our output has had enough, as in `kvctl list | head`.
+            // The reader of our output has closed it, as in `kvctl list | head`.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Self::Input(_) | Self::Output(_) => ExitCode::from(1),
             Self::Call(error) => ExitCode::from(match error {
@@ -59,7 +59,7 @@ impl Failure {
         }
     }
 
-    /// Whether there is nobody left to tell.
+    /// Whether to print no message: the reader of our output has closed it, which is not an error.
     pub(crate) fn is_silent(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
@@ -107,30 +107,13 @@ pub(crate) async fn run(args: Args) -> Result<Outcome, Failure> {
             out.touch(&key)?;
         }
         Verb::Watch { prefix, content } => {
-            let options = WatchOptions { content_first: content, keys_only: false };
-            let mut events = client.watch(prefix, options);
+            let mut events = client.watch(prefix, WatchOptions { content_first: content, keys_only: false });
             while let Some(event) = events.try_next().await? {
                 out.event(&event)?;
             }
         }
         Verb::List { prefix, limit, keys_only } => {
-            let mut entries =
-                client.list(prefix, ListOptions { limit, keys_only }).try_ready_chunks(output::ROWS_AT_A_TIME);
-            let mut listing = out.listing(keys_only);
-            // What came before a failure is printed; then the failure is told.
-            loop {
-                match entries.try_next().await {
-                    Ok(Some(rows)) => listing.rows(&rows)?,
-                    Ok(None) => break,
-                    Err(TryReadyChunksError(rows, error)) => {
-                        // A header without a row would look like an answer.
-                        if !rows.is_empty() {
-                            listing.rows(&rows)?;
-                        }
-                        return Err(error.into());
-                    }
-                }
-            }
+            list(&client, prefix, ListOptions { limit, keys_only }, &mut out).await?;
         }
         Verb::Events => {
             let mut events = client.events();
@@ -146,7 +129,26 @@ pub(crate) async fn run(args: Args) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-/// In JSON an answer that there is no such key is still an answer, on standard output.
+/// Prints rows as they come. The rows before a failure are printed first, then the failure.
+async fn list(client: &Client, prefix: String, options: ListOptions, out: &mut Out) -> Result<(), Failure> {
+    let mut entries = client.list(prefix, options).try_ready_chunks(output::ROWS_AT_A_TIME);
+    let mut listing = out.listing(options.keys_only);
+    loop {
+        match entries.try_next().await {
+            Ok(Some(rows)) => listing.rows(&rows)?,
+            Ok(None) => return Ok(()),
+            Err(TryReadyChunksError(rows, error)) => {
+                // A header without a row would look like an answer.
+                if !rows.is_empty() {
+                    listing.rows(&rows)?;
+                }
+                return Err(error.into());
+            }
+        }
+    }
+}
+
+/// In JSON a missing key is an answer on standard output, with exit code 3.
 fn missing(format: Format, key: &str, out: &mut Out) -> Result<Outcome, Failure> {
     match format {
         Format::Text => Err(Failure::Missing(key.to_owned())),

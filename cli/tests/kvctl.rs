@@ -1,6 +1,6 @@
-//! The program itself: what it prints, byte for byte, and how it exits.
+//! `kvctl` against a stand-in for a node: what it prints, byte for byte, and its exit codes.
 
-use crate::world::{Node, Served};
+use kvasir_testing::node::{Node, Served};
 use serde_json::{Value as Json, json};
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
@@ -44,7 +44,7 @@ async fn finish(mut command: Command, input: &[u8]) -> Ran {
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
     let feed = tokio::spawn(async move {
-        // A program that does not read its input closes the pipe: no concern of ours.
+        // A program that does not read its input closes the pipe, which is not an error.
         let _ = stdin.write_all(&input).await;
     });
     let output = child.wait_with_output().await.unwrap();
@@ -67,14 +67,14 @@ fn node() -> Served {
 }
 
 #[tokio::test]
-async fn get_prints_the_value_and_nothing_else() {
+async fn get_prints_only_the_value() {
     let node = node();
     assert_eq!(kvctl(&node, &["put", "k", "hello"]).await.text(), "stored\n");
     assert_eq!(kvctl(&node, &["get", "k"]).await.text(), "hello");
 }
 
 #[tokio::test]
-async fn any_bytes_pass_through_standard_input_and_output() {
+async fn any_bytes_pass_through_stdin_and_stdout() {
     let node = node();
     let bytes: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
     let mut put = command(&["put", "blob", "-"]);
@@ -90,9 +90,9 @@ async fn any_bytes_pass_through_standard_input_and_output() {
 }
 
 #[tokio::test]
-async fn a_missing_key_exits_with_3() {
+async fn missing_key_exits_with_3() {
     let node = node();
-    kvctl(&node, &["get", "nope"]).await.fails(3, "key 'nope' is not there");
+    kvctl(&node, &["get", "nope"]).await.fails(3, "key 'nope' does not exist");
     let exists = kvctl(&node, &["exists", "nope"]).await;
     assert_eq!((exists.code, &exists.stdout[..], exists.stderr.as_str()), (3, &b"false\n"[..], ""));
     let got = kvctl(&node, &["-o", "json", "get", "nope"]).await;
@@ -102,7 +102,7 @@ async fn a_missing_key_exits_with_3() {
 }
 
 #[tokio::test]
-async fn exists_and_delete_tell_what_was_there() {
+async fn exists_and_delete_print_what_existed() {
     let node = node();
     kvctl(&node, &["put", "k", "v"]).await.text();
     assert_eq!(kvctl(&node, &["exists", "k"]).await.text(), "true\n");
@@ -112,7 +112,7 @@ async fn exists_and_delete_tell_what_was_there() {
 }
 
 #[tokio::test]
-async fn a_ttl_ends_the_key() {
+async fn put_with_ttl_expires() {
     let node = node();
     kvctl(&node, &["put", "k", "v", "--ttl", "1h1m"]).await.text();
     let left = kvctl(&node, &["get", "k", "-o", "json"]).await.json()["ttlMs"].as_u64().unwrap();
@@ -136,7 +136,7 @@ async fn json_carries_text_and_bytes() {
 }
 
 #[tokio::test]
-async fn list_prints_a_table_keys_or_a_json_object_on_each_line() {
+async fn list_prints_a_table_or_keys_or_json() {
     let node = node();
     for (key, value) in [("a/1", "one"), ("a/long-key", "two\nlines"), ("b", "")] {
         kvctl(&node, &["put", key, value]).await.text();
@@ -155,7 +155,7 @@ async fn list_prints_a_table_keys_or_a_json_object_on_each_line() {
 }
 
 #[tokio::test]
-async fn a_reader_that_has_had_enough_is_no_error() {
+async fn closed_output_is_not_an_error() {
     let node = node();
     for i in 0..100 {
         let client = kvasir_client::Client::connect(node.address.to_string()).await.unwrap();
@@ -170,7 +170,7 @@ async fn a_reader_that_has_had_enough_is_no_error() {
 }
 
 #[tokio::test]
-async fn the_cluster_verbs_print_tables_and_json() {
+async fn cluster_verbs_print_tables_and_json() {
     let node = node();
     let members = kvctl(&node, &["members"]).await;
     let lines: Vec<_> = members.text().lines().collect();
@@ -227,17 +227,17 @@ async fn the_cluster_verbs_print_tables_and_json() {
 }
 
 #[tokio::test]
-async fn a_write_that_too_few_hold_exits_with_6() {
+async fn unconfirmed_write_exits_with_6() {
     let node = node();
     kvctl(&node, &["put", "k", "v"]).await.text();
     assert_eq!(kvctl(&node, &["touch", "k"]).await.text(), "touched\n");
-    kvctl(&node, &["touch", "none", "--ack", "all"]).await.fails(3, "not there");
-    kvctl(&node, &["touch", "k", "--ack", "1"]).await.fails(6, "that have not: 1");
+    kvctl(&node, &["touch", "none", "--ack", "all"]).await.fails(3, "does not exist");
+    kvctl(&node, &["touch", "k", "--ack", "1"]).await.fails(6, "1 did not");
     kvctl(&node, &["delete", "k", "--ack", "all"]).await.fails(6, "stays");
 }
 
 #[tokio::test]
-async fn refused_input_and_a_full_node_exit_with_5() {
+async fn refused_input_and_full_node_exit_with_5() {
     let node = node();
     kvctl(&node, &["put", "", "v"]).await.fails(5, "key: must be 1 to 1024 bytes");
     kvctl(&node, &["put", "k", "v", "--ttl", "0s"]).await.fails(5, "ttl");
@@ -246,7 +246,7 @@ async fn refused_input_and_a_full_node_exit_with_5() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_not_there_or_not_ready_exits_with_4_within_the_timeout() {
+async fn unavailable_node_exits_with_4_in_time() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let started = Instant::now();
     for verb in [&["get", "k"][..], &["list"]] {
@@ -259,12 +259,12 @@ async fn a_node_that_is_not_there_or_not_ready_exits_with_4_within_the_timeout()
     node.node.levers.draining.store(false, Ordering::SeqCst);
     node.node.levers.silent.store(true, Ordering::SeqCst);
     kvctl(&node, &["--timeout", "300ms", "get", "k"]).await.fails(4, "no answer within 300 ms");
-    // 3.3 s, and the time to start four processes on a busy machine; with the default of 10 s it would be 40 s.
+    // The timeouts add up to 3.3 s; with the default of 10 s they would add up to 40 s.
     assert!(started.elapsed() < Duration::from_secs(30), "took {:?}", started.elapsed());
 }
 
 #[tokio::test]
-async fn a_wrong_command_line_exits_with_2() {
+async fn wrong_command_line_exits_with_2() {
     for wrong in [&["put", "k"][..], &["put", "k", "v", "--ttl", "soon"], &["frobnicate"], &[]] {
         let ran = finish(command(wrong), b"").await;
         assert_eq!((ran.code, &ran.stdout[..]), (2, &b""[..]), "{wrong:?}");
@@ -274,17 +274,17 @@ async fn a_wrong_command_line_exits_with_2() {
     let with_tls = ["--address", "https://demo", "--ca-file", "/nonexistent/ca.crt", "get", "k"];
     finish(command(&with_tls), b"").await.fails(2, "/nonexistent/ca.crt");
     let without = ["--address", "demo", "--ca-file", "/nonexistent/ca.crt", "get", "k"];
-    finish(command(&without), b"").await.fails(2, "only with https://");
+    finish(command(&without), b"").await.fails(2, "need https://");
 }
 
 #[tokio::test]
-async fn the_flag_beats_the_environment_and_help_documents_the_codes() {
+async fn flag_beats_environment_and_help_has_codes() {
     let node = node();
     let mut get = command(&["get", "k", "--address", &format!("http://{}", node.address)]);
     get.env("KVASIR_ADDRESS", "127.0.0.1:1");
-    finish(get, b"").await.fails(3, "not there");
+    finish(get, b"").await.fails(3, "does not exist");
     let help = finish(command(&["--help"]), b"").await;
-    for wanted in ["KVASIR_ADDRESS", "127.0.0.1:7070", "3  the key is not there", "5  the node refused"] {
+    for wanted in ["KVASIR_ADDRESS", "127.0.0.1:7070", "3  the key does not exist", "5  the node refused"] {
         assert!(help.text().contains(wanted), "no '{wanted}' in\n{}", help.text());
     }
 }
