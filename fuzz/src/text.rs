@@ -1,5 +1,5 @@
-//! Durations, sizes, hosts and labels as people write them, in the node's settings and in the `KvCluster`. Each is
-//! written as it is read, and what two parts read, they read alike.
+//! Durations, sizes, hosts and labels as people write them, in the node's settings and in the `KvCluster`. Each
+//! survives a round trip, and two parts that read the same text agree.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ fn durations(text: &str) {
     let cluster = duration::parse(text);
     if let Ok(cluster) = cluster {
         assert_eq!(duration::parse(&duration::format(cluster)), Ok(cluster), "{text:?}");
-        // What is in a KvCluster goes into the settings of a node.
+        // The operator copies these values from a KvCluster into a node's settings.
         let written = duration::format(cluster).parse::<DurationText>();
         assert!(written == Ok(DurationText(cluster)) || cluster > Duration::from_millis(u64::MAX), "{text:?}");
     }
@@ -47,7 +47,7 @@ fn quantities(text: &str) {
         assert_eq!(quantity::parse_units(text), Some(node.0), "{text:?}");
     }
     if let Some(units) = quantity::parse_units(text) {
-        // What the operator writes.
+        // The operator's output.
         assert_eq!(units.to_string().parse(), Ok(Quantity(units)), "{text:?}");
     }
 }

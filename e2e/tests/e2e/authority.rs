@@ -1,4 +1,4 @@
-//! An authority of a test's own, for certificates that the operator does not make.
+//! A certificate authority that a test brings, for certificates that the operator does not make.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use anyhow::Result;
 use k8s_openapi::jiff::Timestamp;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
-/// It, and what it signs with.
+/// The authority and its key.
 pub(crate) struct Authority {
     /// Its certificate, as PEM.
     pub(crate) pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// What it signed, as PEM.
+/// A certificate that it signed and its key, as PEM.
 pub(crate) struct Issued {
     pub(crate) certificate: String,
     pub(crate) key: String,
@@ -28,7 +28,7 @@ impl Authority {
         Ok(Self { pem: params.self_signed(&key)?.pem(), issuer: Issuer::new(params, key) })
     }
 
-    /// A certificate for servers and clients that ends in so many days.
+    /// A certificate for servers and clients that expires in this many days.
     pub(crate) fn issue(&self, common: &str, names: &[String], days: u64) -> Result<Issued> {
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name.push(DnType::CommonName, common);

@@ -1,5 +1,4 @@
-//! Certificates for tests, and files that are exchanged as Kubernetes exchanges
-//! those of a Secret.
+//! Certificates for tests, and files that are replaced as Kubernetes replaces those of a Secret.
 
 use std::path::PathBuf;
 
@@ -8,7 +7,7 @@ use rcgen::{
 };
 use tempfile::TempDir;
 
-/// One that signs.
+/// A certificate authority.
 pub(crate) struct Authority {
     pub(crate) pem: String,
     issuer: Issuer<'static, KeyPair>,
@@ -54,7 +53,7 @@ impl Mounted {
         mounted
     }
 
-    /// Exchanges all files at once, by a link.
+    /// Replaces all files at once, by switching a symlink.
     pub(crate) fn put(&self, files: &[(&str, &str)]) {
         let name = format!("{:x}", rand::random::<u64>());
         let version = self.0.path().join(&name);
