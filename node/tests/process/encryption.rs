@@ -439,7 +439,7 @@ async fn encryption_closes_links_of_a_removed_key() {
     files.put(0, &key_file("demo", &[2]));
     eventually("the link with the old key is closed", async || {
         let log = all[0].log();
-        if log.contains("its key was taken from the list") { Ok(()) } else { Err(log) }
+        if log.contains("its key was removed") { Ok(()) } else { Err(log) }
     })
     .await;
     files.put(1, &key_file("demo", &[2]));

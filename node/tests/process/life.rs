@@ -143,7 +143,7 @@ async fn a_drain_that_times_out_names_writes_at_risk() {
     let log = nodes[0].log();
     let words = "no peer is known to hold some of this node's writes";
     let said = log.lines().find(|line| line.contains(words)).unwrap_or_else(|| panic!("{log}"));
-    for words in ["WARN", "key-00", "key-19", "no peer said in time", "at most 20"] {
+    for words in ["WARN", "key-00", "key-19", "no peer acknowledged them in time", "at most 20"] {
         assert!(said.contains(words), "{words:?} is not in {said}");
     }
     assert!(!said.contains("key-20"), "{said}");
@@ -220,7 +220,7 @@ async fn a_lonely_node_drains_at_once() {
     node.kv().put("k", "v").await.unwrap();
     node.terminate();
     assert_eq!(node.ended().await.code(), Some(0));
-    assert!(node.log().contains("no peer is there to hand over to"));
+    assert!(node.log().contains("there is no peer to hand over to"));
 }
 
 #[tokio::test]
@@ -413,7 +413,7 @@ async fn voters_are_read_again_from_a_changed_file() {
     exchange(&file, "voters: many\n");
     eventually("an invalid file is logged", async || {
         let log = node.log();
-        if log.contains("cannot take the number of voters") { Ok(()) } else { Err(log) }
+        if log.contains("cannot read the number of voters") { Ok(()) } else { Err(log) }
     })
     .await;
     assert_eq!(majority().await, (1, true), "what was right stays");
