@@ -14,7 +14,7 @@ pub enum Wrong {
     NoPort,
     /// Port 0 cannot be reached.
     PortZero,
-    /// An IPv6 address has no brackets, so that its end cannot be distinguished from a port.
+    /// An IPv6 address without brackets looks like a host with a port.
     NoBrackets,
     /// The text has another form.
     Form,

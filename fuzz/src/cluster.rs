@@ -1,5 +1,5 @@
-//! A `KvCluster` as the API server hands it out, which may be older than any rule: from its JSON to all that is made of
-//! it, and on to the node that reads its configuration.
+//! A `KvCluster` as the API server returns it, possibly older than any rule: from its JSON to all objects built from
+//! it, and to the node that reads its configuration.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use serde_json::json;
 pub(crate) fn run(bytes: &[u8]) {
     let Ok(mut cluster) = serde_json::from_slice::<KvCluster>(bytes) else { return };
     cluster.metadata.uid.get_or_insert_with(|| "u".to_owned());
-    // As the API server has checked it.
+    // As checked by the API server.
     cluster.metadata.namespace = Some("shop".to_owned());
     let valid = match validate(&cluster, "default:1") {
         Ok(valid) => valid,
@@ -25,7 +25,8 @@ pub(crate) fn run(bytes: &[u8]) {
     assert_eq!(resources::build(&valid), built);
     assert_eq!(built.stateful_set.spec.as_ref().and_then(|spec| spec.replicas), Some(cluster.spec.replicas));
     let file = &built.config_map.data.as_ref().expect("it has a file")[config_map::FILE];
-    // The API server's schema has a rule for each text that goes through as it is; without one there is nothing to refuse.
+    // The API server's schema has a rule for each text that is copied unchanged; without such text there is nothing to
+    // refuse.
     let through = valid.discovery.dns.is_some() || valid.discovery.fixed.is_some() || valid.discovery.nats.is_some();
     if through || valid.discovery.kubernetes.as_ref().is_some_and(|it| *it != KubernetesDiscovery::default()) {
         return;

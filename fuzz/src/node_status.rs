@@ -1,4 +1,4 @@
-//! What a member answers to the operator, and the status that comes of it.
+//! A member's answer to the operator, and the status derived from it.
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;

@@ -1,5 +1,5 @@
-//! Durations, sizes, hosts and labels in the settings of a node and in a `KvCluster`. What is written is read back as
-//! the same, and a size of a node's settings is the same to Kubernetes.
+//! Durations, sizes, hosts and labels in the settings of a node and in a `KvCluster`. Each survives a round
+//! trip, and Kubernetes reads a size of a node's settings as the same number.
 
 use kvasir_formats::{
     duration::{self, DurationText},
@@ -25,7 +25,7 @@ pub(crate) fn run(bytes: &[u8]) {
 
 fn durations(text: &str) {
     let Ok(read) = duration::parse(text) else { return };
-    // As `--print-config` writes it, and as the operator does.
+    // The formats of `--print-config` and of the operator.
     for written in [DurationText(read).to_string(), duration::in_seconds(read)] {
         assert_eq!(duration::parse(&written), Ok(read), "{text:?} is not {written}");
     }
@@ -39,7 +39,7 @@ fn quantities(text: &str) {
         assert_eq!(quantity::units(text), Some(node.0), "{text:?}");
     }
     if let Some(units) = quantity::units(text) {
-        // What the operator writes.
+        // The operator's output.
         assert_eq!(units.to_string().parse(), Ok(Quantity(units)), "{text:?}");
     }
 }
