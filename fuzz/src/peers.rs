@@ -10,7 +10,7 @@ use kvasir_proto::peer::v1::{
     message::Kind,
 };
 use kvasir_replica::clock::Dot;
-use kvasir_replica::replica::{Bounds, LOG_MAX_BYTES, LinkId, PeerId, Replica, Settings, View};
+use kvasir_replica::protocol::{Bounds, LOG_MAX_BYTES, LinkId, PeerId, Replica, Settings, View};
 use kvasir_replica::store::Store;
 use prost::Message as _;
 
@@ -139,7 +139,7 @@ fn check(replica: &Replica) {
     assert!(store.buckets() == recount.buckets(), "the sums of the buckets are wrong");
     assert_eq!(store.is_collected(u64::MAX), recount.is_collected(u64::MAX));
     assert_eq!(store.first_to_end(), recount.first_to_end());
-    let beside = MAX_MEMORY / kvasir_replica::replica::HEADROOM + store.tombstones() * 512;
+    let beside = MAX_MEMORY / kvasir_replica::protocol::HEADROOM + store.tombstones() * 512;
     assert!(store.memory() <= MAX_MEMORY + beside, "{} bytes", store.memory());
     for (origin, cover) in replica.vector() {
         assert!(cover.beyond == 0 || cover.beyond > cover.seen.min(cover.last), "{origin}: {cover:?}");
@@ -414,7 +414,7 @@ fn anything(input: &mut Input<'_>, side: &Side, now_ms: u64) -> Message {
         });
         // As much as the replica has itself.
         if input.flag() {
-            let cover = |(&origin, cover): (&u64, &kvasir_replica::replica::Cover)| Seen {
+            let cover = |(&origin, cover): (&u64, &kvasir_replica::protocol::Cover)| Seen {
                 origin,
                 hlc: cover.seen,
                 last: cover.last,
