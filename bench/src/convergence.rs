@@ -11,7 +11,7 @@ use std::path::Path;
 use bytes::Bytes;
 use kvasir_proto::peer::v1::Message;
 use kvasir_replica::clock::Dot;
-use kvasir_replica::replica::{Bounds, Change, LinkId, Replica, Settings, View};
+use kvasir_replica::protocol::{Bounds, Change, LinkId, Replica, Settings, View};
 use prost::Message as _;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt as _, SeedableRng as _};

@@ -83,4 +83,4 @@ pub mod tls;
 pub mod transport;
 pub mod wall_clock;
 
-pub use kvasir_replica::{clock, replica, session, store};
+pub use kvasir_replica::{clock, protocol as replica, session, store};

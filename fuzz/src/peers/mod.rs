@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use kvasir_node::transport::frame::{self, Mode};
 use kvasir_proto::peer::v1::{Ack, Digest, Hello, Message, Push, message::Kind};
 use kvasir_replica::clock::Dot;
-use kvasir_replica::replica::{Bounds, LOG_MAX_BYTES, LinkId, PeerId, Replica, Settings, View};
+use kvasir_replica::protocol::{Bounds, LOG_MAX_BYTES, LinkId, PeerId, Replica, Settings, View};
 use kvasir_replica::store::Store;
 use prost::Message as _;
 
@@ -142,7 +142,7 @@ fn check(replica: &Replica) {
     assert!(store.buckets() == recount.buckets(), "the sums of the buckets are wrong");
     assert_eq!(store.is_collected(u64::MAX), recount.is_collected(u64::MAX));
     assert_eq!(store.first_to_end(), recount.first_to_end());
-    let headroom = MAX_MEMORY / kvasir_replica::replica::HEADROOM + store.tombstones() * 512;
+    let headroom = MAX_MEMORY / kvasir_replica::protocol::HEADROOM + store.tombstones() * 512;
     assert!(store.memory() <= MAX_MEMORY + headroom, "{} bytes", store.memory());
     for (origin, cover) in replica.vector() {
         assert!(cover.beyond == 0 || cover.beyond > cover.seen.min(cover.last), "{origin}: {cover:?}");

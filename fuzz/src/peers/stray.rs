@@ -4,7 +4,7 @@ use bytes::Bytes;
 use kvasir_proto::peer::v1::{
     Ack, Delta, Digest, Entry, Message, Namesake, Push, Report, Roster, Seat, Seen, Standing, Sync, message::Kind,
 };
-use kvasir_replica::replica::{Cover, Replica};
+use kvasir_replica::protocol::{Cover, Replica};
 
 use super::{START_MS, Side, key, stamp};
 use crate::input::Input;

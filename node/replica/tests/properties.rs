@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use kvasir_proto::peer::v1::{Entry, Message, Push, message::Kind};
 use kvasir_replica::clock::{Clock, Dot, ms_of, stamp_at};
-use kvasir_replica::replica::{Bounds, LinkId, PeerId, Replica, STAMP_END, Settings, View, Violation};
+use kvasir_replica::protocol::{Bounds, LinkId, PeerId, Replica, STAMP_END, Settings, View, Violation};
 use kvasir_replica::store::{Record, Store};
 use proptest::prelude::*;
 

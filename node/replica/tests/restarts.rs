@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use kvasir_replica::replica::{Bounds, LinkId, REMEMBER_ENDED_MS, Replica, Settings, View};
+use kvasir_replica::protocol::{Bounds, LinkId, REMEMBER_ENDED_MS, Replica, Settings, View};
 
 const NODES: usize = 3;
 const RESTARTS: u64 = 10_000;

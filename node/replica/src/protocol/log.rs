@@ -1,5 +1,4 @@
-//! The bounded log of this node's own writes, as they were made: what pushes
-//! are cut from. A peer that falls behind its start is served by a delta.
+//! The bounded log of this node's own writes, from which pushes are cut. A peer that falls behind its start gets a delta.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
@@ -9,12 +8,7 @@ use kvasir_proto::peer::v1::Entry;
 
 use crate::clock::Dot;
 
-/// At most this many writes are kept.
-pub const LOG_MAX_ENTRIES: usize = 65_536;
-/// At most this many bytes of keys and values are kept, and always the last write.
-pub const LOG_MAX_BYTES: usize = 32 << 20;
-
-/// An own write. Smaller than an [`Entry`]: with the log full it is the most that a node takes besides its map.
+/// An own write. Smaller than an [`Entry`]: after its map, a full log is the largest thing that a node holds.
 #[derive(Debug, Default)]
 pub(super) struct Own {
     pub(super) hlc: u64,
@@ -25,7 +19,7 @@ pub(super) struct Own {
     pub(super) others: Option<Box<Others>>,
 }
 
-/// Writes of others that an own one stands for.
+/// Other dots that an own write refers to.
 #[derive(Debug, Default)]
 pub(super) struct Others {
     pub(super) first: Dot,
@@ -55,12 +49,12 @@ impl Own {
     }
 }
 
-/// Own writes in the order of their stamps.
+/// Own writes in the order of their timestamps.
 #[derive(Debug, Default)]
 pub(super) struct Log {
     entries: VecDeque<Own>,
     bytes: usize,
-    /// The stamp of the last write that was dropped; 0: none was.
+    /// The timestamp of the last write that was dropped; 0: none was.
     floor: u64,
     max_entries: usize,
     max_bytes: usize,
@@ -76,7 +70,7 @@ impl Log {
         if planted!("log-keeps-one-write-per-key") {
             self.entries.retain(|e| e.key != entry.key);
         }
-        // First: the queue would double once for the one that is too many.
+        // Before the push, so that the queue does not double for one write too many.
         while self.entries.len() >= self.max_entries || self.bytes > self.max_bytes {
             let Some(dropped) = self.entries.pop_front() else { break };
             self.bytes -= dropped.size();
@@ -92,7 +86,7 @@ impl Log {
         hlc >= self.floor
     }
 
-    /// Begins a log of another origin.
+    /// Starts the log of another origin.
     pub(super) fn reset(&mut self) {
         (self.bytes, self.floor) = (0, 0);
         self.entries.clear();
@@ -106,6 +100,7 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
+    use super::super::limits::LOG_MAX_BYTES;
     use super::*;
 
     #[test]

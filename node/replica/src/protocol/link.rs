@@ -1,19 +1,18 @@
-//! What a replica remembers of one link to one peer. A new connection is a new
-//! link: nothing is carried over from an older one.
+//! The state of one link to one peer. A new connection is a new link, without anything of an older one.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use kvasir_proto::peer::v1::{Seen, Stranger, Want};
+use kvasir_proto::peer::v1::{Seen, Standing, Stranger, Want};
 
-use super::name::Namesake;
-use super::vector::{Cover, Vector};
+use super::types::Namesake;
+use super::vector::{self, Vector};
 use crate::store::BUCKETS;
 
-/// Names a link; never used twice by a replica.
+/// Identifies a link; never used twice by a replica.
 pub type LinkId = u64;
 
-/// The answer to a peer's Sync, under way.
+/// The answer to a peer's Sync, while it is sent.
 #[derive(Debug)]
 pub(super) struct Scan {
     pub(super) id: u32,
@@ -23,17 +22,17 @@ pub(super) struct Scan {
     pub(super) after: Option<Bytes>,
     /// No entry is left to look at: only the last part is owed.
     pub(super) exhausted: bool,
-    /// What the peer may join once it has everything.
+    /// The vector that the peer may join once it has everything.
     pub(super) seen: Vec<Seen>,
     pub(super) stranger: Stranger,
-    /// Up to which stamp of each origin the peer held everything when it asked.
+    /// Up to which timestamp of each origin the peer held everything when it sent its Sync.
     pub(super) held: BTreeMap<u64, u64>,
 }
 
 /// Which entries an answer brings.
 #[derive(Debug)]
 pub(super) enum Select {
-    /// Those that the peer did not claim to have seen.
+    /// Those that the peer does not cover.
     Missing,
     /// All.
     Everything,
@@ -41,7 +40,7 @@ pub(super) enum Select {
     Buckets(Box<[bool; BUCKETS]>),
 }
 
-/// Our Sync that the peer has not answered to the end.
+/// A Sync of this node that the peer has not answered completely.
 #[derive(Debug)]
 pub(super) struct Awaiting {
     pub(super) id: u32,
@@ -51,7 +50,7 @@ pub(super) struct Awaiting {
     pub(super) since_ms: u64,
     /// Some entry was not taken: the vector must not be joined.
     pub(super) refused: bool,
-    /// It was sent in search of what ended seats had half sent.
+    /// It was sent to look for partial writes.
     pub(super) adopting: bool,
 }
 
@@ -61,46 +60,44 @@ pub(super) struct Awaiting {
 pub(super) struct Link {
     /// The peer's process.
     pub(super) origin: u64,
-    /// Whether what the peer sends may be taken: its map and ours go back to
-    /// one founding, and it was let in by one who takes part.
+    /// Whether this node takes what the peer sends: both maps are of one epoch, and the peer was admitted.
     pub(super) compatible: bool,
-    /// The stamp up to which our own writes were pushed; `None` until the
-    /// peer's first Sync says where to begin.
+    /// The timestamp up to which own writes were pushed; `None` until the peer's first Sync says where to begin.
     pub(super) cursor: Option<u64>,
-    /// The stamp up to which the peer said it holds our writes.
+    /// The timestamp up to which the peer covers own writes, as it said.
     pub(super) acked: u64,
-    /// What the peer last said it holds of everyone that is known here.
+    /// The vector that the peer last sent, of origins that are known here.
     pub(super) theirs: Vector,
-    /// And up to which stamp it had forgotten what was deleted.
+    /// The peer's stability watermark with that vector.
     pub(super) their_collected: u64,
-    /// Pushed writes of the peer that we hold above a gap: (prev, last).
+    /// Pushed writes of the peer that are held above a gap: (prev, last).
     pub(super) ahead: Option<(u64, u64)>,
     pub(super) ack_due: bool,
     pub(super) digest_due: bool,
     pub(super) report_due: bool,
     pub(super) roster_due: bool,
     pub(super) request: Option<Want>,
-    /// A Sync is to follow the one whose answer is under way.
+    /// Another Sync is to follow the one whose answer is on its way.
     pub(super) again: bool,
     pub(super) awaiting: Option<Awaiting>,
     pub(super) requests: u32,
     pub(super) scan: Option<Scan>,
     /// The peer's newest Sync.
     pub(super) answered: u32,
-    /// Pushes and delta parts take turns; whose it is.
+    /// Pushes and parts of a delta take turns: a push is next.
     pub(super) push_next: bool,
     /// Digests with equal vectors and different fingerprints since the maps were last equal.
     pub(super) strikes: u32,
     pub(super) peer_ready: bool,
-    /// A Sync of ours was answered to the end.
+    /// A Sync of this node was answered completely.
     pub(super) synced: bool,
     /// Beats since something came from the peer.
     pub(super) silent_beats: u32,
-    /// Beats in which the holder of the peer's name was heard beside it.
+    /// Beats in which the holder of the peer's name was heard since the peer came.
     pub(super) twin_beats: u32,
-    /// The peer was told last that another has its name.
-    pub(super) told_namesake: bool,
-    /// Who has this node's name, by the peer's last word.
+    /// The last report to the peer says that another process has its name.
+    pub(super) sent_namesake: bool,
+    /// Which process has this node's name, by the peer's last report.
     pub(super) namesake: Option<Namesake>,
 }
 
@@ -130,13 +127,12 @@ impl Link {
             synced: false,
             silent_beats: 0,
             twin_beats: 0,
-            told_namesake: false,
+            sent_namesake: false,
             namesake: None,
         }
     }
 
-    /// Whether there may be something to send; `own`: the last stamp that is to
-    /// be pushed.
+    /// Whether there may be something to send; `own`: the last timestamp to be pushed.
     pub(super) fn is_due(&self, own: Option<u64>) -> bool {
         self.roster_due
             || self.request.is_some()
@@ -147,7 +143,7 @@ impl Link {
             || own.is_some_and(|own| self.cursor.is_some_and(|cursor| cursor < own))
     }
 
-    /// This node has become ready: who waits for a ready peer must hear of it, and the others judge.
+    /// This node has become ready: a peer that waits for a ready one must hear of it, and a ready peer decides on admission.
     pub(super) fn greet(&mut self) {
         self.cursor.get_or_insert(0);
         self.awaiting = None;
@@ -155,23 +151,18 @@ impl Link {
         self.roster_due = true;
     }
 
-    /// Asks for something, unless an answer is under way.
+    /// Requests something, unless an answer is on its way.
     pub(super) fn ask(&mut self, want: Want) {
         if self.awaiting.is_none() {
             self.request.get_or_insert(want);
         }
     }
-}
 
-/// A vector as it travels.
-pub(super) fn to_wire(vector: &Vector) -> Vec<Seen> {
-    vector
-        .iter()
-        .map(|(&origin, cover)| Seen { origin, hlc: cover.seen, last: cover.last, beyond: cover.beyond })
-        .collect()
-}
-
-/// One origin of a vector that has travelled.
-pub(super) const fn from_wire(seen: &Seen) -> (u64, Cover) {
-    (seen.origin, Cover { seen: seen.hlc, last: seen.last, beyond: seen.beyond })
+    /// The peer says what it holds.
+    pub(super) fn note_held(&mut self, seen: &[Seen], standing: Option<&Standing>, known: &Vector) {
+        if !seen.is_empty() {
+            self.their_collected = standing.map_or(0, |s| s.collected);
+            self.theirs = seen.iter().filter(|s| known.contains_key(&s.origin)).map(vector::from_wire).collect();
+        }
+    }
 }

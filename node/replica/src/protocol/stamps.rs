@@ -1,13 +1,13 @@
-//! Stamps that no clock gives. One of them would be passed on and raise every
-//! clock of the cluster, until there is no larger one to give to a write.
+//! Impossible timestamps: those that no clock gives. One of them would be passed on and raise every clock of the cluster, until
+//! no larger timestamp is left for a write.
 
 use kvasir_proto::peer::v1::{Entry, Seat, Seen, Standing, message::Kind};
 
-/// Below it are the stamps of the next four thousand years; above it there is
-/// room for as many again, so that a clock which was raised can still rise.
+/// Below this are the timestamps of the next four thousand years; above it there is room for as many again, so that a clock that
+/// was raised can still rise.
 pub const STAMP_END: u64 = 1 << 63;
 
-/// Whether each stamp of a message could be one.
+/// Whether each timestamp of a message is possible.
 pub(super) fn are_possible(kind: &Kind) -> bool {
     match kind {
         Kind::Push(push) => push.prev.max(push.last) < STAMP_END && of_entries(&push.entries),
@@ -47,7 +47,7 @@ mod tests {
 
     use super::*;
 
-    /// One message for each place that a stamp can be in.
+    /// One message for each place of a timestamp.
     fn with(hlc: u64) -> Vec<Kind> {
         let entry = Entry { hlc, ..Entry::default() };
         let again = Entry { first_hlc: hlc, ..Entry::default() };
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_too_large_is_seen_wherever_it_is() {
+    fn impossible_timestamps_are_found_in_every_field() {
         assert!(with(STAMP_END - 1).iter().all(are_possible));
         for kind in with(STAMP_END) {
             assert!(!are_possible(&kind), "{kind:?}");

@@ -1,46 +1,42 @@
-//! Who is a member: seats that only ever move forward, so that rosters merge
-//! in any order to the same. Knows nothing of keys, values and links.
+//! Who takes part: seats, which only move forward, so that rosters merge to the same result in any order. Knows nothing of keys,
+//! values and links.
 
 use std::collections::BTreeMap;
 
 use kvasir_proto::peer::v1::{self as wire, SeatState};
 use xxhash_rust::xxh3::Xxh3;
 
-/// At most this many ended seats are remembered, beside those of which not everything is held by all yet; the longest
-/// ended go first.
-pub const MAX_ENDED: usize = 1024;
-/// No more seats than this are taken from a peer: a roster is a few dozen.
-pub const MAX_SEATS: usize = 4096;
-/// No more ended seats than this are remembered, whatever they wrote: peers would take the roster no more.
+use super::limits::MAX_SEATS;
+
+/// At most this many ended seats are remembered, whatever they wrote: peers would refuse a longer roster.
 const MOST_ENDED: usize = MAX_SEATS / 2;
 
-/// One process of the cluster; one that begins anew takes a new seat.
+/// An origin's entry in the roster. A node that resets takes a new seat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seat {
     /// The node's name.
     pub name: String,
     /// Whether it is a member of the cluster proper, not a sidecar.
     pub voter: bool,
-    /// When it was taken. Of two processes of one name that have no map yet, the earlier has it; milliseconds since 1970.
+    /// When the seat was taken, milliseconds since 1970. Of two processes of one name without a map, the earlier has the name.
     pub started_ms: u64,
-    /// Where it is in its life.
+    /// The state.
     pub state: SeatState,
-    /// When its end was decided, a stamp; of a seat that takes part, when it had
-    /// issued again all that it brought.
+    /// The timestamp at which its end was decided; of a seat that takes part, when it had reissued all of its backlog.
     pub since: u64,
-    /// Whether it brings writes of an ended seat that it has yet to issue again.
+    /// Whether it has a backlog to reissue.
     pub returning: bool,
-    /// Of a member: the process that gave it its map; 0: none, it founded the cluster.
+    /// Of a member: its sponsor; 0 if it founded the epoch.
     pub sponsor: u64,
-    /// Of a member: all that it writes is above this stamp.
+    /// Of a member: all that it writes is above this timestamp.
     pub began: u64,
-    /// Of a process that was evicted, or that another replaced under its name: what it wrote up to this stamp is held by
-    /// all that take part. 0 of others.
+    /// Of a process that was evicted, or that another replaced under its name: all that take part hold what it wrote up to this
+    /// timestamp. 0 of others.
     pub agreed: u64,
 }
 
 impl Seat {
-    /// Of one that has no map yet.
+    /// The seat of a process that has no map yet.
     pub(super) const fn joining(name: String, voter: bool, started_ms: u64, returning: bool) -> Self {
         Self {
             name,
@@ -55,13 +51,13 @@ impl Seat {
         }
     }
 
-    /// Takes part: its writes are counted on, and its word is waited for.
+    /// Whether the seat takes part: its writes are counted on, and its attestation is required.
     pub const fn is_live(&self) -> bool {
         matches!(self.state, SeatState::Joining | SeatState::Member)
     }
 
-    /// Whether, of two processes of one name of which the other has no map yet, this one has the
-    /// name: it holds the map, or it came first. One that brings writes was there before.
+    /// Whether this process has the name, of two processes of one name of which the other has no map yet: it holds the map, or
+    /// it came first. A process with a backlog counts as the earlier one.
     pub(super) fn precedes(&self, origin: u64, other: &Self, other_origin: u64) -> bool {
         let seniority = |seat: &Self, origin| (!seat.returning, seat.started_ms, origin);
         match self.state {
@@ -71,15 +67,14 @@ impl Seat {
         }
     }
 
-    /// Which of two that hold the map under one name stands: the larger. Whoever was let in took the
-    /// name from a process that was not heard, so the last such one stands; of founders, who have never
-    /// met, the first.
+    /// Of two members with one name, the one with the larger claim stands. An admitted process took the name from a process
+    /// that was not heard, so the last admitted one stands; of founders, which have never met, the first.
     const fn claim(&self, origin: u64) -> (bool, u64, u64) {
-        let let_in = self.sponsor != 0;
-        (let_in, if let_in { self.began } else { u64::MAX - self.began }, origin)
+        let admitted = self.sponsor != 0;
+        (admitted, if admitted { self.began } else { u64::MAX - self.began }, origin)
     }
 
-    /// Another process has the name. This one may run on behind a partition, and return with what it writes there.
+    /// Another process has the name. This one may run on behind a partition, and rejoin with what it writes there.
     fn replace(&mut self, now: u64, agreed: u64) {
         // At least 1, which keeps all deletes: 0 is for seats of which nothing is waited for.
         match self.state {
@@ -90,7 +85,7 @@ impl Seat {
         (self.state, self.since) = (SeatState::Ended, self.since.max(now));
     }
 
-    /// What decides which of two accounts of one seat is the later.
+    /// Of two versions of one seat, the one with the larger age is the later.
     const fn age(&self) -> (i32, bool, u64, u64, u64) {
         (self.state as i32, !self.returning, self.started_ms, self.since, self.agreed)
     }
@@ -116,28 +111,27 @@ impl Roster {
         self.iter().filter(|(_, seat)| seat.is_live()).map(|(origin, _)| origin)
     }
 
-    /// Origins that hold what the cluster holds.
+    /// Origins of members.
     pub(super) fn members(&self) -> impl Iterator<Item = u64> {
         self.iter().filter(|(_, seat)| seat.state == SeatState::Member).map(|(origin, _)| origin)
     }
 
-    /// Whether the seat has a life that is not over.
+    /// Whether the seat takes part.
     pub(super) fn is_live(&self, origin: u64) -> bool {
         self.get(origin).is_some_and(Seat::is_live)
     }
 
-    /// Whether an evicted process may still come back with writes of its own,
-    /// or has come back and not issued them yet.
+    /// Whether an evicted node may still rejoin, or a rejoined node has a backlog to reissue.
     pub(super) fn awaits_return(&self) -> bool {
-        self.seats.values().any(|seat| seat.state == SeatState::Evicted) || self.is_returned_to()
+        self.seats.values().any(|seat| seat.state == SeatState::Evicted) || self.awaits_reissue()
     }
 
-    /// Whether a process has come back with writes of an ended seat and not issued them yet.
-    pub(super) fn is_returned_to(&self) -> bool {
+    /// Whether a rejoined node has a backlog to reissue.
+    pub(super) fn awaits_reissue(&self) -> bool {
         self.seats.values().any(|seat| seat.is_live() && seat.returning)
     }
 
-    /// Takes an account of a seat. Returns whether it told something new.
+    /// Takes a version of a seat if it is later than what is known. Returns whether it is.
     pub(super) fn take(&mut self, origin: u64, seat: Seat) -> bool {
         match self.seats.get_mut(&origin) {
             Some(held) if held.age() >= seat.age() => false,
@@ -152,9 +146,9 @@ impl Roster {
         }
     }
 
-    /// Of the members that have one name, one stands; the others end, as do those of the name that were evicted. Returns
-    /// whether any did. Left alone are seats that have no map yet, see `name`, and members that are `strangers`: they may
-    /// hold another map. All that take part hold what those that end wrote up to `agreed`.
+    /// Of the members that have one name, one stands; the others end, as do evicted seats of the name. Returns whether any did.
+    /// Seats without a map are left alone, see `namesake`, and so are `strangers`, which may hold another map. All that take
+    /// part hold what the ended seats wrote up to `agreed`.
     pub(super) fn settle_names(&mut self, strangers: &[u64], now: u64, agreed: u64) -> bool {
         let mut standing: BTreeMap<String, (bool, u64, u64)> = BTreeMap::new();
         for origin in self.members().filter(|origin| !strangers.contains(origin)) {
@@ -182,32 +176,32 @@ impl Roster {
         if let Some(seat) = self.seats.get_mut(&origin)
             && (seat.state as i32) < (state as i32)
         {
-            // Nothing of it is waited for any more.
+            // Nothing of it is awaited any more.
             (seat.state, seat.since, seat.agreed) = (state, now, 0);
         }
     }
 
-    /// Another process has the name. What this one wrote up to `agreed` all that take part hold.
+    /// Another process has the name. All that take part hold what this one wrote up to `agreed`.
     pub(super) fn replace(&mut self, origin: u64, now: u64, agreed: u64) {
         if let Some(seat) = self.seats.get_mut(&origin).filter(|seat| seat.state != SeatState::Ended) {
             seat.replace(now, agreed);
         }
     }
 
-    /// A majority has evicted the process. What it wrote up to `agreed` all that take part hold.
+    /// A majority has evicted the seat. All that take part hold what it wrote up to `agreed`.
     pub(super) fn evict(&mut self, origin: u64, now: u64, agreed: u64) {
         if let Some(seat) = self.seats.get_mut(&origin).filter(|seat| seat.is_live()) {
             (seat.state, seat.since, seat.agreed) = (SeatState::Evicted, now, agreed);
         }
     }
 
-    /// A joining seat holds what the cluster holds, and it was the sponsor that let it in.
+    /// A joining seat becomes a member, with a snapshot of the sponsor.
     pub(super) fn admit(&mut self, origin: u64, sponsor: u64, began: u64) -> bool {
         let seat = self.seats.get_mut(&origin).filter(|s| s.state == SeatState::Joining);
         seat.map(|seat| (seat.state, seat.sponsor, seat.began) = (SeatState::Member, sponsor, began)).is_some()
     }
 
-    /// Everything was issued again that the process had brought along.
+    /// The process has reissued all of its backlog.
     pub(super) fn returned(&mut self, origin: u64, now: u64) {
         if let Some(seat) = self.seats.get_mut(&origin).filter(|s| s.returning) {
             (seat.returning, seat.since) = (false, now);
@@ -218,8 +212,8 @@ impl Roster {
         self.seats.remove(&origin);
     }
 
-    /// Drops the longest ended, of those that need not be kept (by origin and when they ended), when there are more than
-    /// `limit`. Returns their origins.
+    /// If there are more than `limit` seats that are gone, drops those gone longest, except those to `keep` (by origin and time
+    /// of their end). Returns their origins.
     pub(super) fn bound(&mut self, limit: usize, keep: impl Fn(u64, u64) -> bool) -> Vec<u64> {
         let mut ended: Vec<_> = self.iter().filter(|(_, s)| !s.is_live()).map(|(o, s)| (s.since, o)).collect();
         ended.sort_unstable();
@@ -242,7 +236,7 @@ impl Roster {
         self.voters_that(Seat::is_live)
     }
 
-    /// Distinct names of voters that hold what the cluster holds.
+    /// Distinct names of voters that are members.
     pub(super) fn member_voters(&self) -> usize {
         self.voters_that(|seat| seat.state == SeatState::Member)
     }
@@ -280,7 +274,7 @@ impl Roster {
     }
 }
 
-/// A seat as a peer tells of it; `None` for one that no node makes.
+/// A seat as a peer sent it; `None` for a seat that no node makes.
 pub(super) fn from_wire(seat: wire::Seat) -> Option<(u64, Seat)> {
     let state = SeatState::try_from(seat.state).ok()?;
     (seat.origin != 0).then_some((

@@ -1,20 +1,19 @@
-//! The version vector: what was taken in of each origin.
+//! The version vector: what was taken in from each origin.
 
 use std::collections::BTreeMap;
 
+use kvasir_proto::peer::v1::Seen;
 use xxhash_rust::xxh3::Xxh3;
 
 /// What is known of one origin's writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cover {
-    /// Every write of the origin up to this stamp was taken in.
+    /// Every write of the origin up to this timestamp was taken in.
     pub seen: u64,
-    /// The last of those writes; heartbeats make `seen` larger. Of an origin that
-    /// writes no more it may be above `seen`: what is between them and not held
-    /// by all is lost.
+    /// The last write that counts as taken in; heartbeats make `seen` larger. Of an origin that is gone, `last` may be above
+    /// `seen`: what is between them and not held by all is lost.
     pub last: u64,
-    /// The last write that is held above both, where something before it may be
-    /// missing; 0: none.
+    /// The last write that is held above both, so that something before it may be missing; 0: none.
     pub beyond: u64,
 }
 
@@ -51,8 +50,8 @@ impl Cover {
         self.last.max(self.beyond)
     }
 
-    /// Equal for two nodes that took in the same writes of the origin, whatever heartbeats each has had. One that
-    /// holds a write above a gap is equal to nobody who does not, nor to one for whom there is no gap.
+    /// Equal for two nodes that took in the same writes of the origin, whatever heartbeats each has had. A node that holds a
+    /// write above a gap differs from one that lacks the write, and from one that has no gap there.
     pub(super) fn hash(&self, origin: u64, hash: &mut Xxh3) {
         let taken_in = if planted!("gap-not-in-hash") { 0 } else { self.last.min(self.seen) };
         for part in [origin, taken_in, self.last, self.beyond] {
@@ -63,3 +62,16 @@ impl Cover {
 
 /// Covers by origin.
 pub type Vector = BTreeMap<u64, Cover>;
+
+/// A vector as it is sent.
+pub(super) fn to_wire(vector: &Vector) -> Vec<Seen> {
+    vector
+        .iter()
+        .map(|(&origin, cover)| Seen { origin, hlc: cover.seen, last: cover.last, beyond: cover.beyond })
+        .collect()
+}
+
+/// One origin of a vector that a peer sent.
+pub(super) const fn from_wire(seen: &Seen) -> (u64, Cover) {
+    (seen.origin, Cover { seen: seen.hlc, last: seen.last, beyond: seen.beyond })
+}

@@ -1,10 +1,12 @@
-//! Own writes to peers, from the log, and the digests that find what got lost.
+//! Own writes to peers, from the log, and peers' own writes from theirs.
 
 use bytes::Bytes;
-use kvasir_proto::peer::v1::{Digest, Entry, Push, Want};
+use kvasir_proto::peer::v1::{Entry, Push, Want};
 
+use super::limits::{HEADROOM, MESSAGE_MAX_BYTES};
 use super::link::Link;
-use super::{HEADROOM, MESSAGE_MAX_BYTES, Replica, STRIKES, Violation};
+use super::replica::Replica;
+use super::types::Violation;
 use crate::clock::{Dot, ms_of};
 use crate::store::{Record, Store};
 
@@ -16,15 +18,9 @@ pub(super) enum Taken {
 }
 
 impl Replica {
-    /// Whether writes of the link's peer may be taken.
-    pub(super) fn accepts(&self, link: &Link) -> bool {
-        let takes_part = self.roster.is_live(link.origin) || planted!("evicted-goes-on");
-        self.ready && link.compatible && takes_part
-    }
-
     pub(super) fn take_push(&mut self, link: &mut Link, push: Push, now_ms: u64) -> Result<(), Violation> {
-        // Judged of the link's peer only, and by its clock: its stamps may come
-        // from another's that is ahead, or was, and nobody is to be refused for that.
+        // By the wall clock of the link's peer: its timestamps may follow another node's clock that is or was ahead, and no
+        // peer is refused for that.
         let their_ms = if planted!("peer-blamed-for-timestamps") { ms_of(push.last) } else { push.now_ms };
         let (ahead_ms, limit_ms) = (their_ms.saturating_sub(now_ms), self.settings.max_clock_skew_ms);
         if ahead_ms > limit_ms {
@@ -34,7 +30,7 @@ impl Replica {
         if !self.accepts(link) {
             return Ok(());
         }
-        let covered = self.covered(link.origin);
+        let covered = self.map.covered(link.origin);
         let wrote = push.entries.last().map(|e| e.hlc);
         let mut room = true;
         for mut entry in push.entries {
@@ -48,11 +44,10 @@ impl Replica {
             }
         }
         if push.prev > covered && !planted!("push-above-gap-covered") {
-            // Something between is missing. The entries count all the same,
-            // and the gap is what the delta must close.
+            // Something between is missing. The entries are taken all the same, and the answer to a Sync closes the gap.
             if room {
                 link.ahead = match link.ahead {
-                    // Only what joins without a gap may count as one stretch.
+                    // Only stretches without a gap between them count as one.
                     Some((from, to))
                         if push.prev <= to && from <= push.last || planted!("stretches-joined-across-gap") =>
                     {
@@ -73,10 +68,10 @@ impl Replica {
         Ok(())
     }
 
-    /// What was held above a gap counts once the gap is closed.
+    /// What was held above a gap is covered once the gap is closed.
     pub(super) fn close_gap(&mut self, link: &mut Link) {
         if let Some((from, to)) = link.ahead
-            && (from <= self.covered(link.origin) || planted!("gap-closed-by-anything"))
+            && (from <= self.map.covered(link.origin) || planted!("gap-closed-by-anything"))
         {
             self.cover(link.origin, to, 0);
             link.ahead = None;
@@ -93,13 +88,13 @@ impl Replica {
         // What is held or beaten needs no room.
         if let Some(limit) = self.settings.max_memory
             && !entry.deleted
-            && self.store.get(&entry.key).is_none_or(|held| held.dot < dot)
+            && self.map.store.get(&entry.key).is_none_or(|held| held.dot < dot)
         {
             let cost = Store::cost_of(entry.key.len(), entry.value.len());
-            // Tombstones go when all hold all: what they take must not keep this node
-            // from coming to hold it.
-            let limit =
-                limit + limit / HEADROOM + if planted!("tombstones-refuse-peers") { 0 } else { self.store.buried() };
+            // Tombstones are dropped once all nodes hold everything: their memory must not keep this node from getting there.
+            let limit = limit
+                + limit / HEADROOM
+                + if planted!("tombstones-refuse-peers") { 0 } else { self.map.store.buried() };
             if !self.make_room(&entry.key, cost, limit, now_ms) {
                 self.counters.no_room += 1;
                 self.full_since_ms.get_or_insert(now_ms);
@@ -117,41 +112,31 @@ impl Replica {
         });
         let first = Dot { hlc: entry.first_hlc, origin: entry.first_origin };
         let first = (first.hlc > 0).then(|| Box::new(first));
-        self.merge(Bytes::copy_from_slice(&entry.key), Record { dot, value, expires_ms, first });
+        self.map.merge(Bytes::copy_from_slice(&entry.key), Record { dot, value, expires_ms, first }, &mut self.changes);
         Ok(Taken::Yes)
     }
 
-    /// What a write replaced was held by its node. Did that node alone know of it, its writer could bring it back,
-    /// deleted or not, once that node is gone.
+    /// The peer held the write that it replaced. If the peer alone knew of that, then once the peer is gone the replaced write
+    /// could come back from its writer, deleted or not.
     fn note_replaced(&mut self, entry: &Entry) -> Result<(), Violation> {
         if entry.replaced_hlc >= entry.hlc || (entry.replaced_hlc == 0) != (entry.replaced_origin == 0) {
             return Err(Violation::Malformed);
         }
-        if entry.replaced_hlc > self.covered(entry.replaced_origin) {
+        if entry.replaced_hlc > self.map.covered(entry.replaced_origin) {
             self.note_write(Dot { hlc: entry.replaced_hlc, origin: entry.replaced_origin });
         }
         Ok(())
     }
 
-    /// A write is held. Of an origin that is forgotten everything was taken in: an entry for it would say that
-    /// something before the write may be missing. What is said of this node's own is old news, or false.
-    pub(super) fn note_write(&mut self, dot: Dot) {
-        let remembered =
-            dot.hlc > self.collected || planted!("retired-origin-partial") || self.vector.contains_key(&dot.origin);
-        if remembered && dot.origin != self.settings.origin {
-            self.vector.entry(dot.origin).or_default().note(dot.hlc);
-        }
-    }
-
     pub(super) fn cut_push(&mut self, link: &mut Link, mut prev: u64, now_ms: u64) -> Push {
-        let mut last = self.vector_seen(self.settings.origin);
-        if !self.log.covers(prev) {
-            // The peer fell behind the log. It will see the gap and ask.
+        let mut last = self.map.seen(self.settings.origin);
+        if !self.outbox.log.covers(prev) {
+            // The peer fell behind the log. It will see the gap and send a Sync.
             prev = last;
         }
         let mut entries = Vec::new();
         let mut bytes = 0;
-        for entry in self.log.above(prev) {
+        for entry in self.outbox.log.above(prev) {
             if bytes >= MESSAGE_MAX_BYTES || entries.len() == self.settings.bounds.message_entries {
                 last = entries.last().map_or(last, |e: &Entry| e.hlc);
                 break;
@@ -162,29 +147,5 @@ impl Replica {
         self.counters.entries_out += entries.len() as u64;
         link.cursor = Some(last);
         Push { prev, last, entries, now_ms }
-    }
-
-    pub(super) fn take_digest(&mut self, link: &mut Link, digest: &Digest) {
-        if !self.ready || !link.compatible {
-            return;
-        }
-        let theirs = u128::from(digest.fingerprint_hi) << 64 | u128::from(digest.fingerprint_lo);
-        if digest.seen_hash != self.seen_hash() {
-            return link.ask(Want::Missing);
-        }
-        // Where one has forgotten more, or is about to, the maps cannot be compared.
-        if digest.forgotten != self.forgotten || !self.store.is_collected(self.forgotten) {
-            return;
-        }
-        if theirs == self.store.fingerprint() {
-            link.strikes = 0;
-        } else {
-            link.strikes += 1;
-            if link.strikes >= STRIKES && link.awaiting.is_none() {
-                link.strikes = 0;
-                self.counters.divergences += 1;
-                link.request = Some(Want::Repair).filter(|_| !planted!("never-repaired"));
-            }
-        }
     }
 }
