@@ -26,7 +26,7 @@ test-sim: setup ## thousands of simulated clusters; SEEDS=n sets how many
 
 sim: ## simulated clusters on all cores, with progress; SEEDS=n sets how many, FROM=s the first; MINUTES=n of membership
 	SEEDS=$${SEEDS:-1000000} cargo test --release --locked -p kvasir-replica --test simulation -- --nocapture
-	MINUTES=$${MINUTES:-10000} cargo test --release --locked -p kvasir-membership --lib hours_of_loss -- --nocapture
+	MINUTES=$${MINUTES:-10000} cargo test --release --locked -p kvasir-membership --test simulation hours_of_loss -- --nocapture
 
 mutations: ## plant each known bug in the protocol, and see that the simulation finds it
 	scripts/mutations

@@ -274,7 +274,7 @@ impl Driver {
                 changed = lives.changed(), if may_change => match changed {
                     Ok(()) => {
                         let (origin, started_ms) = *lives.borrow_and_update();
-                        if self.swim.begin_anew(self.started.elapsed(), origin, started_ms) {
+                        if self.swim.reset(self.started.elapsed(), origin, started_ms) {
                             self.me.send_replace(self.swim.me().clone());
                         }
                         self.act().await;
@@ -302,7 +302,7 @@ impl Driver {
     }
 
     fn look_at(&mut self, view: &View) {
-        self.swim.look_at(self.started.elapsed(), view.addresses.keys().copied());
+        self.swim.set_addresses(self.started.elapsed(), view.addresses.keys().copied());
     }
 
     async fn received(&mut self, buffer: &[u8], received: io::Result<(usize, SocketAddr)>) {
