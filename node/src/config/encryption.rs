@@ -1,4 +1,4 @@
-//! What peers encrypt with: a cookie and keys, given here or in a file.
+//! Encryption between peers: a cookie and keys, given as settings or in a file.
 
 use std::{fmt, path::PathBuf};
 
@@ -7,28 +7,28 @@ use serde::Deserialize;
 
 use super::{ConfigError, EncryptionSettings, Secret, Secrets, validate::invalid};
 
-/// Keys that may be known at a time: a rotation needs two.
+/// The most keys at a time; a rotation needs two.
 pub const MAX_KEYS: usize = 8;
 /// The longest cookie.
 pub const MAX_COOKIE_BYTES: usize = 256;
-/// Bytes of a key.
+/// The length of a key in bytes.
 pub const KEY_BYTES: usize = 32;
 
 /// Where the cookie and the keys are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EncryptionConfig {
-    /// Here.
+    /// Given as settings.
     Given(Keyring),
-    /// In a file, which is read again when it changes.
+    /// In a file, which is reloaded when it changes.
     File(PathBuf),
 }
 
 /// A cookie and the keys, the primary one first.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Keyring {
-    /// Binds what is encrypted to one set of nodes, beside the key.
+    /// A text that binds encrypted messages to one group of nodes, in addition to the key.
     pub cookie: Vec<u8>,
-    /// At least one, no two equal.
+    /// At least one key, no two equal.
     pub keys: Vec<[u8; KEY_BYTES]>,
 }
 
@@ -38,8 +38,7 @@ impl fmt::Debug for Keyring {
     }
 }
 
-/// The form of a file. What the parser says of one that breaks it would repeat
-/// what the file holds.
+/// The format of a key file. The parser's error messages are not shown, because they quote the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct KeyFile {
@@ -50,13 +49,13 @@ struct KeyFile {
 impl Keyring {
     /// Reads a key file.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
-        let form = "the file must be YAML of the form `cookie: TEXT` and `keys: [KEY, ...]`, and nothing else";
+        let form = "the file must be YAML with `cookie: TEXT` and `keys: [KEY, ...]`, and nothing else";
         let text = std::str::from_utf8(text).map_err(|_| form.to_owned())?;
         let KeyFile { cookie, keys } = serde_yaml::from_str(text).map_err(|_| form.to_owned())?;
         Self::of(&cookie, &keys).map_err(|(field, message)| format!("{field}: {message}"))
     }
 
-    /// Takes what was given; an error has the field.
+    /// An error names the field.
     fn of(cookie: &Secret, keys: &Secrets) -> Result<Self, (&'static str, String)> {
         let cookie = cookie.expose().trim().as_bytes().to_vec();
         if cookie.is_empty() || cookie.len() > MAX_COOKIE_BYTES {
@@ -78,7 +77,7 @@ impl Keyring {
                 return Err(("keys", format!("key {n} is all zeros: give a random one")));
             }
             if read.contains(&key) {
-                return Err(("keys", format!("key {n} is there twice: leave one out")));
+                return Err(("keys", format!("key {n} is given twice: remove one of them")));
             }
             read.push(key);
         }
@@ -92,15 +91,15 @@ impl EncryptionSettings {
             Self { cookie: None, keys: None, file: Some(file) } => Ok(EncryptionConfig::File(file)),
             Self { file: Some(_), .. } => Err(invalid(
                 "encryption.file",
-                "cookie or keys are given too: the file holds both, leave the others out",
+                "cookie or keys are given too: the file contains both, leave the others out",
             )),
             Self { cookie: Some(cookie), keys: Some(keys), file: None } => {
                 Keyring::of(&cookie, &keys).map(EncryptionConfig::Given).map_err(|(field, message)| {
                     invalid(if field == "cookie" { "encryption.cookie" } else { "encryption.keys" }, message)
                 })
             }
-            Self { cookie: None, .. } => Err(invalid("encryption.cookie", "give it, or encryption.file")),
-            Self { keys: None, .. } => Err(invalid("encryption.keys", "give at least one, or encryption.file")),
+            Self { cookie: None, .. } => Err(invalid("encryption.cookie", "give the cookie, or encryption.file")),
+            Self { keys: None, .. } => Err(invalid("encryption.keys", "give at least one key, or encryption.file")),
         }
     }
 }
@@ -113,14 +112,14 @@ mod tests {
     const OTHER: &str = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
 
     #[test]
-    fn a_file_holds_a_cookie_and_keys_primary_first() {
+    fn keyring_file_has_a_cookie_and_keys() {
         let ring = Keyring::parse(format!("cookie: demo\nkeys:\n- {KEY}\n- {OTHER}\n").as_bytes()).unwrap();
         assert_eq!(ring, Keyring { cookie: b"demo".to_vec(), keys: vec![[1; 32], [2; 32]] });
         assert_eq!(format!("{ring:?}"), "Keyring of 2 keys");
     }
 
     #[test]
-    fn a_wrong_file_is_refused_and_nothing_of_it_repeated() {
+    fn keyring_file_is_never_quoted_in_errors() {
         for (wrong, why) in [
             ("hush", "must be YAML"),
             ("cookie: hush", "must be YAML"),
@@ -131,7 +130,7 @@ mod tests {
             ("cookie: ''\nkeys: [hush]", "cookie: has 0 bytes"),
             ("cookie: demo\nkeys: []", "keys: 0 keys: give 1 to 8"),
             ("cookie: demo\nkeys: [AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=]", "keys: key 0 is all zeros"),
-            (&format!("cookie: demo\nkeys: [{KEY}, {OTHER}, {KEY}]"), "keys: key 2 is there twice"),
+            (&format!("cookie: demo\nkeys: [{KEY}, {OTHER}, {KEY}]"), "keys: key 2 is given twice"),
             (&format!("cookie: {}\nkeys: [{KEY}]", "c".repeat(257)), "cookie: has 257 bytes"),
         ] {
             let message = Keyring::parse(wrong.as_bytes()).unwrap_err();
