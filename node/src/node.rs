@@ -255,11 +255,11 @@ impl Node {
         providers.extend(more);
         let discovery = discovery::start(providers);
         let refusals = Arc::<Refusals>::default();
-        let membership = membership::start(
+        let membership = Membership::start(
             me.clone(),
             peer_udp,
             discovery.clone(),
-            membership::Options {
+            membership::MembershipOptions {
                 cluster: &config.cluster,
                 cluster_uid: &config.cluster_uid,
                 timing: config.swim,
@@ -270,7 +270,7 @@ impl Node {
             },
             stop.clone(),
         );
-        let lives = peers::live_on(engine.subscribe_identity(), membership.life());
+        let lives = peers::live_on(engine.subscribe_identity(), membership.process());
         tokio::spawn(stop.clone().run_until_cancelled_owned(lives));
         let transport = Transport::start(
             engine.clone(),

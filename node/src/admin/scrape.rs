@@ -26,7 +26,7 @@ pub struct Scrape {
     /// The replica, the members and discovery.
     pub overview: Overview,
     /// What membership counted.
-    pub membership: Arc<membership::Counters>,
+    pub membership: Arc<membership::MembershipCounters>,
     /// What the peer port counted.
     pub transport: Arc<Transport>,
     /// What opens datagrams, if they are encrypted.

@@ -35,7 +35,7 @@ pub struct Overview {
     me: watch::Receiver<NodeId>,
     cluster: Arc<str>,
     cluster_uid: Arc<str>,
-    counters: Arc<membership::Counters>,
+    counters: Arc<membership::MembershipCounters>,
     engine: Arc<Engine>,
     transport: Arc<Transport>,
     events: broadcast::Sender<Event>,
@@ -187,7 +187,7 @@ impl Overview {
     /// Whether all that this node hears of is a cluster of its cluster's name that is another one: of a deleted
     /// `KvCluster`, it is what remains.
     pub fn is_stale(&self) -> bool {
-        let heard_ms = self.counters.namesake_ms.load(Relaxed);
+        let heard_ms = self.counters.other_uid_ms.load(Relaxed);
         self.members.borrow().is_empty() && wall_ms().saturating_sub(heard_ms) < NAMESAKE_HEARD_MS
     }
 

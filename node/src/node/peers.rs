@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::overview::{Overview, Sight};
 use crate::engine::Engine;
-use crate::membership::{Life, MemberInfo};
+use crate::membership::{MemberInfo, OriginStart};
 use crate::refusals::Unjoinable;
 use crate::replica::{PeerId, View};
 use crate::transport::Peer;
@@ -42,7 +42,7 @@ pub(super) fn to_link(mut members: Members, stop: CancellationToken) -> watch::R
 
 /// Keeps membership's idea of this node as the replica's: when the one begins
 /// anew, so does the other.
-pub(super) async fn live_on(mut identity: watch::Receiver<PeerId>, life: watch::Sender<Life>) {
+pub(super) async fn live_on(mut identity: watch::Receiver<PeerId>, life: watch::Sender<OriginStart>) {
     while identity.changed().await.is_ok() {
         let (origin, started_ms) = {
             let id = identity.borrow_and_update();
