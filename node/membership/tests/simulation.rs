@@ -451,7 +451,7 @@ fn clocks_that_were_wrong_together_recover() {
 }
 
 #[test]
-fn suspect_replaced_at_another_address_is_dead_at_once() {
+fn suspect_replaced_elsewhere_is_dead_at_once() {
     let mut world = World::cluster(5, 3);
     world.settle(5 * SECOND);
     world.run(10 * SECOND);

@@ -240,7 +240,7 @@ async fn a_certificate_says_who_a_client_is() {
     assert!(told.contains("cert:app may not write the key \"other/k\""), "{told}");
     // None at all is no failure of TLS, and no identity either.
     let told = tls::client(&node, tls::trusting(&own)).get("app/k").await.unwrap_err().to_string();
-    assert!(told.contains("show a client certificate"), "{told}");
+    assert!(told.contains("present a client certificate"), "{told}");
 }
 
 /// An API server that knows one token, and counts how often it is asked.

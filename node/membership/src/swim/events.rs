@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use crate::{MemberInfo, NodeId};
 
 /// A change in the cluster. A process that is listed as a member has caused exactly one `Joined`, and causes exactly one
-/// `Left` or `Failed` when it is no longer listed. Processes are told apart by their origins.
+/// `Left` or `Failed` when it is no longer listed. The origin identifies a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A process joined.
