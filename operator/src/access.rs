@@ -1,8 +1,6 @@
 //! Who clients of members are and what they may do: that part of the members' configuration, its Secrets, and whether all that it
 //! needs is there.
 
-use std::time::Duration;
-
 use k8s_openapi::{
     ByteString,
     api::{
@@ -13,7 +11,12 @@ use k8s_openapi::{
     },
 };
 use kube::{Api, Client, api::PostParams};
-use kvasir_crds::{Access, AccessRule, KvClusterSpec, SecretKey, ServiceAccounts, duration};
+use kvasir_crds::{Access, AccessRule, KvClusterSpec, SecretKey, ServiceAccounts};
+use kvasir_formats::{
+    access::{Verb, is_subject},
+    defaults::REVIEW_TTL,
+    duration,
+};
 use serde_json::{Map, Value, json};
 
 use crate::{api_error::ApiError, certs, secret_folder, status::Obstacle, validate::ValidatedCluster};
@@ -26,9 +29,6 @@ pub const CLIENT_CA_FILE: &str = "/etc/kvasir-access/client-ca.crt";
 const FOLDER: &str = "/etc/kvasir-access";
 const TOKENS: &str = "tokens.yaml";
 const CLIENT_CA: &str = "client-ca.crt";
-const REVIEW_TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(10);
-const VERBS: [&str; 5] = ["read", "write", "delete", "watch", "admin"];
-const KINDS: [&str; 4] = ["token:", "cert:", "serviceaccount:", "group:"];
 
 /// What is wrong with that part of a spec, and where.
 pub fn check(spec: &KvClusterSpec) -> Result<(), (&'static str, &'static str)> {
@@ -49,15 +49,12 @@ pub fn check(spec: &KvClusterSpec) -> Result<(), (&'static str, &'static str)> {
             return Err(("spec.access.serviceAccounts.reviewTtl", "set at least 1s and at most 10m"));
         }
     }
-    let known = |subject: &String| {
-        subject == "*" || KINDS.iter().any(|kind| subject.strip_prefix(kind).is_some_and(|name| !name.is_empty()))
-    };
     for AccessRule { subjects, prefix: _, verbs } in rules.iter().flatten() {
-        if subjects.is_empty() || !subjects.iter().all(known) {
+        if subjects.is_empty() || !subjects.iter().all(|subject| is_subject(subject)) {
             let forms = "give subjects as token:NAME, cert:NAME, serviceaccount:NAMESPACE/NAME, group:NAME or *";
             return Err(("spec.access.rules", forms));
         }
-        if verbs.is_empty() || !verbs.iter().all(|verb| VERBS.contains(&verb.as_str())) {
+        if verbs.is_empty() || verbs.iter().any(|verb| verb.parse::<Verb>().is_err()) {
             return Err(("spec.access.rules", "give verbs of read, write, delete, watch and admin"));
         }
     }

@@ -21,13 +21,12 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy},
     core::Status,
 };
+use kvasir_formats::quantity;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{
-    api_error::ApiError, fetch::Live, labels, metrics::Metrics, notice::Notice, quantity, resources::ClusterResources,
-};
+use crate::{api_error::ApiError, fetch::Live, labels, metrics::Metrics, notice::Notice, resources::ClusterResources};
 
 /// HTTP status of an object that the API server finds invalid, and of a change that it finds invalid.
 const INVALID: u16 = 422;
@@ -494,7 +493,7 @@ fn is_empty(value: &Value) -> bool {
 }
 
 fn same_quantity(live: &Value, desired: &Value) -> bool {
-    let milli = |value: &Value| value.as_str().and_then(quantity::parse_milli);
+    let milli = |value: &Value| value.as_str().and_then(quantity::milli);
     live == desired || milli(live).is_some_and(|live| milli(desired) == Some(live))
 }
 

@@ -23,7 +23,6 @@ pub mod memory;
 pub mod metrics;
 pub mod notice;
 pub mod poll;
-pub mod quantity;
 pub mod resources;
 pub mod retry;
 mod secret_folder;

@@ -11,10 +11,11 @@ use k8s_openapi::{
 use kube::{Resource, ResourceExt};
 use kvasir_crds::{
     Access, Discovery, EMPTY_NODE_BYTES, KubernetesDiscovery, KvCluster, LEAST_MEMORY_LIMIT, MAX_NAME, MAX_REPLICAS,
-    Resources, duration,
+    Resources,
 };
+use kvasir_formats::{defaults, duration, quantity};
 
-use crate::{access, encryption::KeyFile, quantity, tls::NodeTls};
+use crate::{access, encryption::KeyFile, tls::NodeTls};
 
 const SYNC_INTERVAL: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(1);
 const LEAST_MEMORY: u64 = 1 << 20;
@@ -23,7 +24,6 @@ const LONGEST_JOIN: Duration = Duration::from_secs(90);
 
 /// What a node without room may do; the first is what it does unless told otherwise.
 const MAX_MEMORY_POLICIES: [&str; 2] = ["noeviction", "ttl-first"];
-const DEFAULT_EVICT_AFTER: Duration = Duration::from_mins(5);
 const EVICT_AFTER: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_hours(24);
 
 /// A cluster of which everything is known that building needs.
@@ -120,13 +120,13 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidatedClu
     }
     let resources = resources(spec.resources.as_ref())?;
     let max_memory = spec.max_memory.as_deref().map(|text| {
-        quantity::parse_units(text)
+        quantity::units(text)
             .filter(|bytes| *bytes >= LEAST_MEMORY)
             .ok_or_else(|| invalid("spec.maxMemory", "set a quantity of at least 1Mi, such as 256Mi, or leave it out"))
     });
     let max_memory = max_memory.transpose()?;
     let limit = resources.limits.as_ref().and_then(|limits| limits.get("memory"));
-    match (max_memory, limit.and_then(|limit| quantity::parse_units(&limit.0))) {
+    match (max_memory, limit.and_then(|limit| quantity::units(&limit.0))) {
         (Some(max_memory), Some(limit)) if max_memory.saturating_add(EMPTY_NODE_BYTES) > limit => {
             return Err(invalid(
                 "spec.maxMemory",
@@ -149,7 +149,7 @@ pub fn validate(cluster: &KvCluster, default_image: &str) -> Result<ValidatedClu
             .ok_or_else(|| invalid("spec.maxMemoryPolicy", "set noeviction or ttl-first, or leave it out"))?,
     };
     let evict_after = match &spec.evict_after {
-        None => DEFAULT_EVICT_AFTER,
+        None => defaults::EVICT_AFTER,
         Some(text) => duration::parse(text).map_err(|error| invalid("spec.evictAfter", error.to_string()))?,
     };
     if !EVICT_AFTER.contains(&evict_after) {
@@ -213,7 +213,7 @@ fn resources(given: Option<&Resources>) -> Result<ResourceRequirements, Invalid>
     };
     for (field, amounts) in [("spec.resources.requests", requests), ("spec.resources.limits", limits)] {
         for (name, amount) in amounts.iter().flatten() {
-            if quantity::parse_milli(&amount.0).is_none_or(|milli| milli < 0) {
+            if quantity::milli(&amount.0).is_none_or(|milli| milli < 0) {
                 return Err(invalid(
                     field,
                     format!("write {name} as a quantity such as 100m or 64Mi, not {:?}", amount.0),
@@ -273,9 +273,6 @@ pub(crate) mod tests {
         let max_memory = |spec| valid(spec).max_memory;
         assert_eq!(max_memory("{maxMemory: 40Mi, resources: {limits: {memory: 64Mi}}}"), Some(40 << 20));
         assert_eq!(max_memory("{resources: {limits: {memory: 50Mi}}}"), None);
-        // What the node measures and what is refused here are one.
-        assert_eq!(EMPTY_NODE_BYTES, kvasir_node::memory::EMPTY);
-        assert_eq!(LEAST_MEMORY_LIMIT, kvasir_node::memory::LEAST_LIMIT);
     }
 
     #[test]

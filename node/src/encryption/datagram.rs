@@ -22,8 +22,8 @@ use chacha20poly1305::aead::{Aead as _, Payload};
 use parking_lot::Mutex;
 
 use super::Keys;
-use crate::engine::wall_ms;
 use crate::membership::{MAX_DATAGRAM, SEALED_MAGIC, Seal};
+use crate::wall_clock::wall_ms;
 
 const VERSION: u8 = 1;
 const HEADER: usize = SEALED_MAGIC.len() + 1;

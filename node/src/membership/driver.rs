@@ -25,8 +25,8 @@ use super::{
 };
 use crate::{
     discovery::View,
-    engine::wall_ms,
     refusals::{Reason, Refusals},
+    wall_clock::wall_ms,
 };
 
 /// How many datagrams are received before timers fire.

@@ -4,12 +4,14 @@
 
 mod cgroup;
 
+use kvasir_formats::defaults;
+
 use crate::replica::{HEADROOM, LOG_MAX_BYTES, LOG_MAX_ENTRIES};
 
 pub use self::cgroup::{Limit, limit};
 
 /// What an empty node takes.
-pub const EMPTY: u64 = 24 << 20;
+pub const EMPTY: u64 = defaults::EMPTY_NODE_BYTES;
 /// What messages of clients and peers take while they are in flight.
 const MESSAGES: u64 = 24 << 20;
 /// What a node needs independently of its entries.
@@ -17,7 +19,7 @@ pub const NEEDS: u64 = EMPTY + MESSAGES;
 /// The smallest share: it has room for one value of the maximum size.
 pub const LEAST_SHARE: u64 = 1 << 20;
 /// The lowest memory limit that leaves entries [`LEAST_SHARE`].
-pub const LEAST_LIMIT: u64 = 50 << 20;
+pub const LEAST_LIMIT: u64 = defaults::LEAST_MEMORY_LIMIT;
 /// A share is a multiple of this, to be readable.
 const UNIT: u64 = 1 << 20;
 /// The part of `maxMemory` that values in the log may take that are no longer in the map: an eighth.

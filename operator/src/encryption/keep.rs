@@ -11,16 +11,12 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use kube::{Api, Client, api::PostParams};
+use kvasir_formats::keyring::{InvalidKeyring, KEY_BYTES, Keyring};
 use ring::rand::{SecureRandom as _, SystemRandom};
-use serde::Deserialize;
 
 use super::KeyFile;
 use crate::{api_error::ApiError, labels, metrics::Metrics, validate::ValidatedCluster};
 
-/// What the node takes.
-const MAX_COOKIE_BYTES: usize = 256;
-const MAX_KEYS: usize = 8;
-const KEY_BYTES: usize = 32;
 /// Bytes of randomness in a cookie that the operator makes.
 const COOKIE_BYTES: usize = 16;
 
@@ -52,7 +48,7 @@ pub enum KeysError {
         /// Key in it.
         key: String,
         /// What is wrong; nothing of what the file holds.
-        why: String,
+        why: InvalidKeyring,
     },
     /// It is another object's, which will take it along.
     #[error("spec.encryption: Secret {0} belongs to something else: delete it, or give the KvCluster another name")]
@@ -124,56 +120,7 @@ fn judge(secret: &Secret, file: &KeyFile, owner: &OwnerReference) -> Result<(), 
     }
     let bytes = secret.data.as_ref().and_then(|data| data.get(key));
     let ByteString(bytes) = bytes.ok_or_else(|| KeysError::NoFile { secret: name.clone(), key: key.clone() })?;
-    check(bytes).map_err(|why| KeysError::Malformed { secret: name.clone(), key: key.clone(), why })
-}
-
-/// The form of the file, which is the node's. What the parser says of one that breaks it would repeat what the file holds.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Form {
-    cookie: String,
-    keys: Keys,
-}
-
-/// A single key needs no list.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Keys {
-    One(String),
-    Many(Vec<String>),
-}
-
-/// Whether a node takes this file.
-pub fn check(text: &[u8]) -> Result<(), String> {
-    let form = "it must be YAML of the form `cookie: TEXT` and `keys: [KEY, ...]`, and nothing else";
-    let text = std::str::from_utf8(text).map_err(|_| form.to_owned())?;
-    let Form { cookie, keys } = serde_yaml::from_str(text).map_err(|_| form.to_owned())?;
-    let keys = match keys {
-        Keys::One(key) => vec![key],
-        Keys::Many(keys) => keys,
-    };
-    let cookie = cookie.trim().len();
-    if !(1..=MAX_COOKIE_BYTES).contains(&cookie) {
-        return Err(format!("cookie has {cookie} bytes: give 1 to {MAX_COOKIE_BYTES}"));
-    }
-    if !(1..=MAX_KEYS).contains(&keys.len()) {
-        return Err(format!("{} keys: give 1 to {MAX_KEYS}, the primary one first", keys.len()));
-    }
-    let mut seen = Vec::new();
-    for (n, key) in keys.iter().enumerate() {
-        let key: Option<[u8; KEY_BYTES]> = BASE64_STANDARD.decode(key.trim()).ok().and_then(|key| key.try_into().ok());
-        let key = key.ok_or_else(|| {
-            format!("key {n} is not base64 of {KEY_BYTES} bytes: `openssl rand -base64 {KEY_BYTES}` makes one")
-        })?;
-        if key == [0; KEY_BYTES] {
-            return Err(format!("key {n} is all zeros: give a random one"));
-        }
-        if seen.contains(&key) {
-            return Err(format!("key {n} is there twice: leave one out"));
-        }
-        seen.push(key);
-    }
-    Ok(())
+    Keyring::parse(bytes).map(drop).map_err(|why| KeysError::Malformed { secret: name.clone(), key: key.clone(), why })
 }
 
 /// A Secret with a cookie and one key that nobody has seen.

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use kvasir_crds::{AccessRule, duration};
+use kvasir_crds::AccessRule;
+use kvasir_formats::duration;
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -59,10 +60,10 @@ fn lasting(cluster: &ValidatedCluster) -> Value {
         "clientAddress": format!("0.0.0.0:{CLIENT_PORT}"),
         "peerAddress": format!("0.0.0.0:{PEER_PORT}"),
         "adminAddress": format!("0.0.0.0:{ADMIN_PORT}"),
-        "syncInterval": duration::format(cluster.sync_interval),
+        "syncInterval": duration::in_seconds(cluster.sync_interval),
         "drainTimeout": format!("{DRAIN_SECONDS}s"),
         "maxMemoryPolicy": cluster.max_memory_policy,
-        "evictAfter": duration::format(cluster.evict_after),
+        "evictAfter": duration::in_seconds(cluster.evict_after),
         "logFormat": "json",
         "discovery": discovery::settings(cluster),
     });
@@ -71,7 +72,7 @@ fn lasting(cluster: &ValidatedCluster) -> Value {
         settings["maxMemory"] = bytes.to_string().into();
     }
     if let Some(timeout) = cluster.join_timeout {
-        settings["joinTimeout"] = duration::format(timeout).into();
+        settings["joinTimeout"] = duration::in_seconds(timeout).into();
     }
     if let Some(serve_alone) = cluster.serve_alone {
         settings["serveAlone"] = serve_alone.into();

@@ -21,15 +21,16 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
+use kvasir_formats::defaults;
 
 use crate::{labels, validate::ValidatedCluster};
 
 /// Port of the gRPC API.
-pub const CLIENT_PORT: i32 = 7070;
+pub const CLIENT_PORT: i32 = defaults::CLIENT_PORT as i32;
 /// Port between nodes, TCP and UDP.
-pub const PEER_PORT: i32 = 7071;
+pub const PEER_PORT: i32 = defaults::PEER_PORT as i32;
 /// Port of health, metrics and status.
-pub const ADMIN_PORT: i32 = 7072;
+pub const ADMIN_PORT: i32 = defaults::ADMIN_PORT as i32;
 /// Name of the container in member pods.
 pub const CONTAINER: &str = "kvasir";
 

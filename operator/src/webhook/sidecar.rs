@@ -13,12 +13,12 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
 use kvasir_crds::{KvClusterSpec, Resources};
+use kvasir_formats::{defaults, quantity};
 use serde_json::{Value, json};
 
 use super::{CLUSTER_LABEL, INJECT_ANNOTATION, INJECTED_ANNOTATION, SIDECAR_NAME};
 use crate::{
     encryption::{self, KeyFile},
-    quantity,
     tls::{self, NodeTls},
 };
 
@@ -32,9 +32,9 @@ const MEMBER_LABEL: &str = "kvasir.dev/member-of";
 /// The user of the image.
 const USER: i64 = 65532;
 
-const CLIENT_PORT: i32 = 7070;
-const PEER_PORT: i32 = 7071;
-const ADMIN_PORT: i32 = 7072;
+const CLIENT_PORT: i32 = defaults::CLIENT_PORT as i32;
+const PEER_PORT: i32 = defaults::PEER_PORT as i32;
+const ADMIN_PORT: i32 = defaults::ADMIN_PORT as i32;
 
 /// What Kubernetes gives a pod that asks for nothing.
 const DEFAULT_GRACE_SECONDS: i64 = 30;
@@ -187,7 +187,7 @@ impl Sidecar {
         let max_memory = spec
             .max_memory
             .as_ref()
-            .map(|text| quantity::parse_units(text).map_or_else(|| text.clone(), |bytes| bytes.to_string()));
+            .map(|text| quantity::units(text).map_or_else(|| text.clone(), |bytes| bytes.to_string()));
         Self {
             namespace: namespace.to_owned(),
             cluster: cluster.to_owned(),
