@@ -26,7 +26,7 @@ test-sim: setup ## thousands of simulated clusters; SEEDS=n sets how many
 
 sim: ## simulated clusters on all cores, with progress; SEEDS=n sets how many, FROM=s the first seed; MINUTES=n simulates membership
 	SEEDS=$${SEEDS:-1000000} cargo test --release --locked -p kvasir-replica --test simulation -- --nocapture
-	MINUTES=$${MINUTES:-10000} cargo test --release --locked -p kvasir-membership --lib hours_of_loss -- --nocapture
+	MINUTES=$${MINUTES:-10000} cargo test --release --locked -p kvasir-membership --test simulation hours_of_loss -- --nocapture
 
 mutations: ## run the tests of the replica with each planted bug, and check that one of them fails
 	scripts/mutations

@@ -76,7 +76,7 @@ pub(crate) fn run(bytes: &[u8]) {
     // Whether either node has received a datagram that no node sent.
     let mut deceived = false;
     for (at, node) in nodes.iter_mut().enumerate() {
-        node.swim.look_at(now, [address(2 - u8::try_from(at).expect("0 or 1"))]);
+        node.swim.set_addresses(now, [address(2 - u8::try_from(at).expect("0 or 1"))]);
     }
     while !input.is_empty() {
         let at = input.below(2);
@@ -123,8 +123,8 @@ pub(crate) fn run(bytes: &[u8]) {
             6 => match input.below(8) {
                 0 => nodes[at].swim.leave(now),
                 1 => nodes[at].swim.farewell(now),
-                2 => drop(nodes[at].swim.begin_anew(now, input.number().max(1), u64::from(input.byte()) << 10)),
-                _ => nodes[at].swim.look_at(now, [address(input.byte()), address(1), address(2)]),
+                2 => drop(nodes[at].swim.reset(now, input.number().max(1), u64::from(input.byte()) << 10)),
+                _ => nodes[at].swim.set_addresses(now, [address(input.byte()), address(1), address(2)]),
             },
             _ => {
                 deceived = true;

@@ -181,7 +181,7 @@ proptest! {
     fn two_nodes_come_to_know_each_other_as_they_are(a in node(), b in node()) {
         prop_assume!(a.peer_address != b.peer_address && a.origin != b.origin && a.name != b.name);
         let mut nodes = [&a, &b].map(|id| Swim::new(id.clone(), envelope("default/demo", "u", VERSION), SwimConfig::LAN, Duration::ZERO, id.origin));
-        nodes[0].look_at(Duration::ZERO, [b.peer_address]);
+        nodes[0].set_addresses(Duration::ZERO, [b.peer_address]);
         nodes[0].tick(Duration::ZERO, u64::MAX);
         let mut passed = 0;
         loop {

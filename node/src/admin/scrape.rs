@@ -26,7 +26,7 @@ pub struct Scrape {
     /// The replica, the members and discovery.
     pub overview: Overview,
     /// Counts of membership.
-    pub membership: Arc<membership::Counters>,
+    pub membership: Arc<membership::MembershipCounters>,
     /// Counts of the peer port.
     pub transport: Arc<Transport>,
     /// Decrypts datagrams, if they are encrypted.

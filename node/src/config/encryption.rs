@@ -1,4 +1,4 @@
-//! What peers encrypt with: a cookie and keys, given here or in a file.
+//! Encryption between peers: a cookie and keys, given as settings or in a file.
 
 use std::path::PathBuf;
 
@@ -11,9 +11,9 @@ use super::{ConfigError, EncryptionSettings, Secret, validate::invalid};
 /// Where the cookie and the keys are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EncryptionConfig {
-    /// Here.
+    /// Given as settings.
     Given(Keyring),
-    /// In a file, which is read again when it changes.
+    /// In a file, which is reloaded when it changes.
     File(PathBuf),
 }
 
@@ -23,7 +23,7 @@ impl EncryptionSettings {
             Self { cookie: None, keys: None, file: Some(file) } => Ok(EncryptionConfig::File(file)),
             Self { file: Some(_), .. } => Err(invalid(
                 "encryption.file",
-                "cookie or keys are given too: the file holds both, leave the others out",
+                "cookie or keys are given too: the file contains both, leave the others out",
             )),
             Self { cookie: Some(cookie), keys: Some(keys), file: None } => {
                 let ring = Keyring::new(cookie.expose(), keys.0.iter().map(Secret::expose));
@@ -33,8 +33,8 @@ impl EncryptionSettings {
                     InvalidKeyring::Form => invalid("encryption", wrong.to_string()),
                 })
             }
-            Self { cookie: None, .. } => Err(invalid("encryption.cookie", "give it, or encryption.file")),
-            Self { keys: None, .. } => Err(invalid("encryption.keys", "give at least one, or encryption.file")),
+            Self { cookie: None, .. } => Err(invalid("encryption.cookie", "give the cookie, or encryption.file")),
+            Self { keys: None, .. } => Err(invalid("encryption.keys", "give at least one key, or encryption.file")),
         }
     }
 }

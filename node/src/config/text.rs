@@ -1,18 +1,17 @@
-//! How durations, sizes, hosts and labels are written in settings. Each type
-//! parses from a string, and its error says which form is right.
+//! Durations, sizes, hosts and labels as settings have them. Each type is parsed from a string; its error shows the right form.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 pub use kvasir_formats::{duration::DurationText, host_port::HostPort, quantity::Quantity};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Text that no log, status or message may show.
+/// A text that no log, status or message may show.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The text, for the one who has to send it.
+    /// The text, for the code that sends it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -38,7 +37,7 @@ impl FromStr for Secret {
     }
 }
 
-/// Several secrets: in the file one or a list, elsewhere with commas.
+/// Several secrets: one or a list in the file, separated by commas elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Secrets(pub Vec<Secret>);
@@ -53,7 +52,7 @@ impl FromStr for Secrets {
 
 impl<'de> Deserialize<'de> for Secrets {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // What does not fit is not repeated: it may hold the secret all the same.
+        // The message does not quote the input, which may contain a secret.
         #[derive(Deserialize)]
         #[serde(untagged, expecting = "write one secret as text, or a list of them")]
         enum OneOrMany {
@@ -67,7 +66,7 @@ impl<'de> Deserialize<'de> for Secrets {
     }
 }
 
-/// The URLs of servers: in the file one or a list, elsewhere with commas.
+/// The URLs of servers: one or a list in the file, separated by commas elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Servers(pub Vec<String>);
@@ -106,7 +105,7 @@ impl FromStr for Labels {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let pair = |pair: &str| match pair.trim().split_once('=') {
             Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-            _ => Err(format!("{pair:?} is not a label: write key=value, and a comma between two")),
+            _ => Err(format!("{pair:?} is not a label: write key=value, separated by commas")),
         };
         text.split(',').map(pair).collect::<Result<_, _>>().map(Self)
     }

@@ -48,11 +48,11 @@ impl Joined {
         providers.extend(more);
         let discovery = discovery::start(providers);
         let refusals = Arc::<Refusals>::default();
-        let membership = membership::start(
+        let membership = Membership::start(
             me.clone(),
             peer_udp,
             discovery.clone(),
-            membership::Options {
+            membership::MembershipOptions {
                 cluster: &config.cluster,
                 cluster_uid: &config.cluster_uid,
                 timing: config.swim,
@@ -63,7 +63,7 @@ impl Joined {
             },
             stop.clone(),
         );
-        let lives = peers::follow_identity(engine.subscribe_identity(), membership.life());
+        let lives = peers::follow_identity(engine.subscribe_identity(), membership.process());
         tokio::spawn(stop.clone().run_until_cancelled_owned(lives));
         let transport = Transport::start(
             engine.clone(),

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Engine;
-use crate::membership::{Life, MemberInfo};
+use crate::membership::{MemberInfo, OriginStart};
 use crate::overview::{Observed, Overview};
 use crate::refusals::Unjoinable;
 use crate::replica::{PeerId, View};
@@ -44,13 +44,13 @@ fn target(member: &MemberInfo) -> LinkTarget {
 }
 
 /// Keeps membership's identity of this node equal to the replica's: when the replica rejoins, membership does too.
-pub(super) async fn follow_identity(mut identity: watch::Receiver<PeerId>, life: watch::Sender<Life>) {
+pub(super) async fn follow_identity(mut identity: watch::Receiver<PeerId>, process: watch::Sender<OriginStart>) {
     while identity.changed().await.is_ok() {
         let (origin, started_ms) = {
             let id = identity.borrow_and_update();
             (id.origin, id.started_ms)
         };
-        life.send_replace((origin, started_ms));
+        process.send_replace((origin, started_ms));
     }
 }
 

@@ -28,7 +28,7 @@ pub struct Overview {
     me: watch::Receiver<NodeId>,
     cluster: Arc<str>,
     cluster_uid: Arc<str>,
-    counters: Arc<membership::Counters>,
+    counters: Arc<membership::MembershipCounters>,
     engine: Arc<Engine>,
     transport: Arc<Transport>,
     events: broadcast::Sender<Event>,

@@ -16,7 +16,7 @@ const NAMESAKE_HEARD_MS: u64 = 30_000;
 impl Overview {
     /// Whether this node hears only of another cluster of its cluster's name: it remains of a deleted `KvCluster`.
     pub fn is_stale(&self) -> bool {
-        let heard_ms = self.counters.namesake_ms.load(Relaxed);
+        let heard_ms = self.counters.other_uid_ms.load(Relaxed);
         self.members.borrow().is_empty() && wall_ms().saturating_sub(heard_ms) < NAMESAKE_HEARD_MS
     }
 

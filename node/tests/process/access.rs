@@ -240,7 +240,7 @@ async fn a_certificate_says_who_a_client_is() {
     assert!(refusal.contains("cert:app may not write the key \"other/k\""), "{refusal}");
     // A client without a certificate gets a TLS connection, but no identity.
     let refusal = tls::client(&node, tls::trusting(&own)).get("app/k").await.unwrap_err().to_string();
-    assert!(refusal.contains("show a client certificate"), "{refusal}");
+    assert!(refusal.contains("present a client certificate"), "{refusal}");
 }
 
 /// An API server that knows one token and counts the reviews of it.

@@ -150,10 +150,10 @@ async fn ready_but_apart(all: &mut [Node], mut others: Vec<Node>, plain: &mut No
     socket.send_to(&Sealer::new(keys("demo", &[1]), Duration::ZERO).seal(b"hello"), plain.peer).await.unwrap();
     eventually("the plain node logs why", async || {
         let log = plain.log();
-        if log.contains("it is encrypted, and this node's are not") { Ok(()) } else { Err(log) }
+        if log.contains("the datagram is encrypted, but this node uses no encryption") { Ok(()) } else { Err(log) }
     })
     .await;
-    assert!(all[0].log().contains("it is not encrypted, and this node's are"), "{}", all[0].log());
+    assert!(all[0].log().contains("the datagram is not encrypted, but this node uses encryption"), "{}", all[0].log());
 
     let (one, two) = (all[0].status().await, all[1].status().await);
     assert_eq!(one["encryption"], two["encryption"], "keys have one name everywhere");
@@ -327,7 +327,7 @@ async fn encryption_refuses_foreign_datagrams_by_reason() {
     let status = node.status().await;
     assert_eq!(status["peers"][0]["state"], "alive", "{status}");
     let log = node.log();
-    assert_eq!(log.matches("somebody repeats datagrams").count(), 1, "each kind is logged once");
+    assert_eq!(log.matches("datagrams are replayed").count(), 1, "each kind is logged once");
     assert!(!log.contains("panicked"), "{log}");
 }
 

@@ -37,7 +37,7 @@ fn settings_in_force_are_printed_without_secrets() {
         .env("KVASIR_DISCOVERY_NATS_TOKEN", "hush");
     let Output { stdout, .. } = command.arg("--print-config").output().unwrap();
     let text = String::from_utf8(stdout).unwrap();
-    assert!(text.contains("# discovery.nats.token is set, and left out here") && !text.contains("hush"), "{text}");
+    assert!(text.contains("# discovery.nats.token is set, but not shown") && !text.contains("hush"), "{text}");
     let config: serde_json::Value = serde_yaml::from_str(&text).unwrap();
     assert_eq!(config["cluster"], "of-the-environment");
     assert_eq!((&config["syncInterval"], &config["joinTimeout"]), (&"2s".into(), &"10s".into()));

@@ -17,7 +17,7 @@ const FAR_MS: u64 = 36 * 365 * 86_400_000;
 fn announcement(name: &str, address: SocketAddr, started_ms: u64, to: SocketAddr) -> Vec<u8> {
     let id = NodeId::new(name, 99, Role::Member, address, started_ms);
     let mut forger = Swim::new(id, wire::envelope("test", "", wire::VERSION), SwimConfig::LAN, Duration::MAX, 1);
-    forger.look_at(Duration::ZERO, [to]);
+    forger.set_addresses(Duration::ZERO, [to]);
     forger.tick(Duration::ZERO, started_ms);
     let Some(Output::Send(_, datagram)) = forger.output() else { panic!("it announces itself") };
     datagram

@@ -73,7 +73,7 @@ async fn the_client_port_uses_the_current_certificate() {
     eventually("the error is logged", async || {
         let status = node.status().await;
         let error = status["reloads"]["tls"]["error"].as_str().unwrap_or_default().to_owned();
-        if error.contains("do not fit") { Ok(()) } else { Err(error) }
+        if error.contains("do not match") { Ok(()) } else { Err(error) }
     })
     .await;
     client(&node, trusting(&files)).get("k").await.unwrap();
@@ -115,7 +115,7 @@ async fn bad_certificates_keep_a_node_from_starting() {
     let (one, two) = (ca.issue("node", LOCAL, 2098), ca.issue("node", LOCAL, 2098));
     let odd = Issued { certificate: one.certificate.clone(), key: two.key };
     let empty = Issued { certificate: String::new(), key: one.key };
-    for (issued, why) in [(odd, "do not fit"), (empty, "there is no certificate")] {
+    for (issued, why) in [(odd, "do not match"), (empty, "the file contains no certificate")] {
         let files = secret(&ca.pem, &issued);
         let mut broken = with_tls(Node::new("n"), &files);
         broken.start();

@@ -80,6 +80,10 @@ impl Seat {
         match self.state {
             SeatState::Member => self.agreed = agreed.max(1),
             SeatState::Evicted if !planted!("evicted-and-replaced-not-awaited") => self.agreed = self.agreed.max(1),
+            // It holds a backlog, and may have taken up its old map again.
+            SeatState::Joining if self.returning && !planted!("replaced-while-rejoining-not-awaited") => {
+                self.agreed = agreed.max(1);
+            }
             SeatState::Evicted | SeatState::Joining | SeatState::Ended => {}
         }
         (self.state, self.since) = (SeatState::Ended, self.since.max(now));
@@ -304,6 +308,17 @@ mod tests {
             let mut roster = Roster::default();
             roster.take(1, Seat { state: SeatState::Member, ..Seat::joining("n0".into(), true, 1, false) });
             roster.evict(1, 10, agreed);
+            roster.replace(1, 20, 15);
+            assert_eq!(roster.get(1).map(|seat| (seat.state, seat.agreed)), Some((SeatState::Ended, kept)));
+        }
+    }
+
+    /// A process whose name was taken while it rejoined still has its backlog.
+    #[test]
+    fn replaced_while_rejoining_keeps_deletes() {
+        for (returning, kept) in [(true, 15), (false, 0)] {
+            let mut roster = Roster::default();
+            roster.take(1, Seat::joining("n0".into(), true, 1, returning));
             roster.replace(1, 20, 15);
             assert_eq!(roster.get(1).map(|seat| (seat.state, seat.agreed)), Some((SeatState::Ended, kept)));
         }

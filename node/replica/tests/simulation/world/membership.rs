@@ -65,7 +65,7 @@ impl World<'_> {
         let id = NodeId::new(&node.name, node.origin, role, address(at), node.replica.id().started_ms);
         let envelope = wire::envelope("simulation", "", wire::VERSION);
         let mut swim = Swim::new(id, envelope, Timing::LAN, Duration::from_millis(MAX_CLOCK_SKEW_MS), seed);
-        swim.look_at(Duration::from_millis(self.now_ms), found.iter().map(|&place| address(place)));
+        swim.set_addresses(Duration::from_millis(self.now_ms), found.iter().map(|&place| address(place)));
         node.member = Some(Member {
             swim,
             members: Arc::default(),
@@ -180,7 +180,7 @@ impl World<'_> {
         let Some(node) = &mut self.nodes[at] else { return };
         let Some(member) = &mut node.member else { return };
         let id = node.replica.id();
-        assert!(member.swim.begin_anew(now, id.origin, id.started_ms), "{} had that origin before", node.name);
+        assert!(member.swim.reset(now, id.origin, id.started_ms), "{} had that origin before", node.name);
         self.changed_ms = self.now_ms;
         self.handle_outputs(at, now);
     }

@@ -1,6 +1,5 @@
-//! The membership protocol on a network that loses, delays and parts, with a
-//! clock that jumps from event to event: hours pass in a moment, and each seed
-//! gives the same run every time.
+//! The membership protocol on a simulated network that loses and delays datagrams and can be partitioned. The clock jumps from
+//! event to event, so hours pass in a moment; each seed always gives the same run.
 
 use std::{
     cmp::Reverse,
@@ -10,17 +9,12 @@ use std::{
     time::Duration,
 };
 
+use kvasir_membership::{Event, MemberState, NodeId, Output, Refused, Role, Swim, Timing, leader, wire};
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
-use super::{
-    MemberState, NodeId, Refused, Role, Timing, leader,
-    swim::{Event, Output, Swim},
-    wire,
-};
-
-/// 2026, as the wall clock that the simulated nodes start with.
+/// The wall clock at the start, in 2026.
 const WALL_MS: u64 = 1_790_000_000_000;
-/// As the node's default.
+/// The default of a node.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(10);
 
 struct Node {
@@ -29,23 +23,23 @@ struct Node {
     events: Vec<(Duration, Event)>,
 }
 
-/// When it arrives, its number, whom it is for, and what it says.
+/// Time of arrival, number, addressee, datagram.
 type InFlight = (Duration, u64, usize, Vec<u8>);
 
 struct World {
     now: Duration,
     rng: Xoshiro256PlusPlus,
-    /// By address: node `n` listens at 10.0.0.n.
+    /// Node `n` listens at 10.0.0.n.
     nodes: Vec<Node>,
     in_flight: BinaryHeap<Reverse<InFlight>>,
     sent: u64,
     bytes: u64,
     loss: f64,
-    /// Which side of a partition each node is on.
+    /// Each node's side of the partition.
     side: Vec<u8>,
-    /// How far off each node's wall clock is, milliseconds.
+    /// The error of each node's wall clock in milliseconds.
     clocks: Vec<i64>,
-    /// Datagrams refused for a start in the future: none, as long as all clocks are right.
+    /// Datagrams refused for a start in the future: none as long as all clocks are right.
     ahead: usize,
     faults: Vec<String>,
 }
@@ -93,7 +87,7 @@ impl World {
         Swim::new(id, wire::envelope("sim", "", wire::VERSION), Timing::LAN, MAX_CLOCK_SKEW, self.rng.random())
     }
 
-    /// Starts one more node, which discovery tells of `seeds`.
+    /// Starts another node, for which discovery finds `seeds`.
     fn start(&mut self, seeds: &[usize]) -> usize {
         self.start_with_clock(seeds, 0)
     }
@@ -102,17 +96,17 @@ impl World {
         let node = self.nodes.len();
         self.clocks.push(clock_ms);
         let mut swim = self.swim(node);
-        swim.look_at(self.now, seeds.iter().copied().map(address));
+        swim.set_addresses(self.now, seeds.iter().copied().map(address));
         self.nodes.push(Node { swim, alive: true, events: Vec::new() });
         self.side.push(0);
         node
     }
 
-    /// Starts the node again: same name, same address, new life.
+    /// Restarts the node: same name and address, new origin.
     fn restart(&mut self, node: usize, seeds: &[usize], clock_back: Duration) {
         self.clocks[node] = -(clock_back.as_millis() as i64);
         let mut swim = self.swim(node);
-        swim.look_at(self.now, seeds.iter().copied().map(address));
+        swim.set_addresses(self.now, seeds.iter().copied().map(address));
         self.nodes[node].swim = swim;
         self.nodes[node].alive = true;
     }
@@ -120,7 +114,7 @@ impl World {
     fn cluster(seed: u64, size: usize) -> Self {
         let mut world = Self::new(seed);
         for node in 0..size {
-            // One seed for all, which itself knows nobody.
+            // The first node is the only seed, and has none itself.
             world.start(if node == 0 { &[] } else { &[0] });
         }
         world
@@ -197,7 +191,7 @@ impl World {
         self.nodes[node].alive = false;
     }
 
-    /// The origins that a node lists.
+    /// The origins of the members that a node lists.
     fn listed(&self, node: usize) -> BTreeSet<u64> {
         self.nodes[node].swim.members().iter().map(|member| member.id.origin).collect()
     }
@@ -206,7 +200,7 @@ impl World {
         (0..self.nodes.len()).filter(|node| self.nodes[*node].alive)
     }
 
-    /// Whether every living node lists exactly the other living ones of its side.
+    /// Whether every live node lists exactly the other live nodes of its side.
     fn settled(&self) -> bool {
         self.living().all(|node| {
             let others: BTreeSet<_> = self
@@ -218,7 +212,7 @@ impl World {
         })
     }
 
-    /// Runs until all agree, and says how long that took.
+    /// Runs until all nodes agree, and returns how long that took.
     #[track_caller]
     fn settle(&mut self, limit: Duration) -> Duration {
         let started = self.now;
@@ -246,7 +240,7 @@ impl World {
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
-fn nodes_find_each_other_from_one_seed() {
+fn seed_makes_all_nodes_find_each_other() {
     for size in [2, 3, 5, 10, 20, 50] {
         let mut world = World::cluster(size as u64, size);
         let took = world.settle(5 * SECOND);
@@ -261,15 +255,15 @@ fn nodes_find_each_other_from_one_seed() {
                 leader(swim.me(), &swim.members()).unwrap().origin
             })
             .collect();
-        assert_eq!(leaders.len(), 1, "all name the same leader");
+        assert_eq!(leaders.len(), 1, "all nodes find the same leader");
     }
 }
 
-/// `MINUTES` sets how long in all, over all sizes and seeds; `make sim` runs 10,000.
+/// `MINUTES` sets the simulated time of all sizes and seeds together; `make sim` runs 10,000.
 #[test]
-fn hours_of_loss_kill_nobody() {
+fn hours_of_loss_kill_no_member() {
     const SIZES: [usize; 5] = [2, 3, 5, 10, 20];
-    /// Each run is a cluster of its own, so long.
+    /// The length of each run, which is a cluster of its own.
     const MINUTES: u64 = 20;
     let minutes = std::env::var("MINUTES").map_or(200_u64, |minutes| minutes.parse().expect("MINUTES is a number"));
     let runs = minutes.div_ceil(MINUTES);
@@ -300,13 +294,13 @@ fn hours_of_loss_kill_nobody() {
 }
 
 #[test]
-fn a_crash_is_seen_by_all_within_3_seconds() {
+fn crash_is_detected_by_all_within_3_seconds() {
     let mut slowest = Duration::ZERO;
     for seed in 0..40 {
         for size in [2, 3, 5, 10, 20] {
             let mut world = World::cluster(seed, size);
             world.settle(5 * SECOND);
-            // Anywhere in the protocol's period, the seed and founder included.
+            // At any point of the probe period. Any node may crash, the seed as well.
             let wait = Duration::from_millis(world.rng.random_range(0..10_000));
             world.run(wait);
             let victim = world.rng.random_range(0..size);
@@ -319,14 +313,14 @@ fn a_crash_is_seen_by_all_within_3_seconds() {
             assert_eq!(world.faults, [""; 0]);
         }
     }
-    assert!(slowest > SECOND, "a death takes its time to be sure of; {slowest:?} cannot be right");
+    assert!(slowest > SECOND, "suspicion alone takes more than a second; {slowest:?} cannot be right");
 }
 
 #[test]
-fn a_node_that_leaves_is_gone_at_once_and_nobody_says_it_failed() {
+fn leave_is_seen_at_once_and_not_as_a_failure() {
     for size in [2, 5, 20, 100] {
         let mut world = World::cluster(3, size);
-        // A hundred may take a second round of exchanges until all know all.
+        // A hundred nodes may need a second round of exchanges until all know all.
         world.settle(21 * SECOND);
         world.leave(size / 2);
         let took = world.settle(SECOND);
@@ -340,7 +334,7 @@ fn a_node_that_leaves_is_gone_at_once_and_nobody_says_it_failed() {
 }
 
 #[test]
-fn a_goodbye_that_some_did_not_hear_is_passed_on() {
+fn leave_is_passed_on_if_some_did_not_hear_it() {
     for seed in 0..20 {
         let mut world = World::cluster(seed, 10);
         world.settle(5 * SECOND);
@@ -354,7 +348,7 @@ fn a_goodbye_that_some_did_not_hear_is_passed_on() {
 }
 
 #[test]
-fn a_restart_at_the_same_address_replaces_the_old_life() {
+fn restart_replaces_the_former_process_at_once() {
     for seed in 0..20 {
         let mut world = World::cluster(seed, 5);
         world.settle(5 * SECOND);
@@ -363,12 +357,16 @@ fn a_restart_at_the_same_address_replaces_the_old_life() {
         world.restart(3, &[0], Duration::ZERO);
         let took = world.settle(SECOND);
         assert!(took < SECOND, "{took:?}");
-        assert_eq!(world.events(|event| matches!(event, Event::Failed(_))), 4, "the old life, by each of the others");
+        assert_eq!(
+            world.events(|event| matches!(event, Event::Failed(_))),
+            4,
+            "the former process, once for each other node"
+        );
     }
 }
 
 #[test]
-fn a_restart_with_a_clock_that_went_back_gets_in() {
+fn restart_with_a_clock_set_back_joins() {
     for (seed, back) in [(1, 1), (2, 5), (3, 9)] {
         let mut world = World::cluster(seed, 5);
         world.settle(5 * SECOND);
@@ -381,7 +379,7 @@ fn a_restart_with_a_clock_that_went_back_gets_in() {
     }
 }
 
-/// The other nodes are refused by it, as it would be at the handshake of a link; and it is back once its clock is.
+/// The node refuses the others, as they would refuse it in the handshake of a link, until its clock is right.
 #[test]
 fn clock_far_behind_keeps_out_until_it_is_right() {
     for (seed, back) in [(2, 3600), (3, 86_400)] {
@@ -402,7 +400,7 @@ fn clock_far_behind_keeps_out_until_it_is_right() {
     }
 }
 
-/// A node whose clock is ahead is in nobody's list but its own. The others list each other as before.
+/// No other node lists a node whose clock is ahead. The others list each other as before.
 #[test]
 fn clock_far_ahead_keeps_out_until_it_is_right() {
     for (seed, ahead_s) in [(1, 3600), (2, 86_400), (3, 36 * 365 * 86_400)] {
@@ -427,7 +425,7 @@ fn clock_far_ahead_keeps_out_until_it_is_right() {
     }
 }
 
-/// All clocks were wrong in the same way when the nodes started, and became right in turn.
+/// When the nodes start, all clocks have the same error; then one clock after the other is corrected.
 #[test]
 fn clocks_that_were_wrong_together_recover() {
     for (seed, ahead_s) in [(1, 3600), (2, 86_400), (3, 36 * 365 * 86_400)] {
@@ -445,7 +443,7 @@ fn clocks_that_were_wrong_together_recover() {
         let sent = world.sent;
         world.run(60 * SECOND);
         assert!(world.sent - sent < 5 * 60 * 50, "{} datagrams", world.sent - sent);
-        // And one of them starts again: its past life is in nobody's way.
+        // A node restarts: its former process is not in the way.
         world.crash(3);
         world.restart(3, &[0], Duration::ZERO);
         assert!(world.settle(20 * SECOND) < 5 * SECOND);
@@ -453,17 +451,17 @@ fn clocks_that_were_wrong_together_recover() {
 }
 
 #[test]
-fn a_suspect_whose_name_came_back_elsewhere_is_not_waited_for() {
+fn suspect_replaced_elsewhere_is_dead_at_once() {
     let mut world = World::cluster(5, 3);
     world.settle(5 * SECOND);
     world.run(10 * SECOND);
     world.crash(2);
     let crashed = world.now;
-    // The same name in a new place, as a pod that was made again.
+    // The same name at another address, like a pod that was replaced.
     world.clocks.push(0);
     let id = NodeId { name: "n2".to_owned(), ..world.swim(3).me().clone() };
     let mut swim = Swim::new(id, wire::envelope("sim", "", wire::VERSION), Timing::LAN, MAX_CLOCK_SKEW, 1);
-    swim.look_at(world.now, [address(0)]);
+    swim.set_addresses(world.now, [address(0)]);
     world.nodes.push(Node { swim, alive: true, events: Vec::new() });
     world.side.push(0);
     while !world.nodes[0].swim.members().iter().any(|it| it.state == MemberState::Suspect) && !world.settled() {
@@ -475,15 +473,15 @@ fn a_suspect_whose_name_came_back_elsewhere_is_not_waited_for() {
 }
 
 #[test]
-fn one_that_begins_anew_ends_for_the_others_and_joins_again() {
+fn reset_fails_the_old_process_and_joins_the_new() {
     for seed in 0..10 {
         let mut world = World::cluster(seed, 4);
         world.settle(5 * SECOND);
         world.nodes.iter_mut().for_each(|node| node.events.clear());
         let (now, old) = (world.now, world.nodes[2].swim.me().clone());
-        // The clock of its machine may have gone back.
-        assert!(world.nodes[2].swim.begin_anew(now, 77, old.started_ms - 5));
-        assert!(!world.nodes[2].swim.begin_anew(now, 77, old.started_ms), "it has that life");
+        // The machine's clock may have gone back.
+        assert!(world.nodes[2].swim.reset(now, 77, old.started_ms - 5));
+        assert!(!world.nodes[2].swim.reset(now, 77, old.started_ms), "it is that process already");
         let took = world.settle(5 * SECOND);
         assert!(took < 3 * SECOND, "seed {seed}: {took:?}");
         for node in [0, 1, 3] {
@@ -499,10 +497,10 @@ fn one_that_begins_anew_ends_for_the_others_and_joins_again() {
 }
 
 #[test]
-fn groups_that_formed_apart_merge_when_they_can_see_each_other() {
+fn partition_that_was_there_from_the_start_heals() {
     for seed in 0..10 {
         let mut world = World::new(seed);
-        // Everyone is told of both seeds, as discovery would.
+        // All nodes know both seeds, as from discovery.
         for node in 0..8 {
             world.start(&[0, 4]);
             world.side[node] = u8::from(node >= 4);
@@ -517,7 +515,7 @@ fn groups_that_formed_apart_merge_when_they_can_see_each_other() {
 }
 
 #[test]
-fn a_partition_heals_whichever_side_discovery_knew() {
+fn partition_heals_with_the_seed_on_either_side() {
     for seed in 0..10 {
         for cut in [1, 2, 3] {
             let mut world = World::cluster(seed, 6);
@@ -536,7 +534,7 @@ fn a_partition_heals_whichever_side_discovery_knew() {
 }
 
 #[test]
-fn two_that_lost_each_other_meet_again() {
+fn partition_of_two_nodes_heals() {
     let mut world = World::cluster(9, 2);
     world.settle(5 * SECOND);
     world.side[1] = 1;
@@ -547,7 +545,7 @@ fn two_that_lost_each_other_meet_again() {
 }
 
 #[test]
-fn a_quiet_cluster_sends_little() {
+fn traffic_of_an_idle_cluster_is_low() {
     for (size, limit) in [(2, 300.0), (3, 300.0), (10, 750.0), (30, 750.0)] {
         let mut world = World::cluster(1, size);
         world.settle(10 * SECOND);
