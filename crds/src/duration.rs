@@ -1,10 +1,10 @@
-//! Durations as people write them: whole numbers with a unit, one after another, such as `500ms` or `1m30s`.
+//! Durations as text: whole numbers with a unit, such as `500ms` or `1m30s`.
 //!
-//! Knows nothing of which field a duration stands in, nor of what range is sensible there.
+//! Knows nothing of the fields that are durations, or of their ranges.
 
 use std::time::Duration;
 
-/// Why a string is no duration.
+/// The text is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidDuration(String);
 
@@ -16,11 +16,11 @@ impl std::fmt::Display for InvalidDuration {
 
 impl std::error::Error for InvalidDuration {}
 
-/// Reads a duration.
+/// Parses a duration.
 ///
 /// # Errors
 ///
-/// When the text is not a chain of whole numbers with the units `ms`, `s`, `m` and `h`, or is longer than time itself.
+/// If the text is not a sequence of whole numbers with the units `ms`, `s`, `m` and `h`, or the duration overflows.
 pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
     let invalid = || InvalidDuration(text.to_owned());
     let mut total_ms: u64 = 0;
@@ -47,7 +47,7 @@ pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
     Ok(Duration::from_millis(total_ms))
 }
 
-/// Writes a duration the one way that [`parse`] reads back: whole seconds as `2s`, all else as milliseconds.
+/// Formats a duration as [`parse`] reads it: whole seconds as `2s`, others in milliseconds.
 pub fn format(duration: Duration) -> String {
     if duration.subsec_millis() == 0 {
         format!("{}s", duration.as_secs())
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_people_write() {
+    fn duration_parses_all_units() {
         for (text, millis) in
             [("500ms", 500), ("1s", 1_000), ("1m30s", 90_000), ("2h", 7_200_000), ("0s", 0), ("1s500ms", 1_500)]
         {
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_everything_else() {
+    fn duration_refuses_other_text() {
         for text in [
             "",
             "1",
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_one_form() {
+    fn duration_has_one_form() {
         assert_eq!(format(parse("1000ms").unwrap()), "1s");
         assert_eq!(format(parse("1s500ms").unwrap()), "1500ms");
         assert_eq!(format(parse("1m").unwrap()), "60s");

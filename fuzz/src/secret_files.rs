@@ -8,7 +8,7 @@ use k8s_openapi::ByteString;
 use kvasir_node::auth::{Auth, MAX_TOKEN_BYTES};
 use kvasir_node::config::{AuthConfig, KEY_BYTES, Keyring, MAX_COOKIE_BYTES, MAX_KEYS, Verb};
 use kvasir_node::reload::Reloads;
-use kvasir_operator::encryption::keep;
+use kvasir_operator::key_file;
 use tokio_util::sync::CancellationToken;
 
 use crate::input::{Input, chunk};
@@ -29,7 +29,7 @@ pub(crate) fn run(bytes: &[u8]) {
 }
 
 fn keys(text: &[u8]) {
-    let (read, checked) = (Keyring::parse(text), keep::check(text));
+    let (read, checked) = (Keyring::parse(text), key_file::check(text));
     let shown = text.escape_ascii();
     assert_eq!(read.is_ok(), checked.is_ok(), "node: {read:?}, operator: {checked:?}: {shown}");
     let Ok(ring) = &read else {
@@ -46,7 +46,7 @@ fn keys(text: &[u8]) {
     assert!(!different.contains(&[0; KEY_BYTES]), "{shown}");
     let written = written(ring);
     assert!(Keyring::parse(written.as_bytes()) == read, "{shown} is not {written}");
-    assert_eq!(keep::check(written.as_bytes()), Ok(()), "{written}");
+    assert_eq!(key_file::check(written.as_bytes()), Ok(()), "{written}");
 }
 
 /// A file that holds these keys.

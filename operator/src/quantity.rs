@@ -1,9 +1,9 @@
 //! Kubernetes quantities, such as `250m`, `64Mi` or `1e3`, as numbers.
 //!
-//! The API server writes a quantity in a form of its own (`0.5` becomes `500m`), so two are compared as numbers. Knows
-//! nothing of what is measured.
+//! The API server may rewrite a quantity (`0.5` becomes `500m`), so quantities are compared as numbers. Knows nothing of what is
+//! measured.
 
-/// A quantity in thousandths, or `None` when the text is no quantity or has no room in the number.
+/// A quantity in thousandths; `None` if the text is not a quantity or the number overflows.
 pub fn parse_milli(text: &str) -> Option<i128> {
     let end = text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);
@@ -20,11 +20,11 @@ pub fn parse_milli(text: &str) -> Option<i128> {
     let value: i128 = digits.parse().ok()?;
     let divisor = 10_i128.checked_pow(u32::try_from(fraction.len()).ok()?)?.checked_mul(denominator)?;
     let milli = value.checked_mul(numerator)?.checked_mul(1000)?;
-    // Kubernetes rounds up what is finer than a thousandth.
+    // Like Kubernetes, which rounds up to a thousandth.
     Some(sign * (milli.checked_add(divisor - 1)? / divisor))
 }
 
-/// A quantity in whole units, rounded up, if it is not negative.
+/// A quantity in whole units, rounded up; `None` if it is negative.
 pub fn parse_units(text: &str) -> Option<u64> {
     let milli = u128::try_from(parse_milli(text)?).ok()?;
     u64::try_from(milli.div_ceil(1000)).ok()
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_quantity_has_many_forms() {
+    fn quantity_has_many_forms() {
         for (one, other) in [
             ("0.5", "500m"),
             ("1", "1000m"),
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_whole() {
+    fn quantity_in_units_is_whole() {
         assert_eq!(parse_units("64Mi"), Some(64 << 20));
         assert_eq!(parse_units("0.5"), Some(1));
         assert_eq!(parse_units("16777215Ti"), Some(16_777_215 << 40));
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn all_else_is_no_quantity() {
+    fn quantity_refuses_other_text() {
         for text in ["", "Mi", "1Q", "1.2.3", "1 Mi", "--1", "1-", "x", "1e", "99999999999999999999999999999Ei"] {
             assert_eq!(parse_milli(text), None, "{text}");
         }
