@@ -28,7 +28,7 @@ sim: ## simulated clusters on all cores, with progress; SEEDS=n sets how many, F
 	SEEDS=$${SEEDS:-1000000} cargo test --release --locked -p kvasir-replica --test simulation -- --nocapture
 	MINUTES=$${MINUTES:-10000} cargo test --release --locked -p kvasir-membership --lib hours_of_loss -- --nocapture
 
-mutations: ## plant each known bug in the protocol, and see that the simulation finds it
+mutations: ## run the tests of the replica with each planted bug, and see that one of them fails
 	scripts/mutations
 
 fuzz: ## every decoder under libFuzzer, MINUTES=n each (10); FUZZ=name chooses

@@ -5,7 +5,6 @@
 
 mod access;
 mod discovery;
-pub mod duration;
 mod security;
 pub mod spec;
 mod status;

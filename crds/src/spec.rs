@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{CustomResource, KubeSchema};
+pub use kvasir_formats::defaults::{EMPTY_NODE_BYTES, LEAST_MEMORY_LIMIT};
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
@@ -22,10 +23,6 @@ use crate::{
 
 /// Longest name of a `KvCluster`: `NAME-xxxxxxxxxx` must fit into a label of the member pods.
 pub const MAX_NAME: usize = 52;
-/// Memory of a node that holds nothing, as measured by the node; rules contain it as 24Mi.
-pub const EMPTY_NODE_BYTES: u64 = 24 << 20;
-/// The smallest memory limit of a container in which a node starts; rules contain it as 50Mi.
-pub const LEAST_MEMORY_LIMIT: u64 = 50 << 20;
 /// The most members of a cluster: each has a link to every other.
 pub const MAX_REPLICAS: i32 = 64;
 

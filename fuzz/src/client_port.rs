@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use kvasir_node::api::fuzzing::{self, ClientPort};
 use kvasir_node::config::Limits;
-use kvasir_node::engine::{Engine, Options, Phase};
+use kvasir_node::engine::{Engine, EngineOptions, Phase};
 use kvasir_node::replica::View;
 use kvasir_proto::v1::pipe_request::Operation;
 use kvasir_proto::v1::pipe_response::Result as Answer;
@@ -48,7 +48,7 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let engine = Engine::new(&Options {
+        let engine = Engine::new(&EngineOptions {
             origin: 7,
             name: "node".to_owned(),
             started_ms: 1,

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use futures::FutureExt as _;
 use kvasir_node::encryption::Ring;
 use kvasir_node::encryption::noise::{NoiseError, NoiseStream, initiate, respond};
-use kvasir_node::transport::Counters;
+use kvasir_node::transport::PeerPortCounters;
 use kvasir_node::transport::frame::FrameError;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
@@ -122,7 +122,7 @@ fn spoilt(input: &mut Input<'_>, message: &[u8], mine: &[u8], other: &[u8]) -> V
 }
 
 /// Counts why there is no link, as the link's task does.
-fn count(counters: &Counters, error: &FrameError) -> &'static str {
+fn count(counters: &PeerPortCounters, error: &FrameError) -> &'static str {
     let before = counters.read();
     counters.count(error);
     let counted: Vec<_> = counters.read().into_iter().zip(before).filter(|(now, before)| now != before).collect();
@@ -149,7 +149,7 @@ struct Nodes {
     whole: bool,
 }
 
-fn handshake(input: &mut Input<'_>, counters: &Counters) -> Nodes {
+fn handshake(input: &mut Input<'_>, counters: &PeerPortCounters) -> Nodes {
     let step = input.of(&[usize::MAX, 1, 7, 4096]);
     let theirs = input.of(&[("c", &[1, 2][..]), ("c", &[2, 1]), ("c", &[3, 1]), ("d", &[1])]);
     let (initiator, responder) = (keys(theirs.0, theirs.1).now(), keys("c", &[1, 2]).now());
@@ -225,7 +225,7 @@ struct Direction {
 
 pub(crate) fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    let counters = Counters::default();
+    let counters = PeerPortCounters::default();
     let Nodes { near, far, whole } = handshake(&mut input, &counters);
     let mut ends = [near, far];
     let mut ways = [Direction::default(), Direction::default()];
@@ -334,7 +334,7 @@ fn note(wire: &Wire, bytes: &[u8], way: &mut Direction) {
 }
 
 /// Reads what there is, or only a little.
-fn read(stream: &mut NoiseStream<Wire>, way: &mut Direction, counters: &Counters, little: bool) {
+fn read(stream: &mut NoiseStream<Wire>, way: &mut Direction, counters: &PeerPortCounters, little: bool) {
     let mut buffer = [0; 4096];
     let space = if little { &mut buffer[..3] } else { &mut buffer[..] };
     while let Some(read) = stream.read(space).now_or_never() {

@@ -19,9 +19,11 @@ pub mod membership;
 pub mod memory;
 pub mod metrics;
 pub mod node;
+pub mod overview;
 pub mod refusals;
 pub mod reload;
 pub mod tls;
 pub mod transport;
+pub mod wall_clock;
 
 pub use kvasir_replica::{clock, replica, session, store};

@@ -8,8 +8,8 @@
 //! Modules import only what is to their right:
 //!
 //! ```text
-//! main → reconcile → webhook → objects → cluster → certs → api_server → names, obstacle, pod_status, quantity, key_file
-//!      → server, metrics
+//! main → reconcile → webhook → objects → cluster → certs → api_server → names, obstacle, pod_status, metrics
+//!      → server
 //! ```
 
 pub mod api_server;
@@ -17,13 +17,11 @@ pub mod certs;
 pub mod cluster;
 #[cfg(test)]
 mod fake;
-pub mod key_file;
 pub mod metrics;
 pub mod names;
 pub mod objects;
 pub mod obstacle;
 pub mod pod_status;
-pub mod quantity;
 pub mod reconcile;
 pub mod server;
 pub mod webhook;

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use kvasir_formats::defaults;
+
 /// Field manager of everything that the operator applies, and the value of `app.kubernetes.io/managed-by`.
 pub const OPERATOR: &str = "kvasir-operator";
 /// Label of all objects of a cluster; by itself the selector of the member pods.
@@ -30,11 +32,11 @@ pub const PREFIX: &str = "kvasir.dev/";
 pub const CONTAINER: &str = "kvasir";
 
 /// Port of the gRPC API.
-pub const CLIENT_PORT: i32 = 7070;
+pub const CLIENT_PORT: i32 = defaults::CLIENT_PORT as i32;
 /// Port between nodes, TCP and UDP.
-pub const PEER_PORT: i32 = 7071;
+pub const PEER_PORT: i32 = defaults::PEER_PORT as i32;
 /// Port of health, metrics and status.
-pub const ADMIN_PORT: i32 = 7072;
+pub const ADMIN_PORT: i32 = defaults::ADMIN_PORT as i32;
 /// Name of [`CLIENT_PORT`] in pods and Services.
 pub const CLIENT: &str = "client";
 /// Name of [`PEER_PORT`] for TCP.

@@ -37,9 +37,13 @@ fn applied_it_becomes_available_and_its_columns_tell() {
         let generation = cluster.metadata.generation;
         let status = cluster.status.clone().unwrap_or_default();
         ensure!(Some(status.observed_generation) == generation, "{}", json!(status));
-        // Not at the first look: an answer may have been late in just that moment.
-        until("each condition as at rest", async || {
+        // Not at the first look: members were asked one after the other, and an answer may have been late.
+        until("members and conditions as at rest", async || {
             let status = t.get("demo").await?.status.unwrap_or_default();
+            let names: Vec<&str> = status.members.iter().map(|member| member.name.as_str()).collect();
+            ensure!(names == ["demo-0", "demo-1", "demo-2"], "{names:?}");
+            let equal = status.members.iter().all(|m| m.ready && m.synced && m.keys == Some(7));
+            ensure!(equal, "{}", json!(status.members));
             let rest = [("Available", "True"), ("Progressing", "False"), ("Degraded", "False"), ("Redundant", "True")];
             for (kind, wanted) in rest {
                 let condition = status.conditions.iter().find(|condition| condition.type_ == kind);
@@ -51,10 +55,6 @@ fn applied_it_becomes_available_and_its_columns_tell() {
             Ok(())
         })
         .await?;
-        let names: Vec<&str> = status.members.iter().map(|member| member.name.as_str()).collect();
-        ensure!(names == ["demo-0", "demo-1", "demo-2"], "{names:?}");
-        ensure!(status.members.iter().all(|m| m.ready && m.synced && m.keys == Some(7)), "{}", json!(status.members));
-
         // What `kubectl describe` shows of how it came to be, told once.
         let events = t.api::<Event>().list(&ListParams::default()).await?.items;
         let of_cluster = |event: &&Event| event.regarding.as_ref().is_some_and(|it| it.uid == cluster.metadata.uid);

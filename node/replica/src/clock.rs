@@ -38,6 +38,9 @@ impl Clock {
     /// A new stamp, above every stamp issued or observed before, and not below
     /// the wall clock `now_ms`.
     pub fn tick(&mut self, now_ms: u64) -> u64 {
+        if planted!("clock-goes-back") && ms_of(self.last) > now_ms {
+            self.last = 0;
+        }
         // A counter that overflows carries into the milliseconds: the stamp
         // runs ahead of the wall clock by 1 ms, and stays unique.
         self.last = (self.last + 1).max(stamp_at(now_ms));
@@ -46,7 +49,9 @@ impl Clock {
 
     /// Takes note of a stamp of another node: later ticks are above it.
     pub fn observe(&mut self, hlc: u64) {
-        self.last = self.last.max(hlc);
+        if !planted!("clock-ignores-peers") {
+            self.last = self.last.max(hlc);
+        }
     }
 
     /// The largest stamp issued or observed.

@@ -2,6 +2,9 @@
 //! over them, as plain state machines. A crate of its own, so that nothing in
 //! it can come to know of sockets, threads or the wall clock.
 
+#[macro_use]
+mod planted;
+
 pub mod clock;
 pub mod replica;
 pub mod session;

@@ -111,6 +111,17 @@ fn dead_since(record: &Record) -> u64 {
     record.expires_ms.map_or(record.dot.hlc, |end| record.dot.hlc.max(stamp_at(end.min(ms_of(u64::MAX)))))
 }
 
+/// Whether the write that is held stands against another one of its key.
+fn stands(held: Dot, dot: Dot) -> bool {
+    if planted!("last-arrival-wins") {
+        return held == dot;
+    }
+    if planted!("tie-goes-to-first-arrival") {
+        return held.hlc >= dot.hlc;
+    }
+    held >= dot
+}
+
 impl Store {
     /// The record of a key, tombstones included.
     pub fn get(&self, key: &[u8]) -> Option<&Record> {
@@ -128,7 +139,7 @@ impl Store {
         let (dot, cost, end, dead) = (record.dot, cost(&key, &record), record.expires_ms, dead_since(&record));
         let has_value = record.value.is_some();
         match self.map.entry(Key(key.clone())) {
-            Entry::Occupied(held) if held.get().dot >= dot => return false,
+            Entry::Occupied(held) if stands(held.get().dot, dot) => return false,
             Entry::Occupied(mut held) => {
                 // The indexes share the map's copy of the key, and keep no second one alive.
                 key.clone_from(&held.key().0);
@@ -189,7 +200,11 @@ impl Store {
                 self.with_value -= 1;
                 self.buried += cost(&key, record);
                 ended(&key, record);
+                let lost = planted!("expiry-without-tombstone").then(|| key.clone());
                 self.dead.insert((dead_since(record), key));
+                if let Some(lost) = lost {
+                    self.remove(&lost);
+                }
             }
         }
     }

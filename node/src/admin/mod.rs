@@ -17,10 +17,10 @@ use tokio::net::TcpListener;
 
 pub use self::scrape::Scrape;
 pub use self::status::Status;
-use crate::api::overview::Overview;
 use crate::config::Role;
 use crate::engine::Phase;
 use crate::metrics::{CONTENT_TYPE, Metrics};
+use crate::overview::Overview;
 
 /// A node that cannot look at its own engine for this long does not work.
 const LIVE_WITHIN: Duration = Duration::from_secs(2);

@@ -11,12 +11,12 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::api::listen::Connections;
-use crate::api::overview::Overview;
 use crate::auth::Auth;
 use crate::config::MaxMemoryFrom;
 use crate::encryption::datagram::Sealer;
 use crate::engine::{Phase, SEAT_STATES};
 use crate::membership::{self, MemberState};
+use crate::overview::Overview;
 use crate::refusals::Reason;
 use crate::replica::Counters;
 use crate::transport::Transport;
@@ -113,9 +113,9 @@ impl Scrape {
         )?;
         let by_state = SEAT_STATES.iter().map(|(_, name)| *name).zip(stats.seats.map(|count| count as f64));
         page.gauges("seats", "Seats of the roster, by state", "state", by_state)?;
-        if let Some(founding) = stats.founding {
+        if let Some(epoch) = stats.epoch {
             let help = "When the map that this node holds was founded, seconds since 1970; absent until it has one";
-            page.gauge("founded_timestamp_seconds", help, founding.at_ms as f64 / 1000.0)?;
+            page.gauge("founded_timestamp_seconds", help, epoch.founded_ms as f64 / 1000.0)?;
         }
         if let Some(age) = stats.collected_age {
             let help = "How old the stamp is up to which deletes are forgotten; absent while none are";

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::api::overview::{Overview, Peer};
-use crate::engine::{Founding, SEAT_STATES};
+use crate::engine::{Epoch, SEAT_STATES};
+use crate::overview::{KnownNode, Overview};
 use crate::refusals::Refusal;
 use crate::reload::Reload;
 use crate::tls::Expiry;
@@ -212,7 +212,10 @@ impl Status {
             reason: overview.reason(),
             started_at_ms: me.started_ms,
             former_origins: stats.former_origins.iter().map(|origin| format!("{origin:016x}")).collect(),
-            founding: stats.founding.map(|Founding { at_ms, by }| FoundingStatus { at_ms, by: format!("{by:016x}") }),
+            founding: stats.epoch.map(|Epoch { founded_ms, founder }| FoundingStatus {
+                at_ms: founded_ms,
+                by: format!("{founder:016x}"),
+            }),
             keys: stats.keys,
             tombstones: stats.tombstones,
             memory_bytes: stats.memory_bytes,
@@ -262,8 +265,8 @@ impl Status {
 }
 
 impl PeerStatus {
-    fn of(peer: Peer) -> Self {
-        let Peer { id, state, linked, found_by } = peer;
+    fn of(node: KnownNode) -> Self {
+        let KnownNode { id, state, linked, found_by } = node;
         Self {
             name: id.name,
             origin: format!("{:016x}", id.origin),

@@ -1,8 +1,14 @@
 //! TLS, who clients are and what they may do: what is needed for it, and from
 //! settings to that. The files are not looked at here.
 
-use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
+pub use kvasir_formats::access::Verb;
+
+use kvasir_formats::{
+    access::{SUBJECT_FORMS, is_subject},
+    defaults::REVIEW_TTL,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -12,7 +18,6 @@ use super::{
 
 const DEFAULT_SERVER_NAME: &str = "kvasir-peer";
 const DEFAULT_REVIEW_TTL: Duration = Duration::from_mins(1);
-const REVIEW_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(10);
 const MAX_AUDIENCES: usize = 16;
 /// Rules that there may be.
 pub const MAX_RULES: usize = 1024;
@@ -62,35 +67,6 @@ pub struct TokenReviewConfig {
     pub audiences: Vec<String>,
     /// How long an answer is good for.
     pub ttl: Duration,
-}
-
-/// What may be done to keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verb {
-    /// Reading: get, exists, list.
-    Read,
-    /// Writing: put, touch.
-    Write,
-    /// Deleting.
-    Delete,
-    /// Watching.
-    Watch,
-    /// Looking at the cluster's state and events; of no prefix.
-    Admin,
-}
-
-impl Verb {
-    /// Its name as in settings.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Delete => "delete",
-            Self::Watch => "watch",
-            Self::Admin => "admin",
-        }
-    }
 }
 
 /// Who may do what to keys that begin with a prefix. What no rule allows is
@@ -175,13 +151,8 @@ pub(super) fn checked_access(
         if subjects.is_empty() || subjects.len() > MAX_SUBJECTS {
             return Err(wrong(n, &format!("subjects: give 1 to {MAX_SUBJECTS}")));
         }
-        let kinds = ["token:", "cert:", "serviceaccount:", "group:"];
-        let known = |subject: &String| {
-            subject == "*" || kinds.iter().any(|kind| subject.strip_prefix(kind).is_some_and(|name| !name.is_empty()))
-        };
-        if let Some(other) = subjects.iter().find(|subject| !known(subject)) {
-            let forms = "token:NAME, cert:NAME, serviceaccount:NAMESPACE/NAME, group:NAME or *";
-            return Err(wrong(n, &format!("subjects: {other:?} is none: give {forms}")));
+        if let Some(other) = subjects.iter().find(|subject| !is_subject(subject)) {
+            return Err(wrong(n, &format!("subjects: {other:?} is none: give {SUBJECT_FORMS}")));
         }
         if verbs.is_empty() {
             return Err(wrong(n, "verbs: give at least one of read, write, delete, watch, admin"));

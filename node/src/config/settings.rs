@@ -51,7 +51,7 @@ pub struct DevSettings {
     pub nodes: u16,
     /// The first node's client port; its peer and admin ports are the next two, and each further node's are 10 higher.
     /// 0: any that are free
-    #[arg(long, default_value_t = 7070, value_name = "PORT")]
+    #[arg(long, default_value_t = kvasir_formats::defaults::CLIENT_PORT, value_name = "PORT")]
     pub port: u16,
     /// What to log: error, warn, info, debug, trace, or a list such as `info,kvasir_node=debug`
     #[arg(long, default_value = "error", value_name = "FILTER")]

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use kvasir_formats::defaults::{self, ADMIN_PORT, CLIENT_PORT, PEER_PORT};
+
 use super::security::checked_access;
 use super::{
     AccessRule, AuthConfig, Config, ConfigError, DiscoveryConfig, DiscoverySettings, DnsConfig, DurationText,
@@ -14,16 +16,16 @@ use super::{
     MaxMemoryFrom, MaxMemoryPolicy, PeerTlsSettings, Quantity, Settings, StaticConfig, TlsSettings,
 };
 
-const DEFAULT_CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7070);
-const DEFAULT_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7071);
-const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7072);
+const DEFAULT_CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), CLIENT_PORT);
+const DEFAULT_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), PEER_PORT);
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), ADMIN_PORT);
 const DEFAULT_SYNC_INTERVAL: Duration = Duration::from_secs(1);
 const DEFAULT_JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_MAX_KEY_BYTES: usize = 1 << 10;
 const DEFAULT_MAX_VALUE_BYTES: usize = 1 << 20;
 const DEFAULT_MAX_TTL: Duration = Duration::from_hours(87_600);
-const DEFAULT_EVICT_AFTER: Duration = Duration::from_mins(5);
+const DEFAULT_EVICT_AFTER: Duration = defaults::EVICT_AFTER;
 const DEFAULT_MAX_CLOCK_SKEW: Duration = Duration::from_secs(10);
 const DEFAULT_DISCOVERY_PORT_NAME: &str = "peer";
 const DEFAULT_PORT_NAME: &str = "client";

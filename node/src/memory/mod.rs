@@ -4,12 +4,14 @@
 
 mod cgroup;
 
+use kvasir_formats::defaults;
+
 use crate::replica::{HEADROOM, LOG_MAX_BYTES, LOG_MAX_ENTRIES};
 
 pub use self::cgroup::{Limit, limit};
 
 /// What a node takes before it holds anything.
-pub const EMPTY: u64 = 24 << 20;
+pub const EMPTY: u64 = defaults::EMPTY_NODE_BYTES;
 /// What messages of clients and peers take while they are under way.
 const MESSAGES: u64 = 24 << 20;
 /// What a node needs besides what grows with its entries.
@@ -17,7 +19,7 @@ pub const NEEDS: u64 = EMPTY + MESSAGES;
 /// The least that a share has to be: less holds a single value of the longest kind at best.
 pub const LEAST_SHARE: u64 = 1 << 20;
 /// The least limit of a process that leaves entries [`LEAST_SHARE`].
-pub const LEAST_LIMIT: u64 = 50 << 20;
+pub const LEAST_LIMIT: u64 = defaults::LEAST_MEMORY_LIMIT;
 /// A share is a multiple of this, and so a figure that can be read.
 const UNIT: u64 = 1 << 20;
 /// Of `maxMemory`, what the log of own writes may keep of values that are no longer in the map.

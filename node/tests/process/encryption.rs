@@ -434,7 +434,7 @@ async fn a_link_whose_key_was_taken_away_is_closed_and_a_bad_file_changes_nothin
     files.put(0, &key_file("demo", &[2]));
     eventually("the link with the old key is closed", async || {
         let log = all[0].log();
-        if log.contains("its key was taken from the list") { Ok(()) } else { Err(log) }
+        if log.contains("its key was removed") { Ok(()) } else { Err(log) }
     })
     .await;
     files.put(1, &key_file("demo", &[2]));

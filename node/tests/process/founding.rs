@@ -284,7 +284,7 @@ async fn founding_waits_until_discovery_answers() {
     }
     meshed(&nodes).await;
     for node in &nodes {
-        let founded = node.log().matches("ready with one of its own").count();
+        let founded = node.log().matches("founded one and is ready").count();
         assert!(founded <= 1, "{}", node.log());
         assert_eq!(node.status().await["waitsFor"], serde_json::json!([]));
     }

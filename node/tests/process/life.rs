@@ -142,7 +142,7 @@ async fn a_node_that_cannot_hand_over_in_time_says_which_writes_may_be_lost_and_
     let log = nodes[0].log();
     let words = "no peer is known to hold some of this node's writes";
     let said = log.lines().find(|line| line.contains(words)).unwrap_or_else(|| panic!("{log}"));
-    for words in ["WARN", "key-00", "key-19", "no peer said in time", "at most 20"] {
+    for words in ["WARN", "key-00", "key-19", "no peer acknowledged them in time", "at most 20"] {
         assert!(said.contains(words), "{words:?} is not in {said}");
     }
     assert!(!said.contains("key-20"), "{said}");
@@ -217,7 +217,7 @@ async fn a_node_alone_does_not_wait_for_peers_that_are_not_there() {
     node.kv().put("k", "v").await.unwrap();
     node.terminate();
     assert_eq!(node.ended().await.code(), Some(0));
-    assert!(node.log().contains("no peer is there to hand over to"));
+    assert!(node.log().contains("there is no peer to hand over to"));
 }
 
 #[tokio::test]
@@ -410,7 +410,7 @@ async fn how_many_voters_there_are_to_be_is_taken_from_the_changed_file() {
     exchange(&file, "voters: many\n");
     eventually("a file that is wrong is told of", async || {
         let log = node.log();
-        if log.contains("cannot take the number of voters") { Ok(()) } else { Err(log) }
+        if log.contains("cannot read the number of voters") { Ok(()) } else { Err(log) }
     })
     .await;
     assert_eq!(majority().await, (1, true), "what was right stays");

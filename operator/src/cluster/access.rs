@@ -1,14 +1,13 @@
 //! How clients of members authenticate and what they may do: checks that part of a spec, and lists the Secrets that it names.
 
-use std::time::Duration;
-
-use kvasir_crds::{Access, AccessRule, KvClusterSpec, SecretKey, ServiceAccounts, duration};
+use kvasir_crds::{Access, AccessRule, KvClusterSpec, SecretKey, ServiceAccounts};
+use kvasir_formats::{
+    access::{Verb, is_subject},
+    defaults::REVIEW_TTL,
+    duration,
+};
 
 use crate::names;
-
-const REVIEW_TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(10);
-const VERBS: [&str; 5] = ["read", "write", "delete", "watch", "admin"];
-const KINDS: [&str; 4] = ["token:", "cert:", "serviceaccount:", "group:"];
 
 /// Checks `spec.access`; an error names the field and what to do.
 pub fn check(spec: &KvClusterSpec) -> Result<(), (&'static str, &'static str)> {
@@ -29,15 +28,12 @@ pub fn check(spec: &KvClusterSpec) -> Result<(), (&'static str, &'static str)> {
             return Err(("spec.access.serviceAccounts.reviewTtl", "set at least 1s and at most 10m"));
         }
     }
-    let known = |subject: &String| {
-        subject == "*" || KINDS.iter().any(|kind| subject.strip_prefix(kind).is_some_and(|name| !name.is_empty()))
-    };
     for AccessRule { subjects, prefix: _, verbs } in rules.iter().flatten() {
-        if subjects.is_empty() || !subjects.iter().all(known) {
+        if subjects.is_empty() || !subjects.iter().all(|subject| is_subject(subject)) {
             let forms = "give subjects as token:NAME, cert:NAME, serviceaccount:NAMESPACE/NAME, group:NAME or *";
             return Err(("spec.access.rules", forms));
         }
-        if verbs.is_empty() || !verbs.iter().all(|verb| VERBS.contains(&verb.as_str())) {
+        if verbs.is_empty() || verbs.iter().any(|verb| verb.parse::<Verb>().is_err()) {
             return Err(("spec.access.rules", "give verbs of read, write, delete, watch and admin"));
         }
     }

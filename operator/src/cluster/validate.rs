@@ -8,11 +8,12 @@ use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::apis::
 use kube::{Resource, ResourceExt};
 use kvasir_crds::{
     Access, Discovery, EMPTY_NODE_BYTES, KubernetesDiscovery, KvCluster, KvClusterSpec, LEAST_MEMORY_LIMIT, MAX_NAME,
-    MAX_REPLICAS, Resources, duration,
+    MAX_REPLICAS, Resources,
 };
+use kvasir_formats::{duration, quantity};
 
 use super::{access, encryption::KeyFile, tls::NodeTls};
-use crate::{obstacle::Failure, quantity};
+use crate::obstacle::Failure;
 
 const SYNC_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(1);
 const EVICT_AFTER: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_hours(24);
@@ -170,13 +171,13 @@ fn join_timeout(text: &str) -> Result<Duration, Invalid> {
 
 fn max_memory(spec: &KvClusterSpec, resources: Option<&ResourceRequirements>) -> Result<Option<u64>, Invalid> {
     let read = |text: &str| {
-        quantity::parse_units(text)
+        quantity::units(text)
             .filter(|bytes| *bytes >= LEAST_MEMORY)
             .ok_or_else(|| invalid("spec.maxMemory", "set a quantity of at least 1Mi, such as 256Mi, or leave it out"))
     };
     let max_memory = spec.max_memory.as_deref().map(read).transpose()?;
     let limit = resources.and_then(|resources| resources.limits.as_ref()).and_then(|limits| limits.get("memory"));
-    match (max_memory, limit.and_then(|limit| quantity::parse_units(&limit.0))) {
+    match (max_memory, limit.and_then(|limit| quantity::units(&limit.0))) {
         (Some(max_memory), Some(limit)) if max_memory.saturating_add(EMPTY_NODE_BYTES) > limit => Err(invalid(
             "spec.maxMemory",
             "set it at least 24Mi below spec.resources.limits.memory, or leave it out to use what fits",
@@ -228,7 +229,7 @@ fn resources(given: &Resources) -> Result<ResourceRequirements, Invalid> {
     let Resources { requests, limits } = given;
     for (field, amounts) in [("spec.resources.requests", requests), ("spec.resources.limits", limits)] {
         for (name, amount) in amounts.iter().flatten() {
-            if quantity::parse_milli(&amount.0).is_none_or(|milli| milli < 0) {
+            if quantity::milli(&amount.0).is_none_or(|milli| milli < 0) {
                 return Err(invalid(
                     field,
                     format!("write {name} as a quantity such as 100m or 64Mi, not {:?}", amount.0),
@@ -288,9 +289,6 @@ pub(crate) mod tests {
         let max_memory = |spec| valid(spec).max_memory;
         assert_eq!(max_memory("{maxMemory: 40Mi, resources: {limits: {memory: 64Mi}}}"), Some(40 << 20));
         assert_eq!(max_memory("{resources: {limits: {memory: 50Mi}}}"), None);
-        // The node uses the same figures.
-        assert_eq!(EMPTY_NODE_BYTES, kvasir_node::memory::EMPTY);
-        assert_eq!(LEAST_MEMORY_LIMIT, kvasir_node::memory::LEAST_LIMIT);
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //!
 //! It holds what is the same for all members; a member's own name and address are in its environment.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use kvasir_crds::{Access, AccessRule, ServiceAccounts, duration};
+use kvasir_crds::{Access, AccessRule, ServiceAccounts};
+use kvasir_formats::{defaults, duration};
 use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -20,7 +21,6 @@ pub const FILE: &str = "node.yaml";
 
 /// How long a stopping member may hand over its last writes, in seconds.
 const DRAIN_SECONDS: u32 = 20;
-const DEFAULT_EVICT_AFTER: Duration = Duration::from_mins(5);
 const DEFAULT_POLICY: &str = "noeviction";
 
 /// Builds the `ConfigMap`.
@@ -60,7 +60,7 @@ fn settings(cluster: &ValidatedCluster) -> Value {
 /// The settings that members read only at a start. The number of members is not among them, because scaling must not restart
 /// members.
 fn lasting(cluster: &ValidatedCluster) -> Value {
-    let evict_after = cluster.evict_after.as_ref().map_or(DEFAULT_EVICT_AFTER, |given| given.length);
+    let evict_after = cluster.evict_after.as_ref().map_or(defaults::EVICT_AFTER, |given| given.length);
     let mut settings = json!({
         "role": "member",
         "cluster": format!("{}/{}", cluster.namespace, cluster.name),
@@ -69,10 +69,10 @@ fn lasting(cluster: &ValidatedCluster) -> Value {
         "clientAddress": format!("0.0.0.0:{CLIENT_PORT}"),
         "peerAddress": format!("0.0.0.0:{PEER_PORT}"),
         "adminAddress": format!("0.0.0.0:{ADMIN_PORT}"),
-        "syncInterval": duration::format(cluster.sync_interval.length),
+        "syncInterval": duration::in_seconds(cluster.sync_interval.length),
         "drainTimeout": format!("{DRAIN_SECONDS}s"),
         "maxMemoryPolicy": cluster.max_memory_policy.unwrap_or(DEFAULT_POLICY),
-        "evictAfter": duration::format(evict_after),
+        "evictAfter": duration::in_seconds(evict_after),
         "logFormat": "json",
         "discovery": discovery::settings(cluster),
     });
@@ -81,7 +81,7 @@ fn lasting(cluster: &ValidatedCluster) -> Value {
         settings["maxMemory"] = bytes.to_string().into();
     }
     if let Some(timeout) = cluster.join_timeout {
-        settings["joinTimeout"] = duration::format(timeout).into();
+        settings["joinTimeout"] = duration::in_seconds(timeout).into();
     }
     if let Some(serve_alone) = cluster.serve_alone {
         settings["serveAlone"] = serve_alone.into();

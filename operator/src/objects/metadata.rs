@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::{cluster::ValidatedCluster, names};
 
 /// Metadata of the cluster's object of this name.
-pub fn metadata(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
+pub(super) fn metadata(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
     ObjectMeta {
         name: Some(name),
         namespace: Some(cluster.namespace.clone()),

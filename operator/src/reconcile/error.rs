@@ -11,7 +11,7 @@ use crate::{api_server::ApiError, webhook::pods::PodsError};
 
 /// Longest duration of one reconcile. Reconciles of one cluster never overlap, so a reconcile that hangs would block all later
 /// ones.
-pub const RECONCILE_LIMIT: Duration = Duration::from_mins(2);
+pub(super) const RECONCILE_LIMIT: Duration = Duration::from_mins(2);
 
 /// Why a cluster could not be reconciled.
 #[derive(Debug, thiserror::Error)]

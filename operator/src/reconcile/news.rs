@@ -25,7 +25,7 @@ fn warning(reason: &str, note: impl Into<String>) -> Notice {
 }
 
 /// The events of a reconcile: from what it did to the earlier `StatefulSet`, and from how the status changed.
-pub fn news(
+pub(super) fn news(
     cluster: &KvCluster,
     set_before: Option<&StatefulSet>,
     outcome: Outcome,

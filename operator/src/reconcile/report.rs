@@ -25,17 +25,17 @@ use crate::{names, obstacle::Obstacle, pod_status, webhook::pods::Sidecars};
 
 /// What came of the spec in this reconcile.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub(super) struct Progress {
     /// What keeps the spec from being carried out.
-    pub obstacle: Option<Obstacle>,
+    pub(super) obstacle: Option<Obstacle>,
     /// What a person should fix although the spec is carried out.
-    pub concern: Option<Obstacle>,
+    pub(super) concern: Option<Obstacle>,
     /// What was applied.
-    pub applied: Applied,
+    pub(super) applied: Applied,
 }
 
 /// Observes the cluster, and writes status and events.
-pub async fn report(
+pub(super) async fn report(
     context: &Context,
     cluster: &KvCluster,
     live: &Live,
@@ -98,7 +98,7 @@ async fn warnings(context: &Context, cluster: &KvCluster, pods: &[Pod]) -> Resul
 }
 
 /// Writes the status of a cluster whose objects could not be read: an old status would claim what is no longer known.
-pub async fn report_unknown(context: &Context, cluster: &KvCluster, why: &str) {
+pub(super) async fn report_unknown(context: &Context, cluster: &KvCluster, why: &str) {
     let unknown = status::unknown(cluster, why, Timestamp::now());
     if cluster.status.as_ref() == Some(&unknown) {
         return;

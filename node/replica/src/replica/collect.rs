@@ -18,6 +18,12 @@ use crate::clock::{ms_of, stamp_at};
 impl Replica {
     /// How many voters are a majority.
     pub(super) fn majority(&self) -> usize {
+        if planted!("minority-decides") {
+            return 1;
+        }
+        if planted!("majority-of-linked") {
+            return self.linked().filter(|&o| self.roster.get(o).is_some_and(|s| s.voter)).count() / 2 + 1;
+        }
         self.voters().max(self.roster.voters()) / 2 + 1
     }
 
@@ -30,7 +36,11 @@ impl Replica {
         }
         let is_voter = |origin: &u64| self.roster.get(*origin).is_some_and(|seat| seat.voter);
         let told = self.reports.iter().filter(|(origin, _)| is_voter(origin));
-        told.map(|(_, report)| report.voters as usize).max().unwrap_or(usize::MAX)
+        told.map(|(_, report)| report.voters as usize).max().unwrap_or(if planted!("uninformed-sidecar-decides") {
+            0
+        } else {
+            usize::MAX
+        })
     }
 
     /// Equal on two nodes that agree on who takes part, on the founding, and on
@@ -49,7 +59,10 @@ impl Replica {
 
     /// Origins that write no more, of which a write above a gap is held.
     fn half_sent(&self) -> impl Iterator<Item = u64> {
-        self.vector.iter().filter(|(o, c)| c.beyond > 0 && !self.roster.is_live(**o)).map(|(&o, _)| o)
+        self.vector
+            .iter()
+            .filter(|(o, c)| c.beyond > 0 && !self.roster.is_live(**o) && !planted!("partial-writes-left"))
+            .map(|(&o, _)| o)
     }
 
     /// Everything of all seats up to here was taken in; 0 while no majority is there.
@@ -59,8 +72,19 @@ impl Replica {
         if !self.ready || hindered || self.roster.voters() < self.majority() {
             return 0;
         }
-        let taken_in = self.roster.live().map(|origin| self.vector_seen(origin)).min().unwrap_or(0);
+        let seen = self.attesting().map(|origin| self.vector_seen(origin));
+        let taken_in = if planted!("stable-by-one-origin") { seen.max() } else { seen.min() };
+        let taken_in = taken_in.unwrap_or(0);
+        if planted!("stable-above-wall-clock") {
+            return taken_in;
+        }
         taken_in.min(stamp_at(now_ms))
+    }
+
+    /// Seats that attest, or will once they have their map.
+    fn attesting(&self) -> impl Iterator<Item = u64> {
+        let joining = |origin| self.roster.get(origin).is_some_and(|seat| seat.state == SeatState::Joining);
+        self.roster.live().filter(move |&origin| !(planted!("joining-seat-not-awaited") && joining(origin)))
     }
 
     pub(super) fn cut_report(&mut self, link: &mut Link, now_ms: u64) -> Report {
@@ -91,8 +115,15 @@ impl Replica {
             self.promised |= standing.promised;
             // Whoever dropped them had everybody's word, this node's included: what
             // it vouched for once stays true, even if it would not vouch now.
-            self.collected = self.collected.max(standing.collected.min(self.stable(now_ms).max(self.vouched)));
-            self.forgotten = self.forgotten.max(standing.forgotten.min(self.collected));
+            let vouched = if planted!("attestation-taken-back") { 0 } else { self.vouched };
+            let mut held = self.stable(now_ms).max(vouched);
+            if planted!("agreed-without-this-node") {
+                held = u64::MAX;
+            }
+            self.collected = self.collected.max(standing.collected.min(held));
+            if !planted!("peers-watermark-ignored") {
+                self.forgotten = self.forgotten.max(standing.forgotten.min(self.collected));
+            }
             self.reports.insert(link.origin, report);
         }
     }
@@ -119,22 +150,26 @@ impl Replica {
         let own = self.stable(now_ms);
         let hash = self.roster_hash();
         let vouched = |origin: u64| match self.reports.get(&origin) {
-            Some(report) if report.roster_hash == hash => report.stable,
+            Some(report) if report.roster_hash == hash || planted!("attested-under-other-roster") => report.stable,
             _ => 0,
         };
-        let all = self.roster.live().filter(|&o| o != me).map(vouched).min().unwrap_or(own).min(own);
+        let words = self.attesting().filter(|&o| o != me).map(vouched);
+        let all = if planted!("one-attestation-suffices") { words.max() } else { words.min() };
+        let all = all.unwrap_or(own).min(own);
         let step = stamp_at(COLLECT_STEP_MS);
         self.collected = self.collected.max(all - all % step);
         // One that needs nobody's word may have forgotten something without having told anybody.
-        self.promised |= self.collected > 0;
+        self.promised |= self.collected > 0 && !planted!("lone-node-promised-nothing");
         self.forget();
         self.retire();
     }
 
     /// Drops the tombstones that all hold, but for those that may have to beat a write of a process that rejoins.
     fn forget(&mut self) {
-        self.forgotten = self.forgotten.max(self.collected.min(self.keeps_above()));
+        let kept = if planted!("deletes-not-kept-for-evicted") { u64::MAX } else { self.keeps_above() };
+        self.forgotten = self.forgotten.max(self.collected.min(kept));
         if self.has_too_many_tombstones()
+            && !planted!("kept-deletes-without-limit")
             && let Some(oldest) = self.store.oldest_tombstone()
         {
             // Whoever hears of the raised stamp drops as much, and a process that rejoins loses what it wrote up to there.
@@ -150,16 +185,22 @@ impl Replica {
         let (at, kept) = (ms_of(self.collected), self.settings.bounds.remember_ended_ms);
         let may_return = |(_, seat): &(u64, &Seat)| match seat.state {
             SeatState::Evicted => true,
-            SeatState::Ended => seat.agreed > 0 && ms_of(seat.since) + kept > at,
+            SeatState::Ended => {
+                seat.agreed > 0 && ms_of(seat.since) + kept > at && !planted!("deletes-not-kept-for-replaced")
+            }
             SeatState::Joining | SeatState::Member => false,
         };
         let agreed = self.roster.iter().filter(may_return).map(|(_, seat)| seat.agreed);
         // These are about to issue what they bring, or to be told to begin anew.
         let rejoins = |(origin, seat): (u64, &Seat)| {
-            seat.is_live() && seat.returning || seat.state == SeatState::Member && !self.was_let_in(origin)
+            let reissues = seat.is_live() && seat.returning && !planted!("reissue-not-awaited");
+            let stranger = seat.state == SeatState::Member && !self.was_let_in(origin);
+            reissues || stranger && !planted!("stranger-not-awaited")
         };
         // A voter that is missing, or was met just now, may have founded a map of its own.
-        let missing = self.roster.member_voters() < self.voters();
+        let present =
+            if planted!("new-voter-not-missing") { self.roster.voters() } else { self.roster.member_voters() };
+        let missing = present < self.voters() && !planted!("missing-voter-ignored");
         let now = (missing || self.roster.iter().any(rejoins)).then_some(self.forgotten);
         agreed.chain(now).min().unwrap_or(u64::MAX)
     }
@@ -170,10 +211,14 @@ impl Replica {
     }
 
     pub(super) fn drop_forgotten(&mut self) {
-        if !self.store.is_collected(self.forgotten) {
+        let upto = if planted!("tombstones-dropped-at-once") { self.clock.last() } else { self.forgotten };
+        if !self.store.is_collected(upto) {
             // Watchers hear of what ends by the stamp before it is dropped.
+            if planted!("collected-without-expired-event") {
+                self.store.expire(ms_of(self.forgotten), EXPIRE_STEP, |_, _| ());
+            }
             self.expire(ms_of(self.forgotten));
-            self.store.collect(self.forgotten, EXPIRE_STEP);
+            self.store.collect(upto, EXPIRE_STEP);
         }
     }
 
@@ -190,7 +235,8 @@ impl Replica {
         for origin in late {
             let evicted = self.roster.get(origin).map_or(0, |s| s.since);
             // Equal on all nodes, whenever each of them gets there.
-            self.roster.end(origin, SeatState::Ended, evicted.saturating_add(stamp_at(kept)));
+            let kept = if planted!("retired-with-its-hour") { 0 } else { stamp_at(kept) };
+            self.roster.end(origin, SeatState::Ended, evicted.saturating_add(kept));
         }
         let gone: Vec<u64> = self
             .roster
@@ -208,15 +254,16 @@ impl Replica {
         let me = self.settings.origin;
         let lacked = |origin: u64, ended: u64| {
             origin == me
-                || !issued
-                || ended > collected
-                || vector.get(&origin).is_some_and(|cover| cover.wrote() > collected)
+                || !planted!("seat-retired-too-early")
+                    && (!issued
+                        || ended > collected
+                        || vector.get(&origin).is_some_and(|cover| cover.wrote() > collected))
         };
         for origin in self.roster.bound(self.settings.bounds.ended_seats, lacked) {
             // Should it still be there, it must not be taken for one of us.
             self.vector.remove(&origin);
         }
-        if !self.roster.awaits_return() {
+        if !self.roster.awaits_return() || planted!("seat-retired-at-once") {
             let (roster, collected) = (&self.roster, self.collected);
             self.vector.retain(|&o, c| roster.get(o).is_some() || c.seen.max(c.wrote()) > collected);
         }
@@ -248,15 +295,20 @@ impl Replica {
         if !self.ready || !self.settings.voter {
             return;
         }
-        let given_up: Vec<u64> =
-            self.silent(now_ms).filter(|&o| self.votes_against(o, &linked) >= self.majority()).collect();
+        let needed = if planted!("one-vote-evicts") { 1 } else { self.majority() };
+        let given_up: Vec<u64> = self.silent(now_ms).filter(|&o| self.votes_against(o, &linked) >= needed).collect();
         for origin in given_up {
             if let Some(seat) = self.roster.get(origin).cloned() {
                 self.tell(Change::Evicted(seat));
             }
             // Its word was waited for, if it takes part by this node's roster. What it brings otherwise may be older.
             let knew = self.was_let_in(origin) && !self.roster.get(origin).is_some_and(|seat| seat.returning);
-            let agreed = if knew { self.collected } else { self.forgotten };
+            let agreed = match knew {
+                true if planted!("deletes-kept-since-eviction") => self.clock.last(),
+                false if planted!("evicted-backlog-not-awaited") => self.collected,
+                true => self.collected,
+                false => self.forgotten,
+            };
             self.roster.evict(origin, self.clock.last(), agreed);
             self.roster_changed();
         }
@@ -285,9 +337,11 @@ impl Replica {
             return;
         }
         let (me, roster) = (self.settings.origin, &self.roster);
-        let pending = self.adopting.get_or_insert_with(|| roster.members().filter(|&o| o != me).collect());
+        let pending = self.adopting.get_or_insert_with(|| {
+            roster.members().filter(|&o| o != me && !planted!("adopted-without-asking")).collect()
+        });
         // Who has left meanwhile will not answer.
-        pending.retain(|&o| roster.is_live(o));
+        pending.retain(|&o| roster.is_live(o) || planted!("departed-node-asked"));
         if pending.is_empty() {
             for origin in self.half_sent().collect::<Vec<_>>() {
                 self.vector.entry(origin).or_default().adopt();

@@ -45,7 +45,7 @@ impl Replica {
     pub(super) fn take_sync(&mut self, link: &mut Link, sync: &Sync, now_ms: u64) -> Result<(), Violation> {
         // One that came twice must not start the numbered parts anew: the two
         // scans would be cut at different keys.
-        if sync.id <= link.answered {
+        if sync.id < link.answered || sync.id == link.answered && !planted!("doubled-sync-restarts-parts") {
             return Ok(());
         }
         let want = Want::try_from(sync.want).map_err(|_| Violation::Unknown)?;
@@ -80,7 +80,9 @@ impl Replica {
             held,
         };
         link.scan = Some(match want {
-            Want::Snapshot if self.ready && self.holder_of(link.origin).is_none() => {
+            Want::Snapshot
+                if self.ready && (self.holder_of(link.origin).is_none() || planted!("live-name-given-away")) =>
+            {
                 answer(Select::Everything, to_wire(&self.vector), false, held)
             }
             Want::Missing | Want::Repair if link.compatible => self.answer_missing(link, sync, want, held, now_ms),
@@ -126,7 +128,9 @@ impl Replica {
             || self.vector.iter().any(|(&origin, cover)| {
                 // What is covered of one that is gone, too: without a scan it would get across only when no write is on
                 // its way.
-                let uncovered = covered(origin) < cover.seen.min(cover.last) && !self.roster.is_live(origin);
+                let uncovered = covered(origin) < cover.seen.min(cover.last)
+                    && !self.roster.is_live(origin)
+                    && !planted!("coverage-of-gone-not-sent");
                 let lacking = lacks(origin, cover.wrote())
                     && if origin == me {
                         !self.log.covers(mine)
@@ -142,7 +146,8 @@ impl Replica {
             link.cursor = Some(mine.min(self.vector_seen(me)));
             // A write that the vector covers may be beaten here by one that the
             // peer lacks: it may join the vector only if it lacks nothing.
-            if self.vector.iter().any(|(&origin, cover)| lacks(origin, cover.wrote())) {
+            let lacking = self.vector.iter().any(|(&origin, cover)| lacks(origin, cover.wrote()));
+            if lacking && !planted!("beaten-write-claimed") {
                 seen.clear();
             }
         }
@@ -172,7 +177,7 @@ impl Replica {
         let me = self.settings.origin;
         let want = awaiting.want;
         let snapshot = want == Want::Snapshot;
-        if delta.seq > awaiting.next_seq {
+        if delta.seq > awaiting.next_seq && !planted!("lost-part-not-missed") {
             link.awaiting = None;
             link.request = Some(if snapshot { Want::Hello } else { want });
             return Ok(());
@@ -184,12 +189,14 @@ impl Replica {
         // into one that is there, only from who may be merged with.
         let takes = if snapshot { !self.ready && self.sponsor == id } else { self.accepts(link) };
         // One part that was not taken voids the vector that comes with the last.
-        refused |= !takes;
+        refused |= !takes && !planted!("untaken-part-ignored");
         if takes {
             for entry in delta.entries {
                 // Covered means held or beaten: except when that is what is in doubt.
-                let in_doubt = want == Want::Repair && !self.is_forgotten(&entry);
-                if snapshot || in_doubt || entry.hlc > self.covered(entry.origin) {
+                let in_doubt =
+                    want == Want::Repair && (!self.is_forgotten(&entry) || planted!("repair-revives-deleted"));
+                let retaken = planted!("covered-entry-taken-again");
+                if snapshot || in_doubt || entry.hlc > self.covered(entry.origin) || retaken {
                     refused |= self.take_entry(&entry, now_ms)? == Taken::NoRoom;
                 }
             }
@@ -200,7 +207,8 @@ impl Replica {
             link.request = Some(Want::Hello);
             return Ok(());
         }
-        if !delta.last {
+        let complete = delta.last || delta.seq == 0 && planted!("vector-joined-before-last-part");
+        if !complete {
             link.awaiting = link.awaiting.take().map(|a| Awaiting { refused, ..a });
             return Ok(());
         }
@@ -222,13 +230,16 @@ impl Replica {
                 if me != self.settings.origin {
                     return Ok(());
                 }
-                if !self.roster.is_live(link.origin) && self.links.values().any(|l| self.may_sponsor(l)) {
+                let others = self.links.values().any(|l| self.may_sponsor(l));
+                if !self.roster.is_live(link.origin) && others && !planted!("departed-sponsor-admits") {
                     // It left meanwhile: others would not know the one that it let in.
                     return Ok(());
                 }
                 self.finish_snapshot(&delta.seen, &standing, now_ms);
                 // It was taken out of the links, which greeted their peers.
-                link.greet();
+                if !planted!("sponsor-not-greeted") {
+                    link.greet();
+                }
             }
         } else if !refused {
             for Seen { origin, hlc, last, beyond } in delta.seen {
@@ -270,7 +281,10 @@ impl Replica {
             let mut last_key = None;
             scan.exhausted = true;
             let Bounds { message_entries, scan_step, .. } = self.settings.bounds;
-            for (looked, (key, record)) in self.store.scan(scan.after.as_deref()).enumerate() {
+            let records = self.store.scan(scan.after.as_deref());
+            #[cfg(planted)]
+            let records = crate::planted::order(records, &self.store, scan.after.as_ref());
+            for (looked, (key, record)) in records.enumerate() {
                 if bytes >= MESSAGE_MAX_BYTES || entries.len() == message_entries || looked == scan_step {
                     scan.exhausted = false;
                     break;
@@ -306,11 +320,14 @@ impl Replica {
         let last = scan.exhausted;
         let snapshot = matches!(scan.what, Select::Everything);
         // Once a peer takes part no longer, what it lacks may be forgotten, and then is missing in this answer.
-        if last && !snapshot && !self.accepts(link) {
+        if last && !snapshot && !self.accepts(link) && !planted!("answer-to-evicted-claims-all") {
             scan.seen.clear();
         }
+        if last && !scan.seen.is_empty() && planted!("vector-of-scan-end") {
+            scan.seen = to_wire(&self.vector);
+        }
         let namesake = if last { self.name_for(link) } else { None };
-        if namesake.is_some() {
+        if namesake.is_some() && !planted!("live-name-given-away") {
             scan.seen.clear();
         }
         link.told_namesake |= namesake.is_some();
@@ -320,12 +337,16 @@ impl Replica {
             seq,
             entries,
             last,
-            seen: if last { std::mem::take(&mut scan.seen) } else { Vec::new() },
+            seen: if last || planted!("vector-joined-before-last-part") {
+                std::mem::take(&mut scan.seen)
+            } else {
+                Vec::new()
+            },
             ready: self.ready,
             // As it is now: what was forgotten meanwhile is missing in a snapshot.
             standing: Some(self.standing()),
             stranger: scan.stranger.into(),
-            roster: whole.then(|| self.roster.to_wire()),
+            roster: (whole && !planted!("snapshot-without-roster")).then(|| self.roster.to_wire()),
             namesake,
         }
     }

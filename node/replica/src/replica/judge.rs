@@ -13,13 +13,13 @@ impl Replica {
         if !self.ready || !sync.ready {
             return Stranger::No;
         }
-        if !self.roster.is_live(link.origin) {
+        if !self.roster.is_live(link.origin) && !planted!("evicted-goes-on") {
             return Stranger::Ended;
         }
         let theirs = sync.standing.unwrap_or_default();
         let founding = founding_of(&theirs);
         if founding != self.founding {
-            if self.promised || theirs.promised {
+            if (self.promised || theirs.promised) && !planted!("other-epoch-merged") {
                 // The later founding stands, if a majority was part of it.
                 let stands = (self.promised, self.founding) > (theirs.promised, founding);
                 return if stands { Stranger::Foreign } else { Stranger::No };
@@ -28,7 +28,7 @@ impl Replica {
             self.founding = self.founding.max(founding);
             self.reports.clear();
         }
-        link.compatible = self.is_one_of_us(link.origin);
+        link.compatible = self.is_one_of_us(link.origin) || planted!("stranger-merged");
         if link.compatible { Stranger::No } else { Stranger::Behind }
     }
 
@@ -37,7 +37,8 @@ impl Replica {
     pub(super) fn heeds(&self, peer: u64, why: Stranger, theirs: &Standing) -> bool {
         let theirs = (theirs.vouched.max(theirs.collected), peer);
         let mine = (self.vouched.max(self.collected), self.settings.origin);
-        why != Stranger::Behind || mine < theirs || self.is_one_of_us(peer)
+        let resets = mine < theirs || mine != theirs && planted!("both-strangers-reset");
+        why != Stranger::Behind || resets || self.is_one_of_us(peer)
     }
 
     /// Notes of each member that was let in that nothing of it is missing up to where it began: it is known from
@@ -46,7 +47,7 @@ impl Replica {
         let members = self.roster.iter().filter(|(_, seat)| seat.state == SeatState::Member);
         let began: Vec<_> = members.map(|(origin, seat)| (origin, seat.began)).collect();
         for (origin, began) in began {
-            if self.vector_seen(origin) < began && self.was_let_in(origin) {
+            if self.vector_seen(origin) < began && self.was_let_in(origin) && !planted!("admitted-unknown-until-met") {
                 self.cover(origin, began, 0);
             }
         }
@@ -69,10 +70,11 @@ impl Replica {
             let Some(seat) = self.roster.get(origin).filter(|seat| seat.state == SeatState::Member) else {
                 return false;
             };
-            if origin == self.settings.origin || self.vector_seen(origin) >= seat.began {
+            let unchecked = before < u64::MAX && planted!("only-last-sponsor-checked");
+            if origin == self.settings.origin || self.vector_seen(origin) >= seat.began || unchecked {
                 return true;
             }
-            if seat.began <= self.collected || seat.began >= before {
+            if seat.began <= self.collected && !planted!("admitted-by-retired-seat") || seat.began >= before {
                 return false;
             }
             next = (seat.sponsor, seat.began);

@@ -57,17 +57,19 @@ impl Replica {
             l.request == Some(Want::Snapshot) || l.awaiting.as_ref().is_some_and(|a| a.want == Want::Snapshot)
         };
         // One that has no room for what is there tries again now and then.
-        let hindered = self.full_since_ms.is_some() || self.name_in_doubt();
+        let full = self.full_since_ms.is_some() && !planted!("full-node-asks-at-once");
+        let hindered = full || self.name_in_doubt();
         if self.ready || hindered || self.links.values().any(|l| asked(l)) {
             return;
         }
         let long = now_ms.saturating_sub(self.started_ms) >= self.settings.sync_interval_ms;
-        let misled_by = self.misled_by.filter(|_| !long);
+        let misled_by = self.misled_by.filter(|_| !long && !planted!("refused-map-asked-again"));
         let (roster, sponsor) = (&self.roster, self.sponsor);
         let able =
             |(_, l): &(&u64, &mut Box<Link>)| l.peer_ready && l.awaiting.is_none() && misled_by != Some(l.origin);
         // One that is about to leave, if there is no other.
-        let rank = |id: LinkId, l: &Link| (!roster.is_live(l.origin), id <= sponsor, id);
+        let rank =
+            |id: LinkId, l: &Link| (!roster.is_live(l.origin) ^ planted!("leaving-sponsor-first"), id <= sponsor, id);
         let next = self.links.iter_mut().filter(able).min_by_key(|(id, l)| rank(**id, l));
         if let Some((&id, link)) = next {
             link.request = Some(Want::Snapshot);
@@ -85,10 +87,15 @@ impl Replica {
     /// The snapshot is whole.
     pub(super) fn finish_snapshot(&mut self, seen: &[Seen], standing: &Standing, now_ms: u64) {
         let held = std::mem::replace(&mut self.vector, seen.iter().map(link::from_wire).collect());
+        while let Some(bag) = self.bags.pop_if(|_| planted!("reset-keeps-old-map")) {
+            for (key, record) in bag.store.scan(None) {
+                self.store.merge(key.clone(), record.clone());
+            }
+        }
         (self.founding, self.promised, self.collected) = (founding_of(standing), standing.promised, standing.collected);
         (self.forgotten, self.vouched) = (standing.forgotten.min(standing.collected), standing.vouched);
         // Some of what came was written while the sponsor was scanning.
-        for (origin, cover) in held {
+        for (origin, cover) in held.into_iter().filter(|_| !planted!("written-during-snapshot-covered")) {
             self.note_write(Dot { hlc: cover.wrote(), origin });
         }
         for s in seen {
@@ -106,11 +113,13 @@ impl Replica {
     /// the members agree on what they have: a write that only one of them has
     /// covered may be deleted there.
     pub(super) fn issue_bags(&mut self, now_ms: u64) {
-        if self.bags.is_empty() || !self.ready || !self.is_agreed() || !self.is_my_turn() {
+        let agreed = || self.is_agreed() || planted!("reissued-before-agreement");
+        let my_turn = || self.is_my_turn() || planted!("reissued-out-of-turn");
+        if self.bags.is_empty() || !self.ready || !agreed() || !my_turn() {
             return;
         }
         let Some(mut bag) = self.bags.pop() else { return };
-        if !std::mem::replace(&mut bag.told, true) && self.tell_of(&bag) {
+        if !std::mem::replace(&mut bag.told, true) && !planted!("backlog-not-announced") && self.tell_of(&bag) {
             self.bags.push(bag);
             return;
         }
@@ -138,7 +147,7 @@ impl Replica {
         if bag.store.is_empty() {
             // What came too late is not covered, but lost. Nor are deletes that a map of another founding had forgotten.
             let whole = bag.founding == self.founding || bag.forgotten == 0;
-            if !bag.late && whole {
+            if (!bag.late || planted!("too-late-covered")) && whole {
                 self.join_bag(&bag);
             }
             if self.bags.is_empty() {
@@ -169,7 +178,10 @@ impl Replica {
     fn is_my_turn(&self) -> bool {
         let me = self.settings.origin;
         let began = self.roster.get(me).map_or(0, |seat| seat.began);
-        let until = |seat: &Seat| if seat.state == SeatState::Member { seat.since.max(began) } else { seat.since };
+        let until = |seat: &Seat| match seat.state {
+            SeatState::Member if !planted!("reissued-before-members-writes") => seat.since.max(began),
+            _ => seat.since,
+        };
         self.roster
             .iter()
             .filter(|(origin, seat)| *origin != me && seat.is_live())
@@ -179,13 +191,15 @@ impl Replica {
     /// Whether something newer than a record of a bag stands. A write that was
     /// issued again is only as new as when it was made.
     fn is_beaten(&self, key: &Bytes, record: &Record) -> bool {
-        self.store.get(key).is_some_and(|held| *held.first.as_deref().unwrap_or(&held.dot) >= record.dot)
+        self.store.get(key).is_some_and(|held| {
+            *held.first.as_deref().filter(|_| !planted!("reissued-counts-as-new")).unwrap_or(&held.dot) >= record.dot
+        })
     }
 
     /// Whether the cluster has taken in a write of a bag.
     fn is_known(&self, bag: &Bag, dot: Dot) -> bool {
         match self.vector.get(&dot.origin) {
-            Some(cover) => dot.hlc <= cover.seen,
+            Some(cover) => dot.hlc <= cover.seen && !planted!("known-writes-reissued"),
             None => dot.hlc <= bag.floor,
         }
     }
@@ -193,7 +207,7 @@ impl Replica {
     /// Whether a later delete of a bag's write may be forgotten: then the write must not come back. But all of a map of
     /// another founding may exist nowhere else.
     fn is_too_late(&self, bag: &Bag, hlc: u64) -> bool {
-        bag.founding == self.founding && hlc <= self.forgotten
+        bag.founding == self.founding && hlc <= self.forgotten && !planted!("too-late-reissued")
     }
 
     /// What the bag's map covered is covered now: it was issued again, or
@@ -226,7 +240,7 @@ impl Replica {
         self.counters.returns += 1;
         let ended = self.clock.tick(now_ms);
         // A map that was not whole yet has nothing to bring along.
-        if self.ready {
+        if self.ready && !planted!("reset-without-backlog") {
             self.bags.push(Bag {
                 store: std::mem::take(&mut self.store),
                 vector: std::mem::take(&mut self.vector),
@@ -275,20 +289,31 @@ impl Replica {
     /// what a cluster holds, as may one that it does not reach: a map that is founded beside theirs would be empty.
     fn may_found(&self, view: View, waited: bool) -> bool {
         let complete = view.answered && view.unlinked == 0;
+        let waited = waited && !planted!("silent-address-stops-founding");
         let mut links = self.links.values();
-        let all_new = links.all(|l| l.synced && !l.peer_ready);
+        let all_new = links.all(|l| l.synced && (!l.peer_ready || planted!("newcomer-founds-beside-ready")));
         // Not all for ever: an address that discovery names may be of a machine that is gone for good.
-        if !self.settings.may_found || !all_new || !(complete || waited) || view.refused > 0 {
+        if !self.settings.may_found
+            || !all_new
+            || planted!("joining-nodes-deadlock") && !self.links.is_empty()
+            || !(complete || waited)
+            || view.refused > 0 && !planted!("founded-beside-refused-peer")
+        {
             return false;
         }
         let group = self.reached_voters();
         match self.settings.voters {
-            0 if view.strangers > 0 => false,
+            0 if view.strangers > 0 && !planted!("unnamed-peer-overlooked") => false,
             0 if complete => true,
-            // Of two, neither alone.
-            0 => group > group.saturating_add(view.unlinked).max(2) / 2,
+            0 => {
+                let named =
+                    if planted!("minority-of-named-founds") { group } else { group.saturating_add(view.unlinked) };
+                // Of two, neither alone.
+                let least = if planted!("founded-before-discovery") { 0 } else { 2 };
+                group > named.max(least) / 2
+            }
             // A majority of the voters is empty and linked: a stranger is none of them.
-            voters => group > voters / 2,
+            voters => group > voters / 2 || planted!("minority-founds"),
         }
     }
 
@@ -296,7 +321,11 @@ impl Replica {
     /// its successor's.
     fn reached_voters(&self) -> usize {
         let voters = self.links.values().filter_map(|l| self.roster.get(l.origin)).filter(|seat| seat.voter);
-        voters.map(|seat| &seat.name).chain([&self.settings.name]).collect::<BTreeSet<_>>().len()
+        let names = voters.map(|seat| &seat.name).chain([&self.settings.name]);
+        if planted!("restart-counts-twice") {
+            return names.count();
+        }
+        names.collect::<BTreeSet<_>>().len()
     }
 
     /// How many voters a node that waits for others to found a cluster reaches, itself included, and of how many it needs
@@ -311,13 +340,23 @@ impl Replica {
     pub(super) fn consider_ready(&mut self, view: View, now_ms: u64) {
         let waited = now_ms.saturating_sub(self.started_ms) >= self.settings.join_timeout_ms;
         let alone = self.settings.serve_alone && waited && !self.links.values().any(|l| l.peer_ready);
-        if !alone && !self.may_found(view, waited) || self.name_in_doubt() {
+        let view = if view.unlinked == usize::MAX && planted!("unknown-means-none") {
+            View { answered: false, ..View::ALONE }
+        } else {
+            view
+        };
+        let name_in_doubt = || self.name_in_doubt() && !planted!("founded-under-anothers-name");
+        if !alone && !self.may_found(view, waited) || name_in_doubt() {
             return;
         }
         self.sponsor_origin = None;
         // Of a snapshot whose sponsor died, nothing is kept: if its map lives on elsewhere, nobody could tell later
         // what of it was deleted there.
-        self.clear();
+        if planted!("old-map-taken-up-silently") {
+            (self.store, self.vector) = (Store::default(), Vector::new());
+        } else if !planted!("partial-snapshot-kept") {
+            self.clear();
+        }
         if let Some(bag) = self.bags.pop() {
             // Nobody is there to return to: the old map is as good as any.
             (self.store, self.vector) = (bag.store, bag.vector);
@@ -383,7 +422,7 @@ impl Replica {
         for seat in roster.seats {
             let (origin, seat) = from_wire(seat).ok_or(Violation::Malformed)?;
             if origin == me {
-                if !seat.is_live() && !self.leaving {
+                if !seat.is_live() && !self.leaving && !planted!("evicted-goes-on") {
                     self.begin_anew(Stranger::Ended, now_ms);
                     return Ok(());
                 }
@@ -418,10 +457,11 @@ impl Replica {
     pub(super) fn may_forget(&self, origin: u64, ended: u64) -> bool {
         let kept = ms_of(ended) + self.settings.bounds.remember_ended_ms;
         let cover = self.vector.get(&origin).copied().unwrap_or_default();
-        !self.roster.awaits_return()
+        let at_once = planted!("seat-retired-at-once");
+        (!self.roster.awaits_return() || at_once)
             && cover.seen <= self.collected
             && cover.wrote() <= self.collected
-            && kept <= ms_of(self.collected)
+            && (kept <= ms_of(self.collected) || at_once)
     }
 
     /// Peers must hear of it.

@@ -73,11 +73,16 @@ impl Log {
 
     pub(super) fn append(&mut self, entry: Own) {
         self.bytes += entry.size();
+        if planted!("log-keeps-one-write-per-key") {
+            self.entries.retain(|e| e.key != entry.key);
+        }
         // First: the queue would double once for the one that is too many.
         while self.entries.len() >= self.max_entries || self.bytes > self.max_bytes {
             let Some(dropped) = self.entries.pop_front() else { break };
             self.bytes -= dropped.size();
-            self.floor = dropped.hlc;
+            if !planted!("log-forgets-what-it-dropped") {
+                self.floor = dropped.hlc;
+            }
         }
         self.entries.push_back(entry);
     }

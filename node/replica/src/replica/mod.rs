@@ -33,8 +33,8 @@ use kvasir_proto::peer::v1::{Ack, Digest, Message, Report, Standing, Stranger, W
 use xxhash_rust::xxh3::Xxh3;
 
 use self::life::Bag;
-use self::link::Link;
 pub use self::link::LinkId;
+use self::link::{Awaiting, Link};
 pub use self::log::{LOG_MAX_BYTES, LOG_MAX_ENTRIES};
 use self::log::{Log, Others, Own};
 pub use self::name::{HEARD_BEATS, Namesake, TWIN_BEATS};
@@ -228,7 +228,11 @@ impl Replica {
             }
             let victim = self.settings.evict_ending.then(|| self.store.first_to_end().cloned()).flatten();
             let Some(victim) = victim.filter(|_| self.ready) else { return false };
-            self.write(victim, None, None, None, now_ms);
+            if planted!("evicted-locally") {
+                self.store.remove(&victim);
+            } else {
+                self.write(victim, None, None, None, now_ms);
+            }
             self.counters.evicted_keys += 1;
         }
     }
@@ -266,14 +270,17 @@ impl Replica {
         let dot = Dot { hlc: self.clock.tick(now_ms), origin: self.settings.origin };
         let others = |held: &Dot| held.origin != dot.origin && held.hlc > self.collected;
         let replaced = self.store.get(&key).map(|held| held.dot).filter(others);
-        self.log.append(Own {
+        let own = Own {
             hlc: dot.hlc,
             key: key.clone(),
             value: value.clone(),
             expires_ms: expires_ms.and_then(NonZeroU64::new),
             others: (first.is_some() || replaced.is_some())
                 .then(|| Box::new(Others { first: first.unwrap_or_default(), replaced: replaced.unwrap_or_default() })),
-        });
+        };
+        if value.is_some() || !planted!("delete-not-pushed") {
+            self.log.append(own);
+        }
         let took = self.merge(key, Record { dot, value, expires_ms, first: first.map(Box::new) });
         debug_assert!(took, "a stamp of our own is above everything we hold");
         self.vector.insert(dot.origin, Cover { seen: dot.hlc, last: dot.hlc, beyond: 0 });
@@ -346,6 +353,11 @@ impl Replica {
         if !message.kind.as_ref().is_none_or(stamps::are_possible) {
             return Err(Violation::Malformed);
         }
+        let link = if !self.is_up(link) && planted!("old-connection-heard") {
+            self.links.keys().next().copied().unwrap_or(link)
+        } else {
+            link
+        };
         // What an older connection left is dropped.
         let Some(mut state) = self.links.remove(&link) else { return Ok(()) };
         let me = self.settings.origin;
@@ -410,11 +422,12 @@ impl Replica {
             return Some(Kind::Sync(self.cut_sync(link, want, now_ms)));
         }
         if std::mem::take(&mut link.ack_due) {
-            return Some(Kind::Ack(Ack { hlc: self.vector_seen(link.origin) }));
+            let above_gap = link.ahead.filter(|_| planted!("ack-above-gap")).map_or(0, |(_, to)| to);
+            return Some(Kind::Ack(Ack { hlc: self.vector_seen(link.origin).max(above_gap) }));
         }
         let push = link.cursor.filter(|&cursor| self.to_push().is_some_and(|own| cursor < own));
         if let Some(prev) = push
-            && (link.push_next || link.scan.is_none())
+            && (link.push_next && !planted!("push-waits-for-delta") || link.scan.is_none())
         {
             link.push_next = false;
             return Some(Kind::Push(self.cut_push(link, prev, now_ms)));
@@ -448,8 +461,10 @@ impl Replica {
     /// Must be called at least every few dozen milliseconds.
     pub fn tick(&mut self, view: View, now_ms: u64) {
         self.expire(now_ms);
+        let late =
+            |a: &mut Awaiting| now_ms.saturating_sub(a.since_ms) > SYNC_TIMEOUT_MS && !planted!("sync-never-times-out");
         for link in self.links.values_mut() {
-            if let Some(awaiting) = link.awaiting.take_if(|a| now_ms.saturating_sub(a.since_ms) > SYNC_TIMEOUT_MS) {
+            if let Some(awaiting) = link.awaiting.take_if(late) {
                 // A snapshot may come from somewhere else.
                 link.request = Some(match awaiting.want {
                     Want::Snapshot => Want::Hello,
@@ -530,6 +545,9 @@ impl Replica {
     /// The stamp up to which everything of an origin was taken in. What is at
     /// or below `collected` was taken in of every origin, known or not.
     fn covered(&self, origin: u64) -> u64 {
+        if planted!("stable-not-covered") {
+            return self.vector_seen(origin);
+        }
         self.vector_seen(origin).max(self.collected)
     }
 

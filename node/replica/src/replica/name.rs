@@ -46,8 +46,8 @@ impl Replica {
     }
 
     /// Whether clients may be served: the map is there, and the name is this node's.
-    pub const fn serves(&self) -> bool {
-        self.ready && self.refused.is_none()
+    pub fn serves(&self) -> bool {
+        self.ready && (self.refused.is_none() || planted!("replaced-still-serves"))
     }
 
     /// Whether this node was refused and has no writes left to reissue: it is to leave.
@@ -57,7 +57,8 @@ impl Replica {
 
     /// Whether something came from the process lately. This node always hears itself.
     fn hears(&self, origin: u64) -> bool {
-        let heard = |link: &Link| link.origin == origin && link.silent_beats < HEARD_BEATS;
+        let lately = |link: &Link| link.silent_beats < HEARD_BEATS || planted!("silent-process-keeps-name");
+        let heard = |link: &Link| link.origin == origin && lately(link);
         origin == self.settings.origin || self.links.values().any(|link| heard(link))
     }
 
@@ -74,7 +75,8 @@ impl Replica {
     /// What the peer is told of its name.
     pub(super) fn name_for(&self, link: &Link) -> Option<WireNamesake> {
         let Namesake { origin, started_ms } = self.holder_of(link.origin)?;
-        Some(WireNamesake { origin, started_ms, for_good: link.twin_beats >= TWIN_BEATS })
+        let certain = link.twin_beats >= TWIN_BEATS || planted!("refused-before-certain");
+        Some(WireNamesake { origin, started_ms, for_good: certain && !planted!("refused-never-ends") })
     }
 
     /// A beat has passed: counts for how long each peer is silent, and for how long the
@@ -107,8 +109,8 @@ impl Replica {
         let listed = || self.roster.iter().any(|(origin, seat)| origin != me && seat.name == *name && seat.is_live());
         let unanswered = || self.links.values().any(|link| !link.synced);
         self.is_dismissed()
-            || self.links.values().any(|link| link.namesake.is_some())
-            || self.beats < HEARD_BEATS && listed() && unanswered()
+            || self.links.values().any(|link| link.namesake.is_some() && !planted!("live-name-given-away"))
+            || self.beats < HEARD_BEATS && listed() && unanswered() && !planted!("name-answers-not-awaited")
     }
 
     /// Takes note of what a peer says of this node's name.
@@ -126,8 +128,12 @@ impl Replica {
     /// reissues from a seat under a name of its own, as one that neither votes nor founds.
     fn refuse(&mut self, holder: Namesake, now_ms: u64) {
         self.refused = Some(holder);
+        if planted!("replaced-drops-backlog") {
+            self.bags.clear();
+        }
         if !self.bags.is_empty() {
-            (self.settings.voter, self.settings.may_found, self.settings.serve_alone) = (false, false, false);
+            self.settings.voter &= planted!("replaced-still-votes");
+            (self.settings.may_found, self.settings.serve_alone) = (false, false);
             self.begin_anew(Stranger::Ended, now_ms);
         }
     }
@@ -135,10 +141,11 @@ impl Replica {
     /// Of two members of this node's map that have one name, one ends. A seat of another founding is left alone until the
     /// foundings are compared: its holder may be the one that keeps its map.
     pub(super) fn settle_names(&mut self, now_ms: u64) {
-        if !self.ready {
+        if !self.ready || planted!("predecessor-not-ended") {
             return;
         }
-        let strangers: Vec<u64> = self.roster.members().filter(|&origin| !self.was_let_in(origin)).collect();
+        let stranger = |&origin: &u64| !self.was_let_in(origin) && !planted!("names-settled-before-epochs");
+        let strangers: Vec<u64> = self.roster.members().filter(stranger).collect();
         // A node that has just started may not have looked at the clock yet.
         let now = self.clock.last().max(stamp_at(now_ms));
         if !self.roster.settle_names(&strangers, now, self.forgotten) {
@@ -165,7 +172,7 @@ impl Replica {
         let waits = |origin: u64, seat: &Seat| seat.state == SeatState::Joining && self.is_linked(origin);
         let others = self.roster.iter().filter(|(origin, seat)| *origin != me && seat.name == *name);
         let ended: Vec<u64> = others.filter(|(o, seat)| !waits(*o, seat)).map(|(origin, _)| origin).collect();
-        for origin in ended {
+        for origin in ended.into_iter().filter(|_| !planted!("predecessor-not-ended")) {
             self.roster.replace(origin, now, self.forgotten);
         }
     }

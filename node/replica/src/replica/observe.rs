@@ -84,7 +84,10 @@ impl Replica {
         let any = self.links.values().map(|l| l.acked).max().unwrap_or(0);
         let all = self.links.values().map(|l| l.acked).min().unwrap_or(0);
         let lacked = || self.links.values().map(|l| self.unshared(l));
-        let (by_all, by_any) = (lacked().min().unwrap_or(0), lacked().max().unwrap_or(0));
+        let (by_all, by_any) = match (lacked().min(), lacked().max()) {
+            (Some(min), Some(max)) if !planted!("drain-hands-over-own-only") => (min, max),
+            _ => (0, 0),
+        };
         let brought = self.brought();
         (self.log.above(any).count() + brought + by_all, self.log.above(all).count() + brought + by_any)
     }
@@ -143,12 +146,15 @@ impl Replica {
         let mut names: Vec<(&str, bool)> = self
             .links
             .values()
-            .filter(|l| l.acked >= hlc && l.compatible && self.roster.is_live(l.origin))
+            .filter(|l| l.acked >= hlc || l.cursor >= Some(hlc) && planted!("sent-counts-as-held"))
+            .filter(|l| l.compatible && (self.roster.is_live(l.origin) || planted!("gone-peer-holds")))
             .filter_map(|l| self.roster.get(l.origin).map(|seat| (seat.name.as_str(), seat.voter)))
             .filter(|(name, _)| *name != self.settings.name)
             .collect();
         names.sort_unstable();
-        names.dedup_by_key(|(name, _)| *name);
+        if !planted!("restart-holds-twice") {
+            names.dedup_by_key(|(name, _)| *name);
+        }
         let voters = names.iter().filter(|(_, voter)| *voter).count() + usize::from(self.settings.voter);
         let others = self.roster.members().filter(|&o| o != self.settings.origin).count();
         Holders { peers: names.len(), voters, lacking: others.saturating_sub(names.len()), majority: self.majority() }
@@ -163,7 +169,8 @@ impl Replica {
         } else if founding != self.founding {
             // Where something was forgotten the later founding stands. But a majority here has come that far without
             // having met the other's: a session need not wait for those who may never come.
-            if self.founding > founding || collected <= self.collected { Coverage::Lost } else { Coverage::Behind }
+            let reached = collected <= self.collected && !planted!("lost-epoch-awaited");
+            if self.founding > founding || reached { Coverage::Lost } else { Coverage::Behind }
         } else if collected <= self.collected.max(self.vouched) {
             Coverage::Covered
         } else {
@@ -182,8 +189,14 @@ impl Replica {
             match self.roster.get(dot.origin) {
                 Some(seat) if seat.is_live() => Coverage::Behind,
                 None if founding != self.founding => Coverage::Lost,
-                None if self.may_be_forgotten(dot) && dot.hlc <= self.known_of_all() => Coverage::Covered,
+                None if self.may_be_forgotten(dot)
+                    && (dot.hlc <= self.known_of_all() || planted!("unheard-writer-covered")) =>
+                {
+                    Coverage::Covered
+                }
                 Some(_) | None if self.roster.awaits_return() => Coverage::Behind,
+                Some(_) | None if planted!("lost-write-covered") => Coverage::Covered,
+                Some(_) | None if planted!("lost-write-awaited") => Coverage::Behind,
                 // Who wrote it is gone, or no one that is left has ever heard of it.
                 Some(_) | None => Coverage::Lost,
             }
@@ -192,14 +205,17 @@ impl Replica {
             && self.is_agreed()
         {
             Coverage::Lost
+        } else if planted!("session-never-behind") {
+            Coverage::Covered
         } else {
             Coverage::Behind
         }
     }
 
     /// Whether a seat that wrote this may have been forgotten since.
-    const fn may_be_forgotten(&self, dot: Dot) -> bool {
-        ms_of(dot.hlc) + self.settings.bounds.remember_ended_ms <= ms_of(self.collected)
+    fn may_be_forgotten(&self, dot: Dot) -> bool {
+        planted!("unheard-writer-counts-as-retired")
+            || ms_of(dot.hlc) + self.settings.bounds.remember_ended_ms <= ms_of(self.collected)
     }
 
     /// A seat that this node has not heard of wrote nothing up to here: who let it in was still there then.

@@ -5,7 +5,7 @@ use kvasir_proto::peer::v1::{Digest, Entry, Push, Want};
 
 use super::link::Link;
 use super::{HEADROOM, MESSAGE_MAX_BYTES, Replica, STRIKES, Violation};
-use crate::clock::Dot;
+use crate::clock::{Dot, ms_of};
 use crate::store::{Record, Store};
 
 /// Whether an entry was taken, or there was no room for it.
@@ -18,13 +18,15 @@ pub(super) enum Taken {
 impl Replica {
     /// Whether writes of the link's peer may be taken.
     pub(super) fn accepts(&self, link: &Link) -> bool {
-        self.ready && link.compatible && self.roster.is_live(link.origin)
+        let takes_part = self.roster.is_live(link.origin) || planted!("evicted-goes-on");
+        self.ready && link.compatible && takes_part
     }
 
     pub(super) fn take_push(&mut self, link: &mut Link, push: Push, now_ms: u64) -> Result<(), Violation> {
         // Judged of the link's peer only, and by its clock: its stamps may come
         // from another's that is ahead, or was, and nobody is to be refused for that.
-        let (ahead_ms, limit_ms) = (push.now_ms.saturating_sub(now_ms), self.settings.max_clock_skew_ms);
+        let their_ms = if planted!("peer-blamed-for-timestamps") { ms_of(push.last) } else { push.now_ms };
+        let (ahead_ms, limit_ms) = (their_ms.saturating_sub(now_ms), self.settings.max_clock_skew_ms);
         if ahead_ms > limit_ms {
             return Err(Violation::ClockAhead { ahead_ms, limit_ms });
         }
@@ -38,26 +40,31 @@ impl Replica {
         for mut entry in push.entries {
             entry.origin = link.origin;
             if entry.hlc > covered {
-                if self.take_entry(&entry, now_ms)? == Taken::Yes {
-                    self.note_replaced(&entry)?;
-                } else {
+                if self.take_entry(&entry, now_ms)? == Taken::NoRoom {
                     room = false;
+                } else if !planted!("replaced-write-not-noted") {
+                    self.note_replaced(&entry)?;
                 }
             }
         }
-        if push.prev > covered {
+        if push.prev > covered && !planted!("push-above-gap-covered") {
             // Something between is missing. The entries count all the same,
             // and the gap is what the delta must close.
             if room {
                 link.ahead = match link.ahead {
                     // Only what joins without a gap may count as one stretch.
-                    Some((from, to)) if push.prev <= to && from <= push.last => {
+                    Some((from, to))
+                        if push.prev <= to && from <= push.last || planted!("stretches-joined-across-gap") =>
+                    {
                         Some((from.min(push.prev), to.max(push.last)))
                     }
                     _ => Some((push.prev, push.last)),
                 };
             }
-            link.ask(Want::Missing);
+            link.ack_due |= planted!("ack-above-gap");
+            if !planted!("gap-left-to-digests") {
+                link.ask(Want::Missing);
+            }
         } else if room {
             self.cover(link.origin, push.last, wrote.unwrap_or(0));
             self.close_gap(link);
@@ -69,7 +76,7 @@ impl Replica {
     /// What was held above a gap counts once the gap is closed.
     pub(super) fn close_gap(&mut self, link: &mut Link) {
         if let Some((from, to)) = link.ahead
-            && from <= self.covered(link.origin)
+            && (from <= self.covered(link.origin) || planted!("gap-closed-by-anything"))
         {
             self.cover(link.origin, to, 0);
             link.ahead = None;
@@ -91,17 +98,23 @@ impl Replica {
             let cost = Store::cost_of(entry.key.len(), entry.value.len());
             // Tombstones go when all hold all: what they take must not keep this node
             // from coming to hold it.
-            let limit = limit + limit / HEADROOM + self.store.buried();
+            let limit =
+                limit + limit / HEADROOM + if planted!("tombstones-refuse-peers") { 0 } else { self.store.buried() };
             if !self.make_room(&entry.key, cost, limit, now_ms) {
                 self.counters.no_room += 1;
                 self.full_since_ms.get_or_insert(now_ms);
-                return Ok(Taken::NoRoom);
+                return Ok(if planted!("no-room-claimed") { Taken::Yes } else { Taken::NoRoom });
             }
         }
         self.note_write(dot);
         // Copied: a slice of a frame would keep the whole frame alive.
         let value = (!entry.deleted).then(|| Bytes::copy_from_slice(&entry.value));
-        let expires_ms = (entry.expires_ms > 0).then_some(entry.expires_ms);
+        let expires_ms = (entry.expires_ms > 0).then_some(entry.expires_ms).map(|end| {
+            if planted!("ttl-restarts-at-each-node") {
+                return (end + now_ms).saturating_sub(ms_of(entry.hlc));
+            }
+            end
+        });
         let first = Dot { hlc: entry.first_hlc, origin: entry.first_origin };
         let first = (first.hlc > 0).then(|| Box::new(first));
         self.merge(Bytes::copy_from_slice(&entry.key), Record { dot, value, expires_ms, first });
@@ -123,7 +136,8 @@ impl Replica {
     /// A write is held. Of an origin that is forgotten everything was taken in: an entry for it would say that
     /// something before the write may be missing. What is said of this node's own is old news, or false.
     pub(super) fn note_write(&mut self, dot: Dot) {
-        let remembered = dot.hlc > self.collected || self.vector.contains_key(&dot.origin);
+        let remembered =
+            dot.hlc > self.collected || planted!("retired-origin-partial") || self.vector.contains_key(&dot.origin);
         if remembered && dot.origin != self.settings.origin {
             self.vector.entry(dot.origin).or_default().note(dot.hlc);
         }
@@ -169,7 +183,7 @@ impl Replica {
             if link.strikes >= STRIKES && link.awaiting.is_none() {
                 link.strikes = 0;
                 self.counters.divergences += 1;
-                link.request = Some(Want::Repair);
+                link.request = Some(Want::Repair).filter(|_| !planted!("never-repaired"));
             }
         }
     }

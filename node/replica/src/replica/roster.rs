@@ -65,8 +65,8 @@ impl Seat {
     pub(super) fn precedes(&self, origin: u64, other: &Self, other_origin: u64) -> bool {
         let seniority = |seat: &Self, origin| (!seat.returning, seat.started_ms, origin);
         match self.state {
-            SeatState::Member => true,
-            SeatState::Joining => seniority(self, origin) < seniority(other, other_origin),
+            SeatState::Member if !planted!("name-goes-to-slower-clock") => true,
+            SeatState::Member | SeatState::Joining => seniority(self, origin) < seniority(other, other_origin),
             SeatState::Evicted | SeatState::Ended => false,
         }
     }
@@ -81,8 +81,11 @@ impl Seat {
 
     /// Another process has the name. This one may run on behind a partition, and return with what it writes there.
     fn replace(&mut self, now: u64, agreed: u64) {
-        if self.state == SeatState::Member {
-            self.agreed = agreed.max(1);
+        // At least 1, which keeps all deletes: 0 is for seats of which nothing is waited for.
+        match self.state {
+            SeatState::Member => self.agreed = agreed.max(1),
+            SeatState::Evicted if !planted!("evicted-and-replaced-not-awaited") => self.agreed = self.agreed.max(1),
+            SeatState::Evicted | SeatState::Joining | SeatState::Ended => {}
         }
         (self.state, self.since) = (SeatState::Ended, self.since.max(now));
     }
@@ -224,7 +227,7 @@ impl Roster {
         let mut at = 0;
         ended.retain(|(since, origin)| {
             at += 1;
-            at <= must || !keep(*origin, *since)
+            at <= must && !planted!("roster-without-limit") || !keep(*origin, *since)
         });
         ended.truncate(excess);
         let gone: Vec<u64> = ended.into_iter().map(|(_, origin)| origin).collect();
@@ -294,4 +297,21 @@ pub(super) fn from_wire(seat: wire::Seat) -> Option<(u64, Seat)> {
             agreed: seat.agreed_hlc,
         },
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an evicted process brings may be older than a delete, also if its name was taken before it returned.
+    #[test]
+    fn replaced_after_eviction_still_keeps_deletes() {
+        for (agreed, kept) in [(0, 1), (7, 7)] {
+            let mut roster = Roster::default();
+            roster.take(1, Seat { state: SeatState::Member, ..Seat::joining("n0".into(), true, 1, false) });
+            roster.evict(1, 10, agreed);
+            roster.replace(1, 20, 15);
+            assert_eq!(roster.get(1).map(|seat| (seat.state, seat.agreed)), Some((SeatState::Ended, kept)));
+        }
+    }
 }

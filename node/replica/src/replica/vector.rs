@@ -54,7 +54,8 @@ impl Cover {
     /// Equal for two nodes that took in the same writes of the origin, whatever heartbeats each has had. One that
     /// holds a write above a gap is equal to nobody who does not, nor to one for whom there is no gap.
     pub(super) fn hash(&self, origin: u64, hash: &mut Xxh3) {
-        for part in [origin, self.last.min(self.seen), self.last, self.beyond] {
+        let taken_in = if planted!("gap-not-in-hash") { 0 } else { self.last.min(self.seen) };
+        for part in [origin, taken_in, self.last, self.beyond] {
             hash.update(&part.to_le_bytes());
         }
     }

@@ -4,10 +4,11 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
+use kvasir_formats::quantity;
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{names, quantity};
+use crate::names;
 
 /// Lists that server-side apply replaces as a whole, although their elements have names.
 const WHOLE_LISTS: [&str; 2] = ["rules", "subjects"];
@@ -67,6 +68,6 @@ fn is_empty(value: &Value) -> bool {
 }
 
 fn same_quantity(live: &Value, desired: &Value) -> bool {
-    let milli = |value: &Value| value.as_str().and_then(quantity::parse_milli);
+    let milli = |value: &Value| value.as_str().and_then(quantity::milli);
     live == desired || milli(live).is_some_and(|live| milli(desired) == Some(live))
 }

@@ -97,21 +97,21 @@ pub async fn apply(
         stateful_set,
         pod_disruption_budget,
     } = desired;
-    let applier = Applier { client, metrics, owner };
+    let sender = Sender { client, metrics, owner };
     let freely = Replacement::Freely;
     let mut applied = Applied::default();
-    applied.note(applier.apply(service_account, live.service_account.as_ref(), freely).await);
-    applied.note(applier.apply(role, live.role.as_ref(), freely).await);
-    applied.note(applier.apply(role_binding, live.role_binding.as_ref(), freely).await);
-    let configured = applied.note(applier.apply(config_map, live.config_map.as_ref(), freely).await);
-    applied.note(applier.apply(headless_service, live.headless_service.as_ref(), freely).await);
-    applied.note(applier.apply(client_service, live.client_service.as_ref(), freely).await);
+    applied.note(sender.apply(service_account, live.service_account.as_ref(), freely).await);
+    applied.note(sender.apply(role, live.role.as_ref(), freely).await);
+    applied.note(sender.apply(role_binding, live.role_binding.as_ref(), freely).await);
+    let configured = applied.note(sender.apply(config_map, live.config_map.as_ref(), freely).await);
+    applied.note(sender.apply(headless_service, live.headless_service.as_ref(), freely).await);
+    applied.note(sender.apply(client_service, live.client_service.as_ref(), freely).await);
     match (pod_disruption_budget, live.pod_disruption_budget.as_ref()) {
         (Some(desired), live) => {
-            applied.note(applier.apply(desired, live, freely).await);
+            applied.note(sender.apply(desired, live, freely).await);
         }
         (None, Some(live)) => {
-            applied.note(applier.delete(live).await);
+            applied.note(sender.delete(live).await);
         }
         (None, None) => {}
     }
@@ -123,7 +123,7 @@ pub async fn apply(
     // configuration, and nothing would restart them later.
     let held_back = live.filter(|_| configured.is_none()).map(|live| with_config_hash_of(stateful_set, live));
     let stateful_set = held_back.as_ref().unwrap_or(stateful_set);
-    let done = applier.apply(stateful_set, live, Replacement::of_pods(stateful_set, live)).await;
+    let done = sender.apply(stateful_set, live, Replacement::of_pods(stateful_set, live)).await;
     applied.stateful_set = applied.note(done).unwrap_or_default();
     applied
 }
@@ -143,13 +143,13 @@ fn with_config_hash_of(desired: &StatefulSet, live: &StatefulSet) -> StatefulSet
 }
 
 /// Applies and deletes objects of one owner.
-struct Applier<'a> {
+struct Sender<'a> {
     client: &'a Client,
     metrics: &'a Metrics,
     owner: &'a OwnerReference,
 }
 
-impl Applier<'_> {
+impl Sender<'_> {
     async fn apply<K>(&self, desired: &K, live: Option<&K>, replacement: Replacement) -> Result<Done, ApplyError>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,

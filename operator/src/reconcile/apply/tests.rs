@@ -261,7 +261,7 @@ async fn apply_keeps_pods_of_a_stateful_set_it_replaces() {
     assert_eq!(going["spec"]["serviceName"], "other");
     let mut held_back = bench.apply().await;
     let error = held_back.failure().expect("it was deleted long ago").to_string();
-    assert!(error.contains("does not go: remove its finalizers (orphan)"), "{error}");
+    assert!(error.contains("finalizers hold it (orphan)"), "{error}");
     assert_eq!(bench.live("statefulsets"), going);
 
     // A StatefulSet whose pods the new one would not adopt stays.

@@ -125,7 +125,7 @@ fn from_answer(observed: &Observed, rest: &Rest, pod: &Pod, problems: &mut Vec<P
             }
         }
         None if is_ready(pod) => {
-            unknown.push(format!("{member} is ready but has no address at which it can be polled"))
+            unknown.push(format!("{member} is ready but has no address at which it can be polled"));
         }
         Some(Err(_)) | None => {}
     }

@@ -15,7 +15,7 @@ const LIMIT_LOW: &str = "MemoryLimitLow";
 const BOUNDED: &str = "Bounded";
 
 /// Whether memory is bounded, the reason, and what to do; `None` if no member answers.
-pub fn bounded(answers: &Answers) -> Option<(bool, &'static str, String)> {
+pub(super) fn bounded(answers: &Answers) -> Option<(bool, &'static str, String)> {
     let answers: Vec<_> =
         answers.iter().filter_map(|(member, answer)| Some((member.as_str(), answer.as_ref().ok()?))).collect();
     if answers.is_empty() {

@@ -9,7 +9,7 @@ use super::{
 use crate::obstacle::Obstacle;
 
 /// Reasons of the Progressing condition.
-mod progress {
+mod reason {
     pub(super) const STARTING: &str = "Starting";
     pub(super) const SCALING: &str = "Scaling";
     pub(super) const UPDATING: &str = "Updating";
@@ -35,7 +35,7 @@ pub(super) fn available(observed: &Observed, before: &KvClusterStatus, ready: i3
         None if ready >= wanted => verdict(true, "MembersReady", "members are ready and serve".to_owned()),
         None => verdict(
             false,
-            progress::STARTING,
+            reason::STARTING,
             format!("{ready} of {wanted} members are ready; the cluster serves once all were"),
         ),
     }
@@ -48,7 +48,7 @@ pub(super) fn progressing(observed: &Observed, before: &KvClusterStatus, replica
     };
     let wanted = observed.cluster.spec.replicas;
     if let Some(obstacle) = &observed.obstacle {
-        return verdict(false, progress::STOPPED, obstacle.message.clone());
+        return verdict(false, reason::STOPPED, obstacle.message.clone());
     }
     let complete = replicas == wanted && ready == wanted;
     let spec = observed.stateful_set.and_then(|set| set.spec.as_ref());
@@ -64,23 +64,23 @@ pub(super) fn progressing(observed: &Observed, before: &KvClusterStatus, replica
         .filter(|condition| condition.status == "True")
         .map(|condition| condition.reason.as_str());
     let reason = if !was_available(before) && !complete {
-        progress::STARTING
+        reason::STARTING
     } else if scaled {
-        progress::SCALING
-    } else if observed.changed || (updating && earlier != Some(progress::SCALING)) {
-        progress::UPDATING
+        reason::SCALING
+    } else if observed.changed || (updating && earlier != Some(reason::SCALING)) {
+        reason::UPDATING
     } else {
         match earlier {
-            Some(progress::SCALING) if !complete => progress::SCALING,
-            Some(progress::UPDATING) if !complete => progress::UPDATING,
-            _ => progress::DONE,
+            Some(reason::SCALING) if !complete => reason::SCALING,
+            Some(reason::UPDATING) if !complete => reason::UPDATING,
+            _ => reason::DONE,
         }
     };
     let message = match reason {
-        progress::DONE => "nothing is under way".to_owned(),
-        progress::SCALING => format!("scaling to {wanted} members: {replicas} exist, {ready} are ready"),
-        progress::UPDATING => format!("updating members one after another: {ready} of {wanted} are ready"),
+        reason::DONE => "nothing is under way".to_owned(),
+        reason::SCALING => format!("scaling to {wanted} members: {replicas} exist, {ready} are ready"),
+        reason::UPDATING => format!("updating members one after another: {ready} of {wanted} are ready"),
         _ => format!("{ready} of {wanted} members are ready"),
     };
-    verdict(reason != progress::DONE, reason, message)
+    verdict(reason != reason::DONE, reason, message)
 }

@@ -11,12 +11,12 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use kube::{Api, Client, api::PostParams};
+use kvasir_formats::keyring::{InvalidKeyring, KEY_BYTES, Keyring};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::{
     api_server::ApiError,
     cluster::{ValidatedCluster, encryption::KeyFile},
-    key_file::{self, KEY_BYTES},
     metrics::Metrics,
     names,
     obstacle::Failure,
@@ -53,7 +53,7 @@ pub enum KeysError {
         /// Key in it.
         key: String,
         /// What is wrong, without any content of the file.
-        why: String,
+        why: InvalidKeyring,
     },
     /// Another object owns the Secret, which will be deleted with it.
     #[error("spec.encryption: Secret {0} belongs to something else: delete it, or give the KvCluster another name")]
@@ -123,7 +123,7 @@ fn check(secret: &Secret, file: &KeyFile, owner: &OwnerReference) -> Result<(), 
     }
     let bytes = secret.data.as_ref().and_then(|data| data.get(key));
     let ByteString(bytes) = bytes.ok_or_else(|| KeysError::NoFile { secret: name.clone(), key: key.clone() })?;
-    key_file::check(bytes).map_err(|why| KeysError::Malformed { secret: name.clone(), key: key.clone(), why })
+    Keyring::parse(bytes).map(drop).map_err(|why| KeysError::Malformed { secret: name.clone(), key: key.clone(), why })
 }
 
 /// A Secret with a random cookie and one random key.

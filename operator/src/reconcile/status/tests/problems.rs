@@ -150,7 +150,7 @@ fn problem_of_a_crash_has_its_message() {
     world.look();
     let message = world.message(condition::DEGRADED);
     assert!(
-        message.contains("ended 4 times, last with exit code 137 (OOMKilled) and the words \"no room\""),
+        message.contains("ended 4 times, last with exit code 137 (OOMKilled) and the message \"no room\""),
         "{message}"
     );
 }

@@ -19,7 +19,7 @@ fn two_machines_that_hold_the_same_are_redundant() {
     is(&mut world, "True", "Redundant");
     world.pods[1] = pod(1, false);
     is(&mut world, "False", "OneMemberReady");
-    assert!(world.message(condition::REDUNDANT).contains("demo-0 alone"));
+    assert!(world.message(condition::REDUNDANT).contains("only demo-0"));
     world.pods.clear();
     is(&mut world, "False", "NoMemberReady");
 }
