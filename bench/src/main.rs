@@ -22,7 +22,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Measures Kvasir.
 #[derive(Debug, Parser)]
 struct Cli {
-    /// Also write the tables into this folder's `benchmarks.md`, and the charts beside it
+    /// Also write the tables into this folder's `benchmarks.md`, and the charts next to it
     #[arg(long, value_name = "FOLDER", global = true)]
     write: Option<PathBuf>,
     #[command(subcommand)]

@@ -82,7 +82,7 @@ fn clients_speak_tls_and_may_do_what_the_rules_say() {
     });
 }
 
-/// A client with a ServiceAccount's token has the rights of that ServiceAccount, for as long as Kubernetes accepts the token.
+/// A client with a `ServiceAccount`'s token has the rights of that `ServiceAccount`, for as long as Kubernetes accepts the token.
 #[test]
 fn access_service_account_tokens() {
     run("accounts", async |t| {

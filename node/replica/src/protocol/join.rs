@@ -77,14 +77,14 @@ impl Replica {
         let complete = view.answered && view.unlinked == 0;
         let waited = waited && !planted!("silent-address-stops-founding");
         let mut links = self.outbox.links.values();
-        let all_new = links.all(|l| l.synced && (!l.peer_ready || planted!("newcomer-founds-beside-ready")));
+        let all_new = links.all(|l| l.synced && (!l.peer_ready || planted!("newcomer-founds-despite-ready")));
         // It waits for the others for a while only: an address that discovery names may belong to a machine that is gone for
         // good.
         if !self.settings.may_found
             || !all_new
             || planted!("joining-nodes-deadlock") && !self.outbox.links.is_empty()
             || !(complete || waited)
-            || view.refused > 0 && !planted!("founded-beside-refused-peer")
+            || view.refused > 0 && !planted!("founded-despite-refused-peer")
         {
             return false;
         }

@@ -130,7 +130,7 @@ fn equal_vectors_mean_equal_maps(world: &World, changed: &BTreeSet<usize>) {
 }
 
 /// Without `serve_alone`, a node founds with a majority of the voters, and with no peer that it hears of and cannot talk to.
-/// A map that is founded beside another one is empty, and no client can tell.
+/// A map that is founded while another exists is empty, and no client can tell.
 pub fn founding(world: &World, place: usize) {
     let Some(node) = &world.nodes[place] else { return };
     if world.plan.serve_alone {

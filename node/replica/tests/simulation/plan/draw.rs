@@ -33,7 +33,7 @@ impl Plan {
         if matches!(seed % 11, 6 | 10) {
             plan.draw_scaling(end_ms, rng);
         }
-        // With `serve_alone`, a node founds beside others on purpose.
+        // With `serve_alone`, a node founds although others exist, on purpose.
         if !plan.serve_alone && seed % 3 == 2 {
             plan.apart = Some((seed / 15) as usize % plan.voters);
         }

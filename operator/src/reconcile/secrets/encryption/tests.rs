@@ -89,7 +89,7 @@ async fn keys_are_not_replaced_under_running_members() {
 }
 
 #[tokio::test]
-async fn keys_that_somebody_is_to_make_are_waited_for() {
+async fn keys_of_a_named_secret_are_waited_for() {
     let (client, stored) = api_server();
     let spec = "{encryption: {secretRef: {name: mine, key: k}}}";
     let error = keep_of(&client, spec, false).await.unwrap_err();
