@@ -1,4 +1,4 @@
-# kvasir.dev/kvasir: node, operator and kvctl, static, on nothing at all. scripts/image makes the same without an engine.
+# kvasir.dev/kvasir: node, operator and kvctl, static, without a base image. scripts/image makes the same without an engine.
 #
 #   docker build -t kvasir.dev/kvasir:0.1.0 .
 
@@ -8,14 +8,14 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
-# The paths are renamed as scripts/image renames them: where the sources lay must not show in the programs.
+# Paths are remapped as in scripts/image, so that the programs do not contain them.
 RUN set -eu; \
     target="$(uname -m)-unknown-linux-musl"; \
     name="$(echo "$target" | tr - _)"; \
     rustup target add "$target"; \
     export CARGO_INCREMENTAL=0 "CC_$name=musl-gcc"; \
     export "CARGO_TARGET_$(echo "$name" | tr a-z A-Z)_RUSTFLAGS=--remap-path-prefix=$CARGO_HOME=/cargo --remap-path-prefix=$PWD=/kvasir"; \
-    cargo build --release --locked --target "$target" -p kvasir-node -p kvasir-operator -p kvasir-client --bins; \
+    cargo build --release --locked --target "$target" -p kvasir-node -p kvasir-operator -p kvasir-cli --bins; \
     mkdir /out; \
     cd "target/$target/release"; \
     cp kvasir-node kvasir-operator kvctl /out/
@@ -28,7 +28,7 @@ LABEL org.opencontainers.image.title="kvasir" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.url="https://kvasir.dev"
 COPY --from=build /out/ /
-# Memory that was freed goes back to the kernel after 10 ms, not after a second and the next allocation.
+# Freed memory returns to the kernel after 10 ms, not after a second and the next allocation.
 ENV PATH=/
 ENV MIMALLOC_PURGE_DELAY=10
 WORKDIR /

@@ -1,5 +1,4 @@
-//! Compiles the `.proto` files with a compiler in Rust, so that no system
-//! `protoc` is needed.
+//! Compiles the `.proto` files with a compiler in Rust, so that no `protoc` has to be installed.
 
 use prost::Message as _;
 
@@ -12,8 +11,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let peer = protox::compile(&files[2..], ["."])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), public.encode_to_vec())?;
-    // `Bytes` fields share the receive buffer: no copy of a value on its way in.
-    tonic_prost_build::configure().bytes(".").compile_fds(public)?;
-    tonic_prost_build::configure().bytes(".").compile_fds(peer)?;
+    for files in [public, peer] {
+        tonic_prost_build::configure()
+            // `Bytes` fields share the receive buffer, so that incoming values are not copied.
+            .bytes(".")
+            .client_mod_attribute(".", "#[cfg(feature = \"client\")]")
+            .server_mod_attribute(".", "#[cfg(feature = \"server\")]")
+            .compile_fds(files)?;
+    }
     Ok(())
 }

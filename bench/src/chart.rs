@@ -1,4 +1,4 @@
-//! Line charts as SVG: both axes logarithmic, a handful of series.
+//! Line charts as SVG, with logarithmic axes and a handful of series.
 
 use std::fmt::Write as _;
 
@@ -13,7 +13,7 @@ pub(crate) struct Panel<'a> {
     pub(crate) series: Vec<(&'a str, Vec<(f64, f64)>)>,
 }
 
-/// The panels side by side.
+/// Draws the panels side by side.
 pub(crate) fn svg(x_axis: &str, panels: &[Panel]) -> String {
     let width = WIDTH * panels.len() as f64;
     let mut out = String::new();
@@ -38,7 +38,7 @@ fn draw(out: &mut String, x_axis: &str, panel: &Panel) {
     };
     let (x0, x1) = bounds(|p| p.0);
     let (y0, y1) = bounds(|p| p.1);
-    // Whole powers of ten above and below.
+    // The y axis begins and ends at a power of ten.
     let (y0, y1) = (y0.floor(), y1.ceil().max(y0.floor() + 1.0));
     let x = |v: f64| MARGIN + (v.log10() - x0) / (x1 - x0) * (WIDTH - MARGIN - 24.0);
     let y = |v: f64| HEIGHT - MARGIN - (v.log10() - y0) / (y1 - y0) * (HEIGHT - 2.0 * MARGIN - 16.0);

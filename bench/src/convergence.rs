@@ -1,9 +1,8 @@
-//! Replicas of production in a simulated network: how long a write takes to
-//! reach all, and what it costs. Every run gives the same figures.
+//! The production replica in a simulated network: how long a write takes to reach all nodes, and what it costs. Every run
+//! gives the same figures.
 //!
-//! Each link takes 1 ms and keeps order. A node does one thing at a time, and
-//! each message costs it [`MESSAGE_US`] of that: without this a write would take
-//! 1 ms whatever the number of nodes.
+//! A message takes 1 ms on its link, and links keep order. A node does one thing at a time, and works [`MESSAGE_US`] on each
+//! message. Without that cost a write would take 1 ms for any number of nodes.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -12,7 +11,7 @@ use std::path::Path;
 use bytes::Bytes;
 use kvasir_proto::peer::v1::Message;
 use kvasir_replica::clock::Dot;
-use kvasir_replica::replica::{Bounds, Change, LinkId, Replica, Settings, View};
+use kvasir_replica::protocol::{Bounds, Change, LinkId, Replica, Settings, View};
 use prost::Message as _;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt as _, SeedableRng as _};
@@ -22,23 +21,23 @@ use crate::report::{Report, number, quantile, table, whole};
 
 const SIZES: [usize; 4] = [3, 10, 30, 100];
 const LINK_US: u64 = 1_000;
-/// What a node works for each message that it sends or takes, microseconds: about
-/// what a real one works for a write that it takes in, see `throughput`.
+/// How long a node works on each message that it sends or receives, microseconds: about as long as a real node works on a
+/// write, see `throughput`.
 const MESSAGE_US: u64 = 10;
-/// As the engine does.
+/// As in the engine.
 const TICK_US: u64 = 20_000;
 const FRAME_HEADER: usize = 4;
 const VALUE_BYTES: usize = 64;
-/// Until all are ready, know each other, and have come to rest.
+/// Until all nodes are ready, know each other, and have come to rest.
 const SETTLE_US: u64 = 15_000_000;
 const IDLE_US: u64 = 20_000_000;
 const WRITES: usize = 2_000;
-/// Of the whole cluster, so that the load is the same for all sizes.
+/// In the whole cluster, so that the load is the same for all sizes.
 const WRITES_PER_SECOND: u64 = 200;
 const START_MS: u64 = 1_790_000_000_000;
 
 enum What {
-    /// At the end of a connection that may have ended since.
+    /// A message on a link that may be down by now.
     Arrives {
         link: LinkId,
         message: Message,
@@ -73,12 +72,12 @@ impl Ord for Event {
 
 struct Node {
     replica: Replica,
-    /// The peer's place and its link, by link.
+    /// By link: the peer's place, and its link to this node.
     links: BTreeMap<LinkId, (usize, LinkId)>,
     busy_until_us: u64,
 }
 
-/// A write under way: when it was made, and how many hold it.
+/// A write that not all nodes hold yet: when it was made, and how many nodes hold it.
 struct Write {
     at_us: u64,
     held: usize,
@@ -136,7 +135,7 @@ impl World {
             for b in 0..a {
                 world.connect(a, b);
             }
-            // Spread over the interval, as processes that started at different moments.
+            // Ticks are spread over the interval, as if the processes had started at different moments.
             world.schedule(TICK_US * a as u64 / size as u64, a, What::Tick);
         }
         world
@@ -149,8 +148,9 @@ impl World {
         self.nodes[b].links.insert(link_b, (a, link_a));
     }
 
-    /// Of many that found at once, a few find that the others have agreed already, and begin anew: without a link.
-    fn connect_anew(&mut self, place: usize) {
+    /// When many nodes found at once, the map of the others has a stability watermark by the time that a few meet it: these
+    /// few reset, which ends their links.
+    fn reconnect_after_reset(&mut self, place: usize) {
         let node = &mut self.nodes[place];
         if node.replica.linked().next().is_some() {
             return;
@@ -199,7 +199,7 @@ impl World {
                 self.writes.insert(dot, Write { at_us: self.now_us, held: 0 });
             }
         }
-        self.connect_anew(place);
+        self.reconnect_after_reset(place);
         self.absorb(place, at_us);
         let at_us = self.send_all(place, at_us);
         self.nodes[place].busy_until_us = at_us;
@@ -209,7 +209,7 @@ impl World {
         Ok(())
     }
 
-    /// Notes which writes the node has come to hold.
+    /// Records which writes the node holds now.
     fn absorb(&mut self, place: usize, at_us: u64) {
         let size = self.nodes.len();
         for change in self.nodes[place].replica.take_changes() {
@@ -223,7 +223,7 @@ impl World {
         }
     }
 
-    /// What the node has to say goes out, link by link.
+    /// Sends what the node has to send, link by link. Returns when it is done.
     fn send_all(&mut self, place: usize, mut at_us: u64) -> u64 {
         for link in self.nodes[place].replica.due().collect::<Vec<_>>() {
             let (to, their_link) = self.nodes[place].links[&link];
@@ -237,7 +237,7 @@ impl World {
         at_us
     }
 
-    /// What passes in a stretch of time.
+    /// The traffic in a period of time.
     fn measure(&mut self, time_us: u64) -> anyhow::Result<Traffic> {
         let before = std::mem::take(&mut self.traffic);
         self.run_until(self.now_us + time_us)?;
@@ -246,7 +246,7 @@ impl World {
     }
 }
 
-/// What was measured for one size.
+/// The figures for one number of nodes.
 struct Row {
     size: usize,
     median_us: u64,
@@ -265,7 +265,7 @@ fn measure(size: usize) -> anyhow::Result<Row> {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
     let mut at_us = world.now_us;
     for n in 0..WRITES {
-        // Exponentially distributed pauses: writes come when they like.
+        // Exponentially distributed pauses: writes are independent of each other.
         let pause = -rng.random_range(f64::MIN_POSITIVE..1.0).ln() * 1e6 / WRITES_PER_SECOND as f64;
         at_us += whole(pause);
         let node = rng.random_range(0..size);
@@ -286,7 +286,7 @@ fn measure(size: usize) -> anyhow::Result<Row> {
     })
 }
 
-/// Measures, and draws the chart into the folder.
+/// Measures, and writes the chart into the folder.
 pub(crate) fn run(folder: Option<&Path>) -> anyhow::Result<Report> {
     let mut rows = Vec::new();
     for size in SIZES {

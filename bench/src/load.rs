@@ -1,5 +1,4 @@
-//! Load on nodes: closed loops, which find the most that they can do, and an
-//! open one, which does not wait for slow answers.
+//! Load on nodes by closed loops, which show the highest rate.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,10 +15,10 @@ use tonic::transport::Channel;
 
 use crate::report::quantile;
 
-/// What a load does, by the number of the operation.
+/// Makes the operation with a number.
 pub(crate) type Work = Arc<dyn Fn(u64) -> Operation + Send + Sync>;
 
-/// What came of a closed loop.
+/// The results of a closed loop.
 #[derive(Default)]
 pub(crate) struct Outcome {
     pub(crate) operations: u64,
@@ -64,8 +63,8 @@ pub(crate) fn check(answer: Option<Answer>) -> anyhow::Result<()> {
     }
 }
 
-/// So many operations are always under way on one pipe, for some time.
-/// `first` and `step` number them: several loops share the numbers.
+/// Keeps `window` operations in flight on one pipe for some time.
+/// `first` and `step` number the operations, so that several loops can share the numbers.
 pub(crate) async fn pipe(
     kv: KvClient<Channel>,
     window: usize,
@@ -83,9 +82,9 @@ pub(crate) async fn pipe(
         requests.send(PipeRequest { id: id as u64, operation: Some(work(number)) }).await?;
         number += step;
     }
-    let mut under_way = window;
+    let mut in_flight = window;
     let mut outcome = Outcome::default();
-    while under_way > 0 {
+    while in_flight > 0 {
         let answer = answers.message().await?.context("the pipe ended")?;
         check(answer.result)?;
         let at = &mut sent[answer.id as usize];
@@ -96,14 +95,14 @@ pub(crate) async fn pipe(
             requests.send(PipeRequest { id: answer.id, operation: Some(work(number)) }).await?;
             number += step;
         } else {
-            under_way -= 1;
+            in_flight -= 1;
         }
     }
     outcome.time = began.elapsed();
     Ok(outcome)
 }
 
-/// So many calls are always under way on one connection, for some time.
+/// Keeps `window` calls in flight on one connection for some time.
 pub(crate) async fn unary(kv: KvClient<Channel>, window: usize, time: Duration, work: Work) -> anyhow::Result<Outcome> {
     let began = Instant::now();
     let mut callers = tokio::task::JoinSet::new();
@@ -134,7 +133,7 @@ pub(crate) async fn unary(kv: KvClient<Channel>, window: usize, time: Duration, 
     Ok(sum)
 }
 
-/// A put of a value of `len` bytes under the key of a number.
+/// A put of a value of `len` bytes.
 pub(crate) fn put(key: String, len: usize) -> Operation {
     Operation::Put(PutRequest { key, value: vec![b'v'; len].into(), ..PutRequest::default() })
 }

@@ -1,5 +1,6 @@
-//! `kvasir-bench`: what `make bench-convergence` and `make bench-scale` run.
-//! Prints its tables, and writes them into `docs/benchmarks.md` with `--write`.
+//! `kvasir-bench`, which `make bench-convergence` and `make bench-scale` run.
+//!
+//! It prints tables, and with `--write` puts them into `docs/benchmarks.md`.
 
 mod chart;
 mod convergence;
@@ -14,14 +15,14 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-/// As in the node: musl's own allocator would make the load the bottleneck.
+/// As in the node. With musl's own allocator the load would be the bottleneck.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Measures Kvasir.
 #[derive(Debug, Parser)]
 struct Cli {
-    /// Also write the tables into this folder's `benchmarks.md`, and the charts beside it
+    /// Also write the tables into this folder's `benchmarks.md`, and the charts next to it
     #[arg(long, value_name = "FOLDER", global = true)]
     write: Option<PathBuf>,
     #[command(subcommand)]
@@ -30,14 +31,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// A write to all replicas, and its bytes, for 3 to 100 replicas in a simulated network
+    /// How long a write takes to reach all of 3 to 100 replicas in a simulated network, and how many bytes it costs
     Convergence,
-    /// Three node processes with a million keys: idle, join, repair, put to get at all. Needs a network namespace of
-    /// its own: scripts/bench-scale makes one
+    /// Three node processes with a million keys: idle, join, repair, and load. Needs a network namespace of its own:
+    /// scripts/bench-scale makes one
     Scale(scale::Options),
-    /// Operations a second on one node process, by unary calls and through pipes
+    /// Operations per second on one node process, by unary calls and through pipes
     Throughput(throughput::Options),
-    /// A million entries of several shapes: what a node process says that it holds, and what it takes
+    /// A million entries of several shapes: the memory that a node process accounts for, and the memory that it takes
     Memory(memory::Options),
 }
 

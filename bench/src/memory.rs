@@ -1,5 +1,5 @@
-//! What a node says that its entries take, against what its process grows by: the
-//! log of own writes and the buffers of sockets are in that, too.
+//! The memory that a node accounts to its entries, against the growth of its process, which includes the log and the buffers
+//! of sockets.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +10,6 @@ use kvasir_proto::v1::BatchDeleteRequest;
 use crate::node::{BATCH, Node, Start};
 use crate::report::{Report, number, table};
 
-/// Settings.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The `kvasir-node` to measure
@@ -19,7 +18,7 @@ pub(crate) struct Options {
     /// Entries of each shape
     #[arg(long, default_value_t = 1_000_000)]
     entries: u64,
-    /// Only shapes with this in their name
+    /// Only shapes whose names contain this
     #[arg(long, default_value = "")]
     only: String,
 }
@@ -28,21 +27,21 @@ struct Shape {
     name: &'static str,
     key: fn(u64) -> String,
     value: usize,
-    /// In key order, or in none.
+    /// Written out of key order.
     scattered: bool,
-    /// How often each is written again.
+    /// How often each entry is written again.
     rewrites: u64,
     after: After,
 }
 
-/// What is done once all are written.
+/// What happens once all entries are written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum After {
     Nothing,
-    /// All are deleted: tombstones are left, since two more members are said to exist.
+    /// All keys are deleted. Tombstones stay: `voters` is 3, and a lone node has no majority.
     Deleted,
-    /// All are deleted, and the tombstones dropped.
-    Forgotten,
+    /// All keys are deleted, and the tombstones dropped.
+    Collected,
 }
 
 fn short(n: u64) -> String {
@@ -96,11 +95,11 @@ const SHAPES: [Shape; 9] = [
         value: 64,
         scattered: true,
         rewrites: 0,
-        after: After::Forgotten,
+        after: After::Collected,
     },
 ];
 
-/// Every number below 2^20 once, out of order, and the same of those above: each step can be undone.
+/// A permutation of the numbers below 2^20, and of each later block of as many: each step is invertible.
 fn scatter(n: u64) -> u64 {
     let mut low = n & 0xf_ffff;
     for factor in [0x9e37_79b1, 0x85eb_ca6b] {
@@ -130,7 +129,7 @@ async fn measure(options: &Options, shape: &Shape) -> anyhow::Result<Vec<String>
         flags: vec![
             "--join-timeout=1s".into(),
             "--serve-alone".into(),
-            format!("--voters={}", if shape.after == After::Forgotten { 1 } else { 3 }),
+            format!("--voters={}", if shape.after == After::Collected { 1 } else { 3 }),
         ],
     })?;
     node.ready().await?;
@@ -144,7 +143,7 @@ async fn measure(options: &Options, shape: &Shape) -> anyhow::Result<Vec<String>
     if shape.after != After::Nothing {
         delete(&node, options.entries, key).await?;
     }
-    if shape.after == After::Forgotten {
+    if shape.after == After::Collected {
         node.until("without tombstones", |status| status["tombstones"] == 0).await?;
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -154,7 +153,7 @@ async fn measure(options: &Options, shape: &Shape) -> anyhow::Result<Vec<String>
         shape.name.to_owned(),
         format!("{} MB", number(accounted / 1e6)),
         format!("{} MB", number(grown / 1e6)),
-        if shape.after == After::Forgotten { "–".to_owned() } else { format!("{:.2}", accounted / grown) },
+        if shape.after == After::Collected { "–".to_owned() } else { format!("{:.2}", accounted / grown) },
         number(grown / options.entries as f64),
         format!("{} MB", number(node.peak()? as f64 / 1e6)),
     ])

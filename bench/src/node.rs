@@ -1,4 +1,4 @@
-//! A `kvasir-node` process, and what can be known of it from outside.
+//! A `kvasir-node` process, and what can be measured from outside.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -15,12 +15,12 @@ use tonic::transport::Channel;
 
 /// A step that takes longer has failed.
 const PATIENCE: Duration = Duration::from_mins(2);
-/// Puts of one call when the map is filled; the API takes no more.
+/// How many puts one call has when the map is filled: the API's limit.
 pub(crate) const BATCH: usize = 1_000;
-/// Calls that fill the map at a time.
+/// How many calls at a time fill the map.
 const FILLERS: u64 = 4;
 
-/// A running node, killed when it is dropped.
+/// A running node, which is killed when this is dropped.
 pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) address: IpAddr,
@@ -29,13 +29,11 @@ pub(crate) struct Node {
 
 /// How a node is started.
 pub(crate) struct Start<'a> {
-    /// The program.
     pub(crate) program: &'a Path,
     pub(crate) name: &'a str,
     pub(crate) address: IpAddr,
-    /// The network namespace to run in; `None`: this one.
+    /// The network namespace to run in. `None`: this process's.
     pub(crate) namespace: Option<&'a str>,
-    /// More flags.
     pub(crate) flags: Vec<String>,
 }
 
@@ -67,7 +65,7 @@ impl Node {
         Ok(Self { name: start.name.to_owned(), address: start.address, child })
     }
 
-    /// Waits until the node serves; returns how long that took.
+    /// Waits until the node is ready. Returns how long that took.
     pub(crate) async fn ready(&mut self) -> anyhow::Result<Duration> {
         let began = Instant::now();
         loop {
@@ -95,14 +93,14 @@ impl Node {
         Ok(serde_json::from_str(&self.http("/status").await?.1)?)
     }
 
-    /// The value of a series, written as on the metrics page.
+    /// The value of a series, which is named as on the metrics page.
     pub(crate) async fn metric(&self, series: &str) -> anyhow::Result<f64> {
         let page = self.http("/metrics").await?.1;
         let value = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         Ok(value.with_context(|| format!("{} has no metric {series}", self.name))?.parse()?)
     }
 
-    /// Waits until the status is as it should be; returns how long that took.
+    /// Waits for a status. Returns how long that took.
     pub(crate) async fn until(&self, what: &str, is: impl Fn(&serde_json::Value) -> bool) -> anyhow::Result<Duration> {
         let began = Instant::now();
         loop {
@@ -115,7 +113,7 @@ impl Node {
         }
     }
 
-    /// Writes `count` values under the keys from `first` on; each key and value by its number.
+    /// Writes the entries with the numbers from `first` on.
     pub(crate) async fn fill(
         &self,
         first: u64,
@@ -155,12 +153,12 @@ impl Node {
         Ok(KvClient::new(channel))
     }
 
-    /// Memory that the process takes, bytes.
+    /// The resident memory of the process, bytes.
     pub(crate) fn resident(&self) -> anyhow::Result<u64> {
         self.proc_status("VmRSS:")
     }
 
-    /// The most that it ever took, bytes.
+    /// The peak of its resident memory, bytes.
     pub(crate) fn peak(&self) -> anyhow::Result<u64> {
         self.proc_status("VmHWM:")
     }
@@ -171,16 +169,15 @@ impl Node {
         Ok(kib.context("no such field in /proc/PID/status")?.parse::<u64>()? * 1024)
     }
 
-    /// The processor time that it has used.
-    pub(crate) fn worked(&self) -> anyhow::Result<Duration> {
+    pub(crate) fn cpu_time(&self) -> anyhow::Result<Duration> {
         let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // After the name, which may hold anything, in parentheses.
+        // The fields follow the name, which is in parentheses and may contain anything.
         let fields: Vec<&str> = text.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
         let ticks = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
         Ok(Duration::from_millis(ticks * 10)) // USER_HZ is 100 on every Linux
     }
 
-    /// SIGKILL: no goodbye.
+    /// Sends SIGKILL, so the node does not leave.
     pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
         self.child.kill()?;
         self.child.wait()?;

@@ -1,19 +1,18 @@
-//! Figures as tables in Markdown, and their place in the docs.
+//! Tables in Markdown, and their place in the documentation.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Context as _;
 
-/// A section of `benchmarks.md`: what stands between `<!-- NAME -->` and
-/// `<!-- /NAME -->`.
+/// The section of `benchmarks.md` between `<!-- NAME -->` and `<!-- /NAME -->`.
 pub(crate) struct Report {
     pub(crate) name: &'static str,
     pub(crate) text: String,
 }
 
 impl Report {
-    /// Puts the section into its place.
+    /// Replaces the section in the file.
     pub(crate) fn write(&self, file: &Path) -> anyhow::Result<()> {
         let page = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
         let (begin, end) = (format!("<!-- {} -->\n", self.name), format!("<!-- /{} -->", self.name));
@@ -24,7 +23,7 @@ impl Report {
     }
 }
 
-/// A table with the columns as wide as they need to be.
+/// A Markdown table whose first column is text, and the others numbers.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "| {} |", head.join(" | "));
@@ -39,21 +38,21 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// The value below which `part` of the samples are; they are sorted by it.
+/// The quantile `part` of the samples, which are sorted on the way.
 pub(crate) fn quantile<T: Copy + Ord + Default>(samples: &mut [T], part: f64) -> T {
     samples.sort_unstable();
     let at = whole((samples.len() as f64 * part).ceil());
     samples.get(at.saturating_sub(1) as usize).copied().unwrap_or_default()
 }
 
-/// What is never below zero, as a whole number.
+/// A number that is not negative, rounded down.
 #[allow(clippy::cast_sign_loss)]
 pub(crate) fn whole(n: f64) -> u64 {
     debug_assert!(n >= 0.0, "{n}");
     n as u64
 }
 
-/// A number with its thousands apart.
+/// A number with commas between the thousands.
 pub(crate) fn number(n: f64) -> String {
     let digits = format!("{n:.0}");
     let mut text = String::new();

@@ -1,6 +1,5 @@
-//! Three node processes with many keys, each in a network namespace of its own
-//! behind a bridge: what they send at rate, when one joins, and when two parts
-//! must be made equal. `scripts/bench-scale` makes the namespaces.
+//! Three node processes with many keys, each in a network namespace behind a bridge: what they send when idle, when a node
+//! joins, and when a node was cut off; and how long writes take under load. `scripts/bench-scale` makes the namespaces.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,27 +10,28 @@ use anyhow::Context as _;
 use clap::Args;
 use kvasir_proto::v1::kv_client::KvClient;
 use kvasir_proto::v1::pipe_request::Operation;
-use kvasir_proto::v1::{PipeRequest, WatchRequest};
+use kvasir_proto::v1::{PipeRequest, WatchRequest, WatchResponse};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::load::{self, Outcome, Pipe, Work, put};
 use crate::node::{Node, Start};
 use crate::report::{Report, number, quantile, table, whole};
 
-/// Settings.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The `kvasir-node` to measure
     #[arg(long, default_value = "target/x86_64-unknown-linux-musl/release/kvasir-node")]
     node: PathBuf,
-    /// Keys that they hold
+    /// How many keys the nodes hold
     #[arg(long, default_value_t = 1_000_000)]
     keys: u64,
-    /// How often each figure is measured; the median is told
+    /// How often each figure is measured; the report has the median
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Only figures with this in their name
+    /// Only these figures: `idle`, `join`, `repair` or `load`
     #[arg(long, default_value = "")]
     only: String,
 }
@@ -41,14 +41,14 @@ const DIFFERING: u64 = 10_000;
 /// More own writes than a node keeps in its log.
 const BEYOND_THE_LOG: u64 = 70_000;
 const WINDOW: usize = 64;
-/// So many writes a second are watched on all nodes, which costs much more than to write them.
+/// How many writes per second are watched on all nodes: to watch costs much more than to write.
 const PROBES_A_SECOND: f64 = 1_000.0;
-/// Puts a second of a cluster that has little to do.
+/// Puts per second of a light load.
 const LIGHT: f64 = 2_000.0;
 const PROBES: u64 = 1 << 20;
-/// Of Ethernet, IPv4, and TCP with its time stamps.
+/// The headers of Ethernet, IPv4, and TCP with timestamps.
 const TCP_HEADERS: f64 = 14.0 + 20.0 + 32.0;
-/// Of Ethernet, IPv4, and UDP.
+/// The headers of Ethernet, IPv4, and UDP.
 const UDP_HEADERS: f64 = 14.0 + 20.0 + 8.0;
 const NAMES: [&str; 3] = ["kv1", "kv2", "kv3"];
 
@@ -57,7 +57,7 @@ fn key(n: u64) -> String {
 }
 
 struct Cluster {
-    options: PathBuf,
+    program: PathBuf,
     nodes: Vec<Node>,
 }
 
@@ -79,14 +79,14 @@ impl Cluster {
         for node in &mut nodes {
             node.ready().await?;
         }
-        let cluster = Self { options: program.to_owned(), nodes };
+        let cluster = Self { program: program.to_owned(), nodes };
         for node in &cluster.nodes {
             node.until("linked", |status| linked(status) == 2).await?;
         }
         Ok(cluster)
     }
 
-    /// Waits until all hold the same; returns how long that took.
+    /// Waits until all nodes hold the same. Returns how long that took.
     async fn equal(&self) -> anyhow::Result<Duration> {
         let began = Instant::now();
         loop {
@@ -107,27 +107,26 @@ fn linked(status: &serde_json::Value) -> usize {
     status["peers"].as_array().map_or(0, |peers| peers.iter().filter(|p| p["linked"] == true).count())
 }
 
-/// What passed over an interface.
-struct Passed {
+/// The counters of an interface.
+struct Traffic {
     bytes_in: u64,
     packets_in: u64,
     bytes_out: u64,
 }
 
-/// What a node has sent (in) and got (out), headers of all layers included: seen
-/// from the bridge's end of its wire.
-fn passed(name: &str) -> anyhow::Result<Passed> {
+/// What a node has sent (in) and received (out), headers of all layers included: seen from the bridge.
+fn traffic(name: &str) -> anyhow::Result<Traffic> {
     let text = std::fs::read_to_string("/proc/net/dev")?;
     let line = text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
     let fields: Vec<u64> =
         line.context("no such interface")?.split_whitespace().filter_map(|f| f.parse().ok()).collect();
     anyhow::ensure!(fields.len() >= 9, "/proc/net/dev has another form");
-    Ok(Passed { bytes_in: fields[0], packets_in: fields[1], bytes_out: fields[8] })
+    Ok(Traffic { bytes_in: fields[0], packets_in: fields[1], bytes_out: fields[8] })
 }
 
-/// What has passed between the third node and the others.
+/// How many bytes were sent between the third node and the others.
 fn to_third() -> anyhow::Result<u64> {
-    let (a, b) = (passed(NAMES[0])?, passed(NAMES[1])?);
+    let (a, b) = (traffic(NAMES[0])?, traffic(NAMES[1])?);
     Ok(a.bytes_in + a.bytes_out + b.bytes_in + b.bytes_out)
 }
 
@@ -167,7 +166,7 @@ impl Figures {
 }
 
 pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
-    anyhow::ensure!(passed(NAMES[2]).is_ok(), "no interface {}: run scripts/bench-scale", NAMES[2]);
+    anyhow::ensure!(traffic(NAMES[2]).is_ok(), "no interface {}: run scripts/bench-scale", NAMES[2]);
     let mut figures = Figures::default();
     let mut cluster = Cluster::start(&options.node).await?;
     let began = Instant::now();
@@ -200,7 +199,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
 
 async fn idle(cluster: &Cluster, figures: &mut Figures) -> anyhow::Result<()> {
     const TIME: u64 = 10;
-    // Until whatever was is over: a delta that both others send, say.
+    // Earlier steps may still cause traffic, such as a delta that both other nodes send.
     loop {
         let before = to_third()?;
         tokio::time::sleep(Duration::from_secs(3)).await;
@@ -209,11 +208,11 @@ async fn idle(cluster: &Cluster, figures: &mut Figures) -> anyhow::Result<()> {
         }
         eprintln!("not idle yet");
     }
-    // To ask for metrics is traffic, too: on either side of what is measured.
+    // Scrapes are traffic as well: one before and one after the measurement.
     let before = membership(cluster).await?;
-    let (wire_before, worked) = (wire()?, cluster.nodes[0].worked()?);
+    let (wire_before, worked) = (wire()?, cluster.nodes[0].cpu_time()?);
     tokio::time::sleep(Duration::from_secs(TIME)).await;
-    let (wire_after, worked) = (wire()?, cluster.nodes[0].worked()?.saturating_sub(worked));
+    let (wire_after, worked) = (wire()?, cluster.nodes[0].cpu_time()?.saturating_sub(worked));
     let after = membership(cluster).await?;
     let each = |before: [f64; 2], after: [f64; 2]| [0, 1].map(|n| (after[n] - before[n]) / TIME as f64 / 3.0);
     let ([bytes, packets], [swim, datagrams]) = (each(wire_before, wire_after), each(before, after));
@@ -225,17 +224,17 @@ async fn idle(cluster: &Cluster, figures: &mut Figures) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Bytes, headers included, and packets that the nodes sent together.
+/// The bytes, with headers, and the packets that all nodes sent.
 fn wire() -> anyhow::Result<[f64; 2]> {
     let mut sum = [0.0; 2];
     for name in NAMES {
-        let wire = passed(name)?;
+        let wire = traffic(name)?;
         sum = [sum[0] + wire.bytes_in as f64, sum[1] + wire.packets_in as f64];
     }
     Ok(sum)
 }
 
-/// Bytes, without headers, and datagrams of membership that they sent together.
+/// The bytes, without headers, and the datagrams that membership sent on all nodes.
 async fn membership(cluster: &Cluster) -> anyhow::Result<[f64; 2]> {
     let mut sum = [0.0; 2];
     for node in &cluster.nodes {
@@ -245,12 +244,12 @@ async fn membership(cluster: &Cluster) -> anyhow::Result<[f64; 2]> {
     Ok(sum)
 }
 
-/// The `n`th of many puts under keys that are there, in no order.
+/// The `n`th of many puts under existing keys, in a pseudorandom order.
 fn put_anywhere(n: u64, keys: u64) -> Operation {
     put(key(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % keys), VALUE)
 }
 
-/// For one second, puts at the first two nodes, one at a time at each.
+/// Puts at two nodes for one second, one at a time at each.
 async fn two_put([first, second]: [KvClient<Channel>; 2], keys: u64) -> anyhow::Result<Outcome> {
     let work: Work = Arc::new(move |n| put_anywhere(n, keys));
     let puts = |kv| load::unary(kv, 1, Duration::from_secs(1), work.clone());
@@ -265,25 +264,25 @@ async fn join(cluster: &mut Cluster, keys: u64, figures: &mut Figures) -> anyhow
     let kvs = [cluster.nodes[0].kv().await?, cluster.nodes[1].kv().await?];
     let mut alone = two_put(kvs.clone(), keys).await?;
     figures.add("put at the two others while the third is gone, p99", "", "ms", alone.took_us(0.99) as f64 / 1e3);
-    let others = [cluster.nodes[0].worked()?, cluster.nodes[1].worked()?];
+    let others = [cluster.nodes[0].cpu_time()?, cluster.nodes[1].cpu_time()?];
     let before = to_third()?;
     let began = Instant::now();
-    cluster.nodes[2] = Cluster::start_node(&cluster.options, 2)?;
+    cluster.nodes[2] = Cluster::start_node(&cluster.program, 2)?;
     cluster.nodes[2].ready().await?;
     let took = began.elapsed();
     let bytes = to_third()? - before;
-    let worked = [cluster.nodes[0].worked()?, cluster.nodes[1].worked()?];
+    let worked = [cluster.nodes[0].cpu_time()?, cluster.nodes[1].cpu_time()?];
     let sponsor = worked.iter().zip(others).map(|(now, then)| now.saturating_sub(then)).max().unwrap_or_default();
     figures.add("cold join, from the start of the process to ready", "3 s", "s", took.as_secs_f64());
-    figures.add("cold join: processor time of the new node", "", "s", cluster.nodes[2].worked()?.as_secs_f64());
+    figures.add("cold join: processor time of the new node", "", "s", cluster.nodes[2].cpu_time()?.as_secs_f64());
     figures.add("cold join: processor time of the node that it asked", "", "s", sponsor.as_secs_f64());
     figures.add("cold join: sent for it", "", "MB", bytes as f64 / 1e6);
     figures.add("cold join: the most memory that the new node took", "", "MB", cluster.nodes[2].peak()? as f64 / 1e6);
     cluster.equal().await?;
-    // Once more, with clients at the two others.
+    // The third node joins once more, while clients write to the other two.
     cluster.nodes[2].kill()?;
     tokio::time::sleep(Duration::from_secs(4)).await;
-    cluster.nodes[2] = Cluster::start_node(&cluster.options, 2)?;
+    cluster.nodes[2] = Cluster::start_node(&cluster.program, 2)?;
     let mut meanwhile = two_put(kvs, keys).await?;
     figures.add("put at the two others while it joins, p99", "", "ms", meanwhile.took_us(0.99) as f64 / 1e3);
     figures.add("put at the two others while it joins, the longest", "", "ms", meanwhile.took_us(1.0) as f64 / 1e3);
@@ -292,7 +291,7 @@ async fn join(cluster: &mut Cluster, keys: u64, figures: &mut Figures) -> anyhow
     Ok(())
 }
 
-/// Cuts the third node off, writes at the first, and heals.
+/// Cuts the third node off, writes at the first one, and heals.
 async fn repair(
     cluster: &Cluster,
     options: &Options,
@@ -302,18 +301,18 @@ async fn repair(
 ) -> anyhow::Result<()> {
     static ROUND: AtomicU64 = AtomicU64::new(0);
     let round = ROUND.fetch_add(1, Ordering::Relaxed);
-    let [first, second, third] = &cluster.nodes[..] else { anyhow::bail!("three nodes are meant to be here") };
+    let [first, second, third] = &cluster.nodes[..] else { unreachable!("three nodes were started") };
     for node in [first, second] {
         node.until("linked", |status| linked(status) == 2).await?;
     }
     link(NAMES[2], "down")?;
     for node in [first, second] {
-        node.until("rid of the third's link", |status| linked(status) == 1).await?;
+        node.until("without its link to the third node", |status| linked(status) == 1).await?;
     }
-    // The third's own side sees it a little later or earlier.
+    // The third node may notice this a little later.
     tokio::time::sleep(Duration::from_secs(3)).await;
     first.fill(0, more, |_| (key(0), vec![b'h'; VALUE])).await?;
-    // Far apart, so that they are all over the map.
+    // The keys are far apart, so that they are spread over the map.
     let apart = options.keys / DIFFERING;
     let value = format!("{round:0>VALUE$}").into_bytes();
     first.fill(0, DIFFERING, move |n| (key(n * apart), value.clone())).await?;
@@ -361,7 +360,7 @@ async fn under_load(cluster: &Cluster, options: &Options, figures: &mut Figures)
         });
         let (mut took_us, rate) = at_rate(cluster, keys, rate, Duration::from_secs(10)).await?;
         stop.store(true, Ordering::Relaxed);
-        let mut late_us = late.join().map_err(|_| anyhow::anyhow!("the thread that sleeps panicked"))?;
+        let mut late_us = late.join().map_err(|_| anyhow::anyhow!("the thread that measures wakeups panicked"))?;
         figures.add(&format!("{name}: puts"), "", "/s", rate);
         for (quantile_name, part, goal) in [("median", 0.5, ""), ("p99", 0.99, goal)] {
             let took = quantile(&mut took_us, part) as f64 / 1e3;
@@ -374,8 +373,7 @@ async fn under_load(cluster: &Cluster, options: &Options, figures: &mut Figures)
     Ok(())
 }
 
-/// By how much a thread that sleeps a millisecond at a time wakes too late,
-/// microseconds: what the machine adds to each wake-up beside all that runs on it.
+/// How late a thread wakes that sleeps a millisecond at a time, microseconds: what the loaded machine adds to each wakeup.
 fn lateness(stop: &AtomicBool) -> Vec<u64> {
     const NAP: Duration = Duration::from_millis(1);
     let mut late_us = Vec::new();
@@ -387,41 +385,25 @@ fn lateness(stop: &AtomicBool) -> Vec<u64> {
     late_us
 }
 
-/// Puts at a rate, whether or not the nodes keep up, spread over the nodes;
-/// [`PROBES_A_SECOND`] are watched for at all three. Returns for each of those the time
-/// from when it was due to be sent until the last node has it, and the rate.
+/// An open loop: puts at a rate, whether or not the nodes keep up, spread over the nodes.
+///
+/// [`PROBES_A_SECOND`] of the puts are watched on all three nodes. Returns for each of those the time from when it was due
+/// until the last node has it; and the rate.
 async fn at_rate(cluster: &Cluster, keys: u64, rate: f64, time: Duration) -> anyhow::Result<(Vec<u64>, f64)> {
     let began = Instant::now();
     let seen: Arc<Vec<[AtomicU64; 3]>> = Arc::new((0..PROBES).map(|_| Default::default()).collect());
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut watches = JoinSet::new();
+    let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (mut tasks, mut pipes) = (JoinSet::new(), Vec::new());
     for (place, node) in cluster.nodes.iter().enumerate() {
         let request = WatchRequest { prefix: "probe/".into(), content_first: false, keys_only: true };
-        let mut events = node.kv().await?.watch(request).await?.into_inner();
-        let (seen, stop) = (seen.clone(), stop.clone());
-        watches.spawn(async move {
-            while !stop.load(Ordering::Relaxed) {
-                let Ok(message) = tokio::time::timeout(Duration::from_millis(100), events.message()).await else {
-                    continue;
-                };
-                let message = message?.context("a watch ended")?;
-                let now_us = began.elapsed().as_micros() as u64;
-                anyhow::ensure!(message.lost == 0, "a watch lost its place");
-                for event in message.events {
-                    let n: usize = event.key.trim_start_matches("probe/").parse()?;
-                    seen[n][place].store(now_us, Ordering::Relaxed);
-                }
-            }
-            Ok(())
-        });
+        let events = node.kv().await?.watch(request).await?.into_inner();
+        tasks.spawn(record_probes(events, place, began, seen.clone(), stop.clone()));
     }
-    let mut pipes = Vec::new();
-    let answered = Arc::new(AtomicU64::new(0));
     for node in &cluster.nodes {
         let Pipe { requests, mut answers } = Pipe::open(node.kv().await?, 1 << 16).await?;
         pipes.push(requests);
         let answered = answered.clone();
-        watches.spawn(async move {
+        tasks.spawn(async move {
             while let Some(answer) = answers.message().await? {
                 load::check(answer.result)?;
                 answered.fetch_add(1, Ordering::Relaxed);
@@ -431,6 +413,58 @@ async fn at_rate(cluster: &Cluster, keys: u64, rate: f64, time: Duration) -> any
     }
 
     let began_us = began.elapsed().as_micros() as u64;
+    let (sent, due_us) = send_at_rate(&pipes, keys, rate, time, began).await?;
+    let waited = Instant::now();
+    while answered.load(Ordering::Relaxed) < sent {
+        anyhow::ensure!(waited.elapsed() < Duration::from_secs(20), "not every put is answered");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let rate = sent as f64 / (began.elapsed().as_secs_f64() - began_us as f64 / 1e6);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stop.store(true, Ordering::Relaxed);
+    drop(pipes);
+    while let Some(done) = tasks.join_next().await {
+        done??;
+    }
+    let mut took = Vec::new();
+    for (due, seen) in due_us.iter().zip(seen.iter()) {
+        let at: Vec<u64> = seen.iter().map(|at| at.load(Ordering::Relaxed)).collect();
+        anyhow::ensure!(at.iter().all(|at| *at > 0), "a write did not reach all nodes: {at:?}");
+        took.push(at.iter().max().copied().unwrap_or_default().saturating_sub(*due));
+    }
+    Ok((took, rate))
+}
+
+/// Records when each probe is seen on one node, microseconds since `began`.
+async fn record_probes(
+    mut events: Streaming<WatchResponse>,
+    place: usize,
+    began: Instant,
+    seen: Arc<Vec<[AtomicU64; 3]>>,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<()> {
+    while !stop.load(Ordering::Relaxed) {
+        let Ok(message) = tokio::time::timeout(Duration::from_millis(100), events.message()).await else { continue };
+        let message = message?.context("a watch ended")?;
+        let now_us = began.elapsed().as_micros() as u64;
+        anyhow::ensure!(message.lost == 0, "a watch lost its place");
+        for event in message.events {
+            let n: usize = event.key.trim_start_matches("probe/").parse()?;
+            seen[n][place].store(now_us, Ordering::Relaxed);
+        }
+    }
+    Ok(())
+}
+
+/// Sends puts for some time. Returns how many, and when each probe was due, microseconds since `began`.
+async fn send_at_rate(
+    pipes: &[mpsc::Sender<PipeRequest>],
+    keys: u64,
+    rate: f64,
+    time: Duration,
+    began: Instant,
+) -> anyhow::Result<(u64, Vec<u64>)> {
+    let began_us = began.elapsed().as_micros() as u64;
     let probe = whole(rate / PROBES_A_SECOND).max(1);
     let (mut sent, mut due_us) = (0u64, Vec::new());
     let mut ticks = tokio::time::interval(Duration::from_micros(500));
@@ -439,9 +473,8 @@ async fn at_rate(cluster: &Cluster, keys: u64, rate: f64, time: Duration) -> any
         let now_us = began.elapsed().as_micros() as u64;
         let target = whole((now_us - began_us) as f64 / 1e6 * rate);
         while sent < target {
-            let due = began_us + whole(sent as f64 / rate * 1e6);
             let operation = if sent.is_multiple_of(probe) {
-                due_us.push(due);
+                due_us.push(began_us + whole(sent as f64 / rate * 1e6));
                 put(format!("probe/{}", due_us.len() - 1), VALUE)
             } else {
                 put_anywhere(sent, keys)
@@ -452,23 +485,5 @@ async fn at_rate(cluster: &Cluster, keys: u64, rate: f64, time: Duration) -> any
         }
     }
     anyhow::ensure!((due_us.len() as u64) < PROBES, "more probes than there is room for");
-    let waited = Instant::now();
-    while answered.load(Ordering::Relaxed) < sent {
-        anyhow::ensure!(waited.elapsed() < Duration::from_secs(20), "not every put is answered");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let rate = sent as f64 / (began.elapsed().as_secs_f64() - began_us as f64 / 1e6);
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    stop.store(true, Ordering::Relaxed);
-    drop(pipes);
-    while let Some(done) = watches.join_next().await {
-        done??;
-    }
-    let mut took = Vec::new();
-    for (due, seen) in due_us.iter().zip(seen.iter()) {
-        let at: Vec<u64> = seen.iter().map(|at| at.load(Ordering::Relaxed)).collect();
-        anyhow::ensure!(at.iter().all(|at| *at > 0), "a write did not reach all: {at:?}");
-        took.push(at.iter().max().copied().unwrap_or_default().saturating_sub(*due));
-    }
-    Ok((took, rate))
+    Ok((sent, due_us))
 }

@@ -1,6 +1,6 @@
-//! How much one node does on one machine, and what each operation costs it.
-//! The load runs beside it and takes its share of the processors, so the
-//! node's own processor time for each operation is the figure to compare.
+//! How many operations one node does, and what each costs.
+//!
+//! The load runs on the same machine, so the figure to compare is the node's own processor time for each operation.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,19 +12,18 @@ use crate::load::{self, Outcome, Work, get, put};
 use crate::node::{Node, Start};
 use crate::report::{Report, number, table};
 
-/// Settings.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The `kvasir-node` to measure
     #[arg(long, default_value = "target/x86_64-unknown-linux-musl/release/kvasir-node")]
     node: PathBuf,
-    /// Keys that it holds
+    /// How many keys the node holds
     #[arg(long, default_value_t = 1_000_000)]
     keys: u64,
     /// Seconds for each row
     #[arg(long, default_value_t = 5)]
     seconds: u64,
-    /// Only rows with this in their name
+    /// Only rows whose names contain this
     #[arg(long, default_value = "")]
     only: String,
 }
@@ -35,7 +34,7 @@ fn key(n: u64) -> String {
     format!("bench/key-{n:08}")
 }
 
-/// Numbers in an order that looks like chance, below `keys`.
+/// Numbers below `keys` in a pseudorandom order.
 fn scatter(n: u64, keys: u64) -> u64 {
     n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % keys
 }
@@ -50,10 +49,10 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
     })?;
     node.ready().await?;
     let began = std::time::Instant::now();
-    let before = node.worked()?;
+    let before = node.cpu_time()?;
     node.fill(0, options.keys, |n| (key(n), vec![b'v'; VALUE])).await?;
     let fill = Outcome { operations: options.keys, time: began.elapsed(), took_us: Vec::new() };
-    let mut rows = vec![row("BatchPut of 1,000", fill, node.worked()?.saturating_sub(before))];
+    let mut rows = vec![row("BatchPut of 1,000", fill, node.cpu_time()?.saturating_sub(before))];
 
     let (keys, time) = (options.keys, Duration::from_secs(options.seconds));
     let gets: Work = Arc::new(move |n| get(key(scatter(n, keys))));
@@ -68,14 +67,14 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
         if !name.contains(&options.only) {
             continue;
         }
-        let before = node.worked()?;
+        let before = node.cpu_time()?;
         let kv = node.kv().await?;
         let outcome = if piped {
             load::pipe(kv, window, time, work.clone(), 0, 1).await?
         } else {
             load::unary(kv, window, time, work.clone()).await?
         };
-        rows.push(row(name, outcome, node.worked()?.saturating_sub(before)));
+        rows.push(row(name, outcome, node.cpu_time()?.saturating_sub(before)));
         eprintln!("{}", rows[rows.len() - 1].join("  "));
     }
     let head =

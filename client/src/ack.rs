@@ -1,28 +1,28 @@
-//! Who shall hold a write before it is answered.
+//! How many nodes must hold a write before it is answered.
 
 use crate::error::Error;
 use crate::kv::Version;
 use kvasir_proto::v1;
 use std::time::Duration;
 
-/// Who shall hold a write before it counts as done, and how long to wait for that.
+/// How many other nodes must hold a write before the call returns, and how long to wait for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ack {
-    /// Who.
+    /// How many nodes.
     pub level: AckLevel,
-    /// How long to wait; none: as long as the node allows, 10 s as a rule. Give the client a longer request timeout
-    /// than this: an attempt that is given up is made again.
+    /// How long to wait; `None`: as long as the node allows, usually 10 s. Give the client a longer request timeout than
+    /// this, or the client abandons the attempt and tries again.
     pub timeout: Option<Duration>,
 }
 
-/// Who shall hold a write.
+/// How many nodes must hold a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AckLevel {
-    /// This many nodes beside the one that takes it.
+    /// This many nodes in addition to the node that takes the write.
     Count(u32),
     /// A majority of the members that the cluster is meant to have.
     Majority,
-    /// Every node that takes part, sidecars too.
+    /// Every node that takes part, including sidecars.
     All,
 }
 
@@ -39,16 +39,16 @@ impl Ack {
             AckLevel::Majority => v1::ack::Asked::Level(v1::AckLevel::Majority.into()),
             AckLevel::All => v1::ack::Asked::Level(v1::AckLevel::All.into()),
         };
-        let timeout = self
-            .timeout
-            .map(prost_types::Duration::try_from)
-            .transpose()
-            .map_err(|_| Error::Refused("ack.timeout: longer than the wire can carry; leave it out".to_owned()))?;
+        let timeout =
+            self.timeout.map(prost_types::Duration::try_from).transpose().map_err(|_| {
+                Error::Refused("ack.timeout: longer than the protocol can carry; leave it out".to_owned())
+            })?;
         Ok(v1::Ack { asked: Some(asked), timeout })
     }
 }
 
-/// Whether what was asked for was met. A node of an older release, which knows nothing of it, has not met it.
+/// Fails if too few nodes held the write in time. The answer of an older release, which ignores `ack`, counts as a
+/// failure.
 pub(crate) fn check(ack: Option<Ack>, version: Option<Version>, held: Option<v1::Acked>) -> Result<(), Error> {
     let (Some(ack), Some(version)) = (ack, version) else { return Ok(()) };
     let held = held.unwrap_or_default();

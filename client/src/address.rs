@@ -1,15 +1,19 @@
-//! Reads the address of a node as people write it. Knows nothing of connections.
+//! Reads the address of a node as users write it. Knows nothing of connections.
 
 use crate::Error;
+use kvasir_formats::defaults;
+use kvasir_formats::host_port::{self, Wrong};
 use tonic::codegen::http::Uri;
 
 /// The port of the client API.
-pub const DEFAULT_PORT: u16 = 7070;
+pub const DEFAULT_PORT: u16 = defaults::CLIENT_PORT;
 
-/// Where a sidecar serves the application beside it.
+/// Where a sidecar serves the application in its pod.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7070";
 
-/// `host`, `host:port` or either with `http://` or `https://` before it → the same with scheme and port.
+const NOT_HOST_PORT: &str = "it is not of the form host:port";
+
+/// Completes `host` or `host:port`, with or without `http://` or `https://`, to a URI with scheme and port.
 pub(crate) fn parse(address: &str) -> Result<Uri, Error> {
     let refuse = |reason: &str| Error::Address { address: address.to_owned(), reason: reason.to_owned() };
     let trimmed = address.trim();
@@ -19,25 +23,20 @@ pub(crate) fn parse(address: &str) -> Result<Uri, Error> {
         Some(_) => return Err(refuse("only http://, https:// or no scheme is understood")),
     };
     let authority = rest.strip_suffix('/').unwrap_or(rest);
-    if authority.is_empty() {
-        return Err(refuse("it names no host; write host:port"));
-    }
     if authority.contains(['/', '?', '#', '@']) {
         return Err(refuse("it must be host:port, with no path or user"));
     }
-    // A bare IPv6 address cannot be told from a host and a port.
-    if authority.matches(':').count() > 1 && !authority.starts_with('[') {
-        return Err(refuse("an IPv6 address needs brackets: [::1]:7070"));
-    }
-    let uri: Uri = format!("{scheme}://{authority}").parse().map_err(|_| refuse("it is not of the form host:port"))?;
-    match uri.port() {
-        Some(port) if port.as_u16() == 0 => Err(refuse("port 0 cannot be reached")),
-        Some(_) => Ok(uri),
-        None if authority.ends_with(':') => Err(refuse("the port is missing after ':'")),
-        None => format!("{scheme}://{authority}:{DEFAULT_PORT}")
-            .parse()
-            .map_err(|_| refuse("it is not of the form host:port")),
-    }
+    let (host, port) = host_port::split(authority).map_err(|wrong| {
+        refuse(match wrong {
+            Wrong::NoHost => "it names no host; write host:port",
+            Wrong::NoPort => "the port is missing after ':'",
+            Wrong::PortZero => "port 0 cannot be reached",
+            Wrong::NoBrackets => "an IPv6 address needs brackets: [::1]:7070",
+            Wrong::Form => NOT_HOST_PORT,
+        })
+    })?;
+    let port = port.unwrap_or(DEFAULT_PORT);
+    format!("{scheme}://{host}:{port}").parse().map_err(|_| refuse(NOT_HOST_PORT))
 }
 
 #[cfg(test)]
@@ -45,7 +44,7 @@ mod tests {
     use super::parse;
 
     #[test]
-    fn takes_what_people_write() {
+    fn address_is_completed() {
         for (given, meant) in [
             ("127.0.0.1:7070", "http://127.0.0.1:7070/"),
             ("http://127.0.0.1:7070", "http://127.0.0.1:7070/"),
@@ -62,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_the_rest_and_says_why() {
+    fn address_is_refused_with_the_reason() {
         for (given, why) in [
             ("", "names no host"),
             ("http://", "names no host"),

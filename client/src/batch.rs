@@ -1,4 +1,4 @@
-//! Many keys in one call.
+//! Calls on many keys.
 
 use crate::ack::{self, Ack};
 use crate::calls::{Token, given, replace};
@@ -10,11 +10,11 @@ use futures::TryStreamExt as _;
 use kvasir_proto::v1;
 use tonic::Response;
 
-/// Keys of one call; more are sent in several.
+/// Keys in one request; more keys are sent in several requests.
 const BATCH: usize = 1000;
 
 impl Client {
-    /// Reads many keys; the answers are in the order of the keys.
+    /// Reads many keys. The answers are in the order of the keys.
     pub async fn batch_get(
         &self,
         keys: impl IntoIterator<Item = impl Into<String>>,
@@ -22,7 +22,7 @@ impl Client {
         self.batch_get_with(keys, BatchGetOptions::default()).await
     }
 
-    /// Reads many keys, with `keys_only` without their values: which are there, since which write, and for how long.
+    /// Reads many keys, with options. With `keys_only` the answers have versions and TTLs but no values.
     pub async fn batch_get_with(
         &self,
         keys: impl IntoIterator<Item = impl Into<String>>,
@@ -31,8 +31,8 @@ impl Client {
         get(self, None, self::keys(keys), options).await
     }
 
-    /// Writes many keys, one after the other: no transaction. Should the node run full half way, the call fails with
-    /// [`Error::Full`], and what came before stays.
+    /// Writes many keys, one after the other. This is not a transaction: if the node becomes full half way, the call
+    /// fails with [`Error::Full`], and the writes before that stay.
     pub async fn batch_put(
         &self,
         entries: impl IntoIterator<Item = (impl Into<String>, impl Into<Bytes>)>,
@@ -41,13 +41,13 @@ impl Client {
         put(self, None, puts(entries, options)?, options.ack).await
     }
 
-    /// Deletes many keys, and tells of each whether it was there.
+    /// Deletes many keys, and returns for each whether it existed.
     pub async fn batch_delete(&self, keys: impl IntoIterator<Item = impl Into<String>>) -> Result<Vec<bool>, Error> {
         delete(self, None, self::keys(keys), None).await
     }
 
-    /// Deletes many keys, and returns once others hold the deletes. More than 1,000 keys go in several calls, and those
-    /// after one whose deletes were not held in time are not made.
+    /// Deletes many keys, and returns once other nodes hold the deletes. More than 1,000 keys are sent in several
+    /// requests; after a request that was not held in time, no further one is sent.
     pub async fn batch_delete_with(
         &self,
         keys: impl IntoIterator<Item = impl Into<String>>,

@@ -1,4 +1,4 @@
-//! How a client is made: its settings, and the first connection.
+//! Builds a client: its settings, and the first connection.
 
 use crate::address;
 use crate::client::Client;
@@ -9,17 +9,17 @@ use crate::retry::RetryPolicy;
 use std::time::Duration;
 use tonic::transport::Endpoint;
 
-/// How long one attempt may take, unless the builder says otherwise.
+/// Default limit on one attempt.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the making of a connection may take: a pod that is gone answers nothing at all.
+/// Limit on connecting: the address of a pod that is gone does not answer at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The largest answer taken: twice the value limit that a cluster may reasonably be given (16 MiB).
+/// Default limit on an answer: twice the largest `maxValueBytes` that makes sense (16 MiB).
 const MAX_MESSAGE_BYTES: usize = 32 << 20;
-/// A connection whose other end is silently gone is noticed within these two, also between calls.
+/// A connection whose other end has vanished is noticed within the sum of these two, also between calls.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a client was told.
+/// The settings of a client.
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) address: String,
@@ -30,7 +30,7 @@ pub(crate) struct Settings {
     pub(crate) bearer: Bearer,
 }
 
-/// Settings of a [`Client`] in the making.
+/// Settings of a [`Client`] that is about to be built.
 ///
 /// ```no_run
 /// use kvasir_client::{Client, RetryPolicy};
@@ -53,39 +53,40 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// How long one attempt of a call may take; in a listing, the time until its next message. 5 s by default.
+    /// Limit on one attempt of a call; in a listing, on the time until the next message. Default: 5 s.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.settings.request_timeout = timeout;
         self
     }
 
-    /// Whether, and for how long, calls are tried again.
+    /// Whether and for how long failed calls are tried again.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.settings.retry = policy;
         self
     }
 
-    /// The largest answer taken, in bytes: above the cluster's `maxValueBytes` with some room. 32 MiB by default.
-    /// What is sent has no limit here; the node has its own.
+    /// The largest answer that the client accepts, in bytes. Choose more than the cluster's `maxValueBytes`.
+    /// Default: 32 MiB. Requests are limited by the node only.
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_message_bytes = bytes;
         self
     }
 
-    /// What the client shows, and whom it trusts. Nothing and the system's authorities by default.
+    /// The client's token and certificate, and the authorities that it trusts. Default: no token, no certificate, the
+    /// system's authorities.
     pub fn credentials(mut self, credentials: Credentials) -> Self {
         self.settings.bearer = credentials.bearer();
         self.settings.credentials = credentials;
         self
     }
 
-    /// A client that connects with its first call. Must be called within a tokio runtime.
+    /// Builds a client that connects with its first call. Must be called within a tokio runtime.
     pub fn build(self) -> Result<Client, Error> {
         let link = Link::new(self.endpoint()?, self.settings.credentials.clone())?;
         Ok(Client::new(link, self.settings))
     }
 
-    /// A client that has reached its node once. Whether the node is ready yet is not asked.
+    /// Builds a client and connects it. The node need not be ready yet.
     pub async fn connect(self) -> Result<Client, Error> {
         let endpoint = self.settings.credentials.apply(self.endpoint()?)?;
         let client = self.build()?;
@@ -116,14 +117,14 @@ impl Builder {
 }
 
 impl Client {
-    /// Reaches the node, or the Service, at `address`: `host:port`, with or without `http://`, or with `https://`.
+    /// Connects to the node or the Service at `address`: `host:port`, or with `http://` or `https://` in front.
     pub async fn connect(address: impl Into<String>) -> Result<Self, Error> {
         Self::builder(address).connect().await
     }
 
-    /// The client of the address in `KVASIR_ADDRESS`, where the injector puts that of the sidecar, or of
-    /// [`DEFAULT_ADDRESS`](crate::DEFAULT_ADDRESS), with [the environment's credentials](Credentials::from_env). It connects with its first call. Must be called within a tokio
-    /// runtime.
+    /// A client for the address in `KVASIR_ADDRESS`, or for [`DEFAULT_ADDRESS`](crate::DEFAULT_ADDRESS) without it, with
+    /// the [credentials of the environment](Credentials::from_env). The webhook sets `KVASIR_ADDRESS` to the sidecar's
+    /// address. The client connects with its first call. Must be called within a tokio runtime.
     pub fn from_env() -> Result<Self, Error> {
         let address = match std::env::var("KVASIR_ADDRESS") {
             Ok(address) if !address.trim().is_empty() => address,
@@ -138,7 +139,7 @@ impl Client {
         Self::builder(address).credentials(Credentials::from_env()).build()
     }
 
-    /// Settings to begin with.
+    /// Begins a client for `address`, with default settings.
     pub fn builder(address: impl Into<String>) -> Builder {
         Builder {
             settings: Settings {

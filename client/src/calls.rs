@@ -1,5 +1,5 @@
-//! The calls on single keys, by whatever carries them to a node: each as a call of its own, or through a pipe. With a
-//! session, its token goes along and what comes back replaces it.
+//! The calls on single keys, sent as separate gRPC calls or through a pipe. In a session the request carries the
+//! session's token, and the answer replaces it.
 
 use crate::ack::{self, Ack};
 use crate::client::Client;
@@ -13,7 +13,7 @@ use kvasir_proto::v1;
 use std::time::Duration;
 use tonic::{Code, Response};
 
-/// Brings requests to a node that takes them, and answers back. A missing key is an answer.
+/// Sends requests to a node and returns the answers. A missing key is an answer, not an error.
 pub(crate) trait Carrier {
     async fn send_put(&self, request: v1::PutRequest) -> Result<v1::PutResponse, Error>;
     async fn send_get(&self, request: v1::GetRequest) -> Result<v1::GetResponse, Error>;
@@ -22,7 +22,7 @@ pub(crate) trait Carrier {
     async fn send_touch(&self, request: v1::TouchRequest) -> Result<v1::TouchResponse, Error>;
 }
 
-/// The token of a session, if the call is of one.
+/// The session's token, if the call belongs to a session.
 pub(crate) type Token<'a> = Option<&'a mut Bytes>;
 
 pub(crate) fn given(token: &Token<'_>) -> Option<Bytes> {
@@ -30,7 +30,7 @@ pub(crate) fn given(token: &Token<'_>) -> Option<Bytes> {
 }
 
 pub(crate) fn replace(token: Token<'_>, answered: Bytes) {
-    // A node that knows nothing of sessions gives no token: then what was seen before stands.
+    // A node of a release without sessions returns no token: keep the one that we have.
     if let Some(token) = token.filter(|_| !answered.is_empty()) {
         *token = answered;
     }
@@ -89,7 +89,7 @@ pub(crate) async fn touch(
 }
 
 impl Client {
-    /// Stores `value` under `key`, replacing what was there.
+    /// Stores `value` under `key` and replaces a former value.
     ///
     /// ```no_run
     /// # async fn run(client: kvasir_client::Client) -> Result<(), kvasir_client::Error> {
@@ -110,32 +110,33 @@ impl Client {
         put(self, None, key.into(), value.into(), options).await
     }
 
-    /// Reads a key; none when it is not there, or its TTL has ended.
+    /// Reads a key; `None` if the key does not exist or its TTL has ended.
     pub async fn get(&self, key: impl Into<String>) -> Result<Option<Value>, Error> {
         get(self, None, key.into()).await
     }
 
-    /// Tells whether a key is there.
+    /// Whether a key exists.
     pub async fn exists(&self, key: impl Into<String>) -> Result<bool, Error> {
         exists(self, None, key.into()).await
     }
 
-    /// Deletes a key, and tells whether it was there.
+    /// Deletes a key; returns whether it existed.
     pub async fn delete(&self, key: impl Into<String>) -> Result<bool, Error> {
         delete(self, None, key.into(), None).await
     }
 
-    /// Deletes a key, and returns once others hold the delete. If it was not there, nothing is waited for.
+    /// Deletes a key, and returns once other nodes hold the delete. If the key did not exist, the call returns at once.
     pub async fn delete_with(&self, key: impl Into<String>, ack: impl Into<Ack>) -> Result<bool, Error> {
         delete(self, None, key.into(), Some(ack.into())).await
     }
 
-    /// Gives a key another end, or none, and leaves its value. Tells whether it was there.
+    /// Sets or removes the TTL of a key and leaves its value; returns whether the key existed.
     pub async fn touch(&self, key: impl Into<String>, ttl: Option<Duration>) -> Result<bool, Error> {
         touch(self, None, key.into(), ttl, None).await
     }
 
-    /// Gives a key another end, and returns once others hold that. If it was not there, nothing is waited for.
+    /// Sets or removes the TTL of a key, and returns once other nodes hold the change. If the key did not exist, the call
+    /// returns at once.
     pub async fn touch_with(
         &self,
         key: impl Into<String>,
@@ -145,9 +146,11 @@ impl Client {
         touch(self, None, key.into(), ttl, Some(ack.into())).await
     }
 
-    /// The live keys that begin with `prefix`, all with an empty one, in ascending byte order. They are fetched as the
-    /// stream is read; a node that goes away half way is replaced without a key read twice. It is no snapshot: a key
-    /// written or deleted meanwhile may or may not show. After an error the stream ends.
+    /// Lists the keys that begin with `prefix`, or all keys if it is empty, in ascending byte order.
+    ///
+    /// Pages are fetched as the stream is read. If the node goes away half way, another node continues, and no key
+    /// appears twice. The listing is not a snapshot: a key that is written or deleted meanwhile may or may not appear.
+    /// After an error the stream ends.
     ///
     /// ```no_run
     /// # async fn run(client: kvasir_client::Client) -> Result<(), kvasir_client::Error> {

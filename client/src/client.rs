@@ -1,5 +1,5 @@
-//! The client: how a call is tried again. When and how often is `retry`'s, over which connection `link`'s, and what the
-//! calls are is in `calls` and `cluster`.
+//! The client: makes attempts until a call succeeds or fails for good. `retry` decides when and how often, `link` over
+//! which connection; the calls themselves are in `calls` and `cluster`.
 
 use crate::builder::Settings;
 use crate::credentials::Authorised;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tonic::Response;
 
-/// A handle on a cluster, by way of one of its nodes. Clones share the connection.
+/// A handle to a cluster through one of its nodes. Clones share the connection.
 #[derive(Debug, Clone)]
 pub struct Client(Arc<Inner>);
 
@@ -28,15 +28,15 @@ impl Client {
         Self(Arc::new(Inner { link, settings }))
     }
 
-    /// A request that tells the node how long its answer is waited for: what the node itself has to wait for, it then
-    /// gives up in time to say so.
+    /// A request with the client's timeout as its deadline. A node that has to wait (for a session, an `ack`) stops in
+    /// time to answer with the reason.
     pub(crate) fn timed<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
         request.set_timeout(self.settings().request_timeout);
         request
     }
 
-    /// Makes attempts until one is answered for good.
+    /// Makes attempts until one succeeds or fails for good.
     pub(crate) async fn call<T, F, A>(&self, attempt: F) -> Result<T, Error>
     where
         F: Fn(&Current) -> A,
@@ -52,7 +52,7 @@ impl Client {
         }
     }
 
-    /// One attempt. If it failed in a way that another connection may cure, the connection is dropped.
+    /// One attempt. After a failure that may not occur on another connection, the connection is dropped.
     pub(crate) async fn within<T>(
         &self,
         timeout: Duration,
@@ -62,7 +62,7 @@ impl Client {
         let began = tokio::time::Instant::now();
         let failure = match tokio::time::timeout(timeout, attempt).await {
             Ok(Ok(answer)) => return Ok(answer),
-            // The connection watches the same time, and may be the first to say that it is over.
+            // The connection enforces the same deadline, and may report its end first.
             Ok(Err(_)) if began.elapsed() >= timeout => Failure::NoAnswer(timeout),
             Ok(Err(status)) => Failure::from(status),
             Err(_) => Failure::NoAnswer(timeout),
@@ -74,7 +74,7 @@ impl Client {
         Err(failure)
     }
 
-    /// Waits before the next attempt, or says that there is none.
+    /// Waits before the next attempt, or returns the error if there is none.
     pub(crate) async fn pause(&self, attempts: &mut Attempts, failure: Failure) -> Result<(), Error> {
         match failure {
             Failure::Final(error) => return Err(error),

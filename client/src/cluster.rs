@@ -1,4 +1,4 @@
-//! The cluster calls, their types, and how they are read from the wire.
+//! The cluster calls, their types, and the conversion from the wire.
 
 use crate::Error;
 use crate::client::Client;
@@ -8,89 +8,89 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-/// What a node is to the cluster.
+/// The role of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Role {
-    /// A node of the cluster proper.
+    /// One of the cluster's own nodes, which vote.
     Member,
-    /// A full replica beside an application; never leads, never votes.
+    /// A full replica in an application's pod, which does not vote or lead.
     Sidecar,
-    /// One that this release does not know.
+    /// A value that this release of the client does not know.
     Unknown,
 }
 
-/// Where a node is in its life.
+/// The phase of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Looking for peers.
+    /// Looks for peers.
     Joining,
-    /// Taking in what its peers hold.
+    /// Takes over what its peers hold.
     Syncing,
     /// Serves reads and writes.
     Ready,
-    /// Was told to stop: serves reads, refuses writes.
+    /// Shuts down: serves reads, refuses writes.
     Draining,
-    /// One that this release does not know.
+    /// A value that this release of the client does not know.
     Unknown,
 }
 
-/// How sure the answering node is that a member is there.
+/// Whether a node is alive, as the answering node sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MemberState {
-    /// It answers.
+    /// The node answers.
     Alive,
-    /// It did not answer, and is given up on soon unless it objects.
+    /// The node did not answer, and counts as dead soon unless it does.
     Suspect,
-    /// One that this release does not know.
+    /// A value that this release of the client does not know.
     Unknown,
 }
 
-/// A node of the cluster as another one sees it.
+/// A node of the cluster, as the answering node sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// Its name: on Kubernetes the pod's.
+    /// The node's name; on Kubernetes that of its pod.
     pub name: String,
-    /// Which life of the node it is: a random number drawn at its start, and again whenever it begins anew
-    /// ([`Status::returns`]), as 16 hexadecimal digits.
+    /// The node's origin, as 16 hexadecimal digits: a random number that is drawn when the process starts, and again at
+    /// each reset ([`Status::returns`]).
     pub origin: String,
-    /// What it is to the cluster.
+    /// The node's role.
     pub role: Role,
-    /// Where its peers reach it, `ip:port`.
+    /// Where peers reach the node, `ip:port`.
     pub peer_address: String,
-    /// Whether it is alive.
+    /// Whether the node is alive.
     pub state: MemberState,
-    /// When this life of it began, by its own clock.
+    /// When the node took its origin, by its own clock.
     pub started_at: Option<SystemTime>,
-    /// Its release.
+    /// The node's release.
     pub version: String,
-    /// Whether a replication link to it is up.
+    /// Whether the answering node has a replication link to it.
     pub linked: bool,
-    /// Which discovery provider named it first; none when other members told of it.
+    /// The discovery provider that found the node first; `None` if another node reported it.
     pub found_by: Option<String>,
 }
 
 /// The node that answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WhoAmI {
-    /// The node as its peers see it.
+    /// The node, as its peers see it.
     pub member: Member,
-    /// The cluster that it belongs to.
+    /// The name of its cluster.
     pub cluster: String,
-    /// Which of the clusters of that name: on Kubernetes the `KvCluster`'s UID. Empty: it has none.
+    /// The UID of its cluster, on Kubernetes that of the `KvCluster`; empty if there is none.
     pub cluster_uid: String,
-    /// Where it is in its life.
+    /// The node's phase.
     pub phase: Phase,
 }
 
 /// The eldest member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leader {
-    /// Who that is.
+    /// The leader.
     pub member: Member,
-    /// Whether it is the node that answered.
+    /// Whether the leader is the node that answered.
     pub is_me: bool,
 }
 
@@ -99,81 +99,81 @@ pub struct Leader {
 pub struct Status {
     /// The node.
     pub member: Member,
-    /// Where it is in its life.
+    /// The node's phase.
     pub phase: Phase,
     /// Live keys.
     pub keys: u64,
-    /// Deleted and expired keys still remembered.
+    /// Tombstones of deleted and expired keys.
     pub tombstones: u64,
-    /// The memory that keys and values account for, in bytes.
+    /// The memory of entries, in bytes.
     pub memory_bytes: u64,
-    /// The limit on it, if there is one.
+    /// The limit on that memory, if there is one.
     pub max_memory_bytes: Option<u64>,
-    /// Equal on two nodes that hold the same.
+    /// Equal on two nodes that hold the same map.
     pub fingerprint: String,
-    /// How far behind its peers the node may be; none when it has no peer.
+    /// How far the node may be behind its peers; `None` if it has no peer.
     pub lag: Option<Duration>,
-    /// Each way by which it looks for peers.
+    /// The node's discovery providers.
     pub discovery: Vec<DiscoveryStatus>,
-    /// How many seats of the roster are in each state: `joining`, `member`, `evicted` and `ended`.
+    /// The number of seats of the roster in each state: `joining`, `member`, `evicted` and `ended`.
     pub seats: BTreeMap<String, u32>,
-    /// How old the stamp is up to which deletes are forgotten; none while none are.
+    /// The age of the timestamp up to which tombstones were dropped; `None` if none were.
     pub collected_age: Option<Duration>,
-    /// Whether a peer's write found no room lately: the node lacks it.
+    /// Whether the node recently had no room for a peer's write, which it lacks now.
     pub overfull: bool,
-    /// How often the node began anew since its process started, its life having been ended by others.
+    /// How often the node was evicted and rejoined with a new origin since its process started.
     pub returns: u64,
-    /// The nodes that it refuses because their clock and its own are too far apart.
+    /// The peers that the node refuses because their clocks and its own are too far apart.
     pub skewed: Vec<SkewedPeer>,
-    /// When the map that the node holds was founded; none until it has one. Later than before: the former map is gone, or
-    /// two maps were merged.
+    /// When the node's map was founded; `None` until it has a map. If this becomes later, the former map is gone, or two
+    /// maps were merged.
     pub founded_at: Option<SystemTime>,
-    /// The peers that it heard of in the last half minute and cannot talk to.
+    /// The peers of the last half minute that the node cannot talk to.
     pub unjoinable: Vec<UnjoinablePeer>,
-    /// What it waits for while it is not ready, beside those, a line each.
+    /// What else the node waits for while it is not ready, one line each.
     pub waits_for: Vec<String>,
 }
 
 /// A peer that the answering node cannot talk to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnjoinablePeer {
-    /// Where it is, `ip:port`; with the port 0 if it came by itself, and where it listens is not known.
+    /// The peer's address, `ip:port`; port 0 if the peer connected and its listening port is unknown.
     pub address: String,
-    /// Its name, if it is known.
+    /// The peer's name, if it is known.
     pub name: Option<String>,
-    /// What is the matter, in a word: `key`, `plaintext`, `encrypted`, `certificate`, `version`, `clock`, `cluster`, or what
-    /// a later release has.
+    /// The reason as one word: `key`, `plaintext`, `encrypted`, `certificate`, `version`, `clock`, `cluster`, or a word of a
+    /// later release.
     pub reason: String,
-    /// The same in words, with what to do.
+    /// The reason as a sentence, with what to do.
     pub why: String,
 }
 
-/// A node that is refused because its clock and the answering one's are too far apart.
+/// A peer that is refused because its clock and the answering node's are too far apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SkewedPeer {
-    /// The node's name.
+    /// The peer's name.
     pub name: String,
     /// How far the clocks are apart, and what to do.
     pub reason: String,
 }
 
-/// One way of looking for peers.
+/// A discovery provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiscoveryStatus {
-    /// `kubernetes`, `nats`, `dns`, `static`, or the name of a provider of the user's own.
+    /// `kubernetes`, `nats`, `dns`, `static`, or the name of another provider.
     pub provider: String,
-    /// How many addresses it last found.
+    /// How many addresses the provider found in its last round.
     pub found: u32,
-    /// Why its last round failed, if it did.
+    /// Why the last round failed, if it did.
     pub error: Option<String>,
-    /// How often it has failed since the node started.
+    /// How many rounds failed since the node started.
     pub failures: u64,
-    /// The names of the members that it found, the node itself included.
+    /// The names of the members that the provider found, including the node itself.
     pub members: Vec<String>,
 }
 
 impl Client {
-    /// All nodes that the answering one knows to be alive or suspects, itself included, eldest first.
+    /// Lists all nodes that the answering node considers alive or suspect, including itself, eldest first.
     pub async fn members(&self) -> Result<Vec<Member>, Error> {
         let answer = self
             .call(|via| {
@@ -184,7 +184,7 @@ impl Client {
         Ok(answer.members.into_iter().map(member).collect())
     }
 
-    /// The health of the answering node.
+    /// Reads the health of the answering node.
     pub async fn status(&self) -> Result<Status, Error> {
         let answer = self
             .call(|via| {
@@ -195,7 +195,7 @@ impl Client {
         status(answer)
     }
 
-    /// The answering node.
+    /// Asks which node answers.
     pub async fn who_am_i(&self) -> Result<WhoAmI, Error> {
         let answer = self
             .call(|via| {
@@ -206,7 +206,7 @@ impl Client {
         who_am_i(answer)
     }
 
-    /// The eldest member, as the answering node sees it.
+    /// Asks for the leader: the eldest member, as the answering node sees it.
     pub async fn leader(&self) -> Result<Leader, Error> {
         let answer = self
             .call(|via| {
@@ -298,7 +298,7 @@ pub(crate) fn status(wire: v1::StatusResponse) -> Result<Status, Error> {
             })
             .collect(),
         seats: wire.seats.into_iter().collect(),
-        collected_age: kv::duration(wire.collected_age, "valid age of what is forgotten")?,
+        collected_age: kv::duration(wire.collected_age, "valid collected_age")?,
         overfull: wire.overfull,
         returns: wire.returns,
         skewed: wire.skewed.into_iter().map(|v1::SkewedPeer { name, reason }| SkewedPeer { name, reason }).collect(),

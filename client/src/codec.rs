@@ -1,4 +1,4 @@
-//! Values that are more than bytes: text, protobuf messages, JSON, and whatever a codec of the user's own makes of them.
+//! Typed values: text, protobuf messages, JSON, and types with a codec of the application's own.
 
 use crate::client::Client;
 use crate::error::Error;
@@ -7,7 +7,7 @@ use crate::pipe::Pipe;
 use crate::session::Session;
 use bytes::Bytes;
 
-/// Turns values of one type into bytes and back.
+/// Encodes values of one type as bytes, and decodes them.
 ///
 /// ```
 /// use kvasir_client::{Bytes, Codec};
@@ -30,13 +30,13 @@ use bytes::Bytes;
 /// assert_eq!(BigEndian.decode(bytes).unwrap(), 7);
 /// ```
 pub trait Codec<T> {
-    /// Why a value cannot be turned, either way.
+    /// Why a value cannot be encoded or decoded.
     type Error: std::fmt::Display;
 
-    /// The bytes of a value.
+    /// Encodes a value.
     fn encode(&self, value: &T) -> Result<Bytes, Self::Error>;
 
-    /// The value that the bytes are of.
+    /// Decodes a value.
     fn decode(&self, bytes: Bytes) -> Result<T, Self::Error>;
 }
 
@@ -56,10 +56,12 @@ impl Codec<String> for Text {
     }
 }
 
-/// Any protobuf message.
+/// Protobuf messages (feature `proto`).
+#[cfg(feature = "proto")]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Proto;
 
+#[cfg(feature = "proto")]
 impl<M: prost::Message + Default> Codec<M> for Proto {
     type Error = prost::DecodeError;
 
@@ -72,10 +74,12 @@ impl<M: prost::Message + Default> Codec<M> for Proto {
     }
 }
 
-/// JSON of whatever serde can write and read.
+/// JSON of any type that serde can write and read (feature `json`).
+#[cfg(feature = "json")]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Json;
 
+#[cfg(feature = "json")]
 impl<T: serde::Serialize + serde::de::DeserializeOwned> Codec<T> for Json {
     type Error = serde_json::Error;
 
@@ -88,12 +92,12 @@ impl<T: serde::Serialize + serde::de::DeserializeOwned> Codec<T> for Json {
     }
 }
 
-/// The same calls for all that carries bytes. A trait would do, but users would have to import it, and a session's calls
-/// take `&mut self`.
+/// The same calls on [`Client`], [`Pipe`] and [`Session`]. Not a trait, because users would have to import it, and the
+/// calls of a session take `&mut self`.
 macro_rules! typed {
     ($type:ident, $this:ident: $as:ty) => {
         impl $type {
-            /// Stores what the codec makes of `value`.
+            /// Encodes `value` with the codec and stores the result.
             pub async fn put_with<T, C: Codec<T>>(
                 $this: $as,
                 codec: &C,
@@ -106,7 +110,7 @@ macro_rules! typed {
                 $this.put(key, bytes, options).await
             }
 
-            /// Reads what the codec makes of a key's value; none when the key is not there.
+            /// Reads a key and decodes its value with the codec; `None` if the key does not exist.
             pub async fn get_with<T, C: Codec<T>>(
                 $this: $as,
                 codec: &C,
@@ -131,8 +135,11 @@ macro_rules! typed {
             pub async fn get_string($this: $as, key: impl Into<String>) -> Result<Option<String>, Error> {
                 $this.get_with(&Text, key).await
             }
+        }
 
-            /// Stores a protobuf message.
+        #[cfg(feature = "proto")]
+        impl $type {
+            /// Stores a protobuf message (feature `proto`).
             pub async fn put_proto<M: prost::Message + Default>(
                 $this: $as,
                 key: impl Into<String>,
@@ -142,15 +149,18 @@ macro_rules! typed {
                 $this.put_with(&Proto, key, message, options).await
             }
 
-            /// Reads a protobuf message.
+            /// Reads a protobuf message (feature `proto`).
             pub async fn get_proto<M: prost::Message + Default>(
                 $this: $as,
                 key: impl Into<String>,
             ) -> Result<Option<M>, Error> {
                 $this.get_with(&Proto, key).await
             }
+        }
 
-            /// Stores JSON.
+        #[cfg(feature = "json")]
+        impl $type {
+            /// Stores a value as JSON (feature `json`).
             pub async fn put_json<T: serde::Serialize + serde::de::DeserializeOwned>(
                 $this: $as,
                 key: impl Into<String>,
@@ -160,7 +170,7 @@ macro_rules! typed {
                 $this.put_with(&Json, key, value, options).await
             }
 
-            /// Reads JSON.
+            /// Reads a value from JSON (feature `json`).
             pub async fn get_json<T: serde::Serialize + serde::de::DeserializeOwned>(
                 $this: $as,
                 key: impl Into<String>,

@@ -1,7 +1,7 @@
-//! What a client shows, and whom it trusts: TLS and tokens. Files are read when a connection is made, a token's also in
-//! between, so that ones that are exchanged need no restart.
+//! TLS and tokens. Certificate files are read for each connection, and a token file also between connections, so that
+//! replaced files take effect without a restart.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,18 +9,18 @@ use tonic::metadata::Ascii;
 use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use crate::Error;
 
-/// How long a token that was read from a file is used until the file is looked at again.
+/// How long a token from a file is used before the file is read again.
 const TOKEN_AGE: Duration = Duration::from_secs(10);
 
-/// A channel whose calls carry the token.
+/// A channel that adds the token to each call.
 pub(crate) type Authorised = InterceptedService<Channel, Bearer>;
 
-/// What a client shows, and whom it trusts.
+/// The client's token and certificate, and the authorities that it trusts.
 ///
 /// ```no_run
 /// use kvasir_client::{Client, Credentials};
@@ -33,7 +33,7 @@ pub(crate) type Authorised = InterceptedService<Channel, Bearer>;
 /// # }
 /// ```
 #[derive(Clone, Debug, Default)]
-#[must_use = "credentials do nothing until a builder has them"]
+#[must_use = "credentials do nothing until they are given to a builder"]
 pub struct Credentials {
     ca_file: Option<PathBuf>,
     certificate: Option<(PathBuf, PathBuf)>,
@@ -57,8 +57,8 @@ impl std::fmt::Debug for Source {
 }
 
 impl Credentials {
-    /// Those that the environment names: `KVASIR_CA_FILE`, `KVASIR_CERT_FILE` with `KVASIR_KEY_FILE`, `KVASIR_SERVER_NAME`
-    /// and `KVASIR_TOKEN_FILE`.
+    /// The credentials that the environment names: `KVASIR_CA_FILE`, `KVASIR_CERT_FILE` with `KVASIR_KEY_FILE`,
+    /// `KVASIR_SERVER_NAME` and `KVASIR_TOKEN_FILE`.
     pub fn from_env() -> Self {
         let file = |name| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
         Self {
@@ -69,83 +69,95 @@ impl Credentials {
         }
     }
 
-    /// The authorities that the nodes' certificates may come from (PEM); the system's without.
+    /// A file with the authorities that may issue the nodes' certificates (PEM). Default: the system's authorities.
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.ca_file = Some(path.into());
         self
     }
 
-    /// The client's certificate and its key (PEM).
+    /// Files with the client's certificate and its key (PEM).
     pub fn certificate(mut self, cert_file: impl Into<PathBuf>, key_file: impl Into<PathBuf>) -> Self {
         self.certificate = Some((cert_file.into(), key_file.into()));
         self
     }
 
-    /// The name that the nodes' certificates have, where that is not the address's.
+    /// The name in the nodes' certificates, if it differs from the host in the address.
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.server_name = Some(name.into());
         self
     }
 
-    /// The token that is sent with each call.
+    /// A token to send with each call.
     pub fn token(mut self, token: &str) -> Result<Self, Error> {
         self.token = Some(Source::Text(bearer(token).map_err(Error::Credentials)?));
         Ok(self)
     }
 
-    /// A file with the token that is sent with each call.
+    /// A file with the token to send with each call.
     pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.token = Some(Source::File(path.into()));
         self
     }
 
-    /// Gives an endpoint what of this is for connections.
+    /// Applies the certificates to an endpoint, if its address asks for TLS.
     pub(crate) fn apply(&self, endpoint: Endpoint) -> Result<Endpoint, Error> {
         let Self { ca_file, certificate, server_name, token: _ } = self;
         if endpoint.uri().scheme_str() != Some("https") {
             if ca_file.is_some() || certificate.is_some() || server_name.is_some() {
-                return Err(Error::Credentials(
-                    "certificates are of use only with https:// before the address".to_owned(),
-                ));
+                return Err(Error::Credentials("certificates need https:// before the address".to_owned()));
             }
             return Ok(endpoint);
         }
-        let mut tls = match ca_file {
+        self.encrypt(endpoint)
+    }
+
+    #[cfg(feature = "tls")]
+    fn encrypt(&self, endpoint: Endpoint) -> Result<Endpoint, Error> {
+        use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+
+        let mut tls = match &self.ca_file {
             Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(path)?)),
             None => ClientTlsConfig::new().with_native_roots(),
         };
-        if let Some((cert, key)) = certificate {
+        if let Some((cert, key)) = &self.certificate {
             tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
         }
-        if let Some(name) = server_name {
+        if let Some(name) = &self.server_name {
             tls = tls.domain_name(name);
         }
         endpoint.tls_config(tls).map_err(|error| {
             let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-            Error::Credentials(format!("the certificates are of no use: {cause}"))
+            Error::Credentials(format!("the certificates are not usable: {cause}"))
         })
     }
 
-    /// What of this is for calls.
+    #[cfg(not(feature = "tls"))]
+    #[expect(clippy::unused_self, reason = "with the feature it has certificates to apply")]
+    fn encrypt(&self, _: Endpoint) -> Result<Endpoint, Error> {
+        Err(Error::Credentials("https:// needs the feature `tls` of kvasir-client".to_owned()))
+    }
+
+    /// Adds the token to calls.
     pub(crate) fn bearer(&self) -> Bearer {
         Bearer(self.token.clone().map(|source| Arc::new(Token { source, read: Mutex::new(None) })))
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
+#[cfg(feature = "tls")]
+fn read(path: &std::path::Path) -> Result<Vec<u8>, Error> {
     std::fs::read(path).map_err(|error| Error::Credentials(format!("cannot read {}: {error}", path.display())))
 }
 
-/// The header of a token.
+/// The header value with the token.
 fn bearer(token: &str) -> Result<MetadataValue<Ascii>, String> {
     let mut value: MetadataValue<Ascii> = format!("Bearer {}", token.trim())
         .parse()
-        .map_err(|_| "the token has characters that no header may have".to_owned())?;
+        .map_err(|_| "the token has characters that a header must not have".to_owned())?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-/// Puts the token into each call.
+/// Adds the token, if there is one, to each call.
 #[derive(Clone, Debug)]
 pub(crate) struct Bearer(Option<Arc<Token>>);
 
@@ -161,7 +173,7 @@ impl Token {
             Source::Text(value) => return Ok(value.clone()),
             Source::File(path) => path,
         };
-        // Every write replaces the whole value: a panic elsewhere cannot have left it half done.
+        // Every write replaces the whole value, so a panic cannot have left it half written.
         let mut kept = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((value, at)) = &*kept
             && at.elapsed() < TOKEN_AGE
@@ -195,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_goes_with_each_call_and_is_shown_to_nobody() {
+    fn token_goes_with_each_call_and_is_not_shown() {
         let with = Credentials::default().token(" hush\n").unwrap();
         assert_eq!(header(&mut with.bearer()).unwrap().as_deref(), Some("Bearer hush"));
         assert!(!format!("{with:?} {:?}", with.bearer()).contains("hush"));
@@ -207,12 +219,13 @@ mod tests {
     }
 
     #[test]
-    fn certificates_without_tls_are_an_error_and_bad_ones_too() {
+    fn certificates_need_tls_and_readable_files() {
         let plain = Endpoint::from_static("http://127.0.0.1:1");
         let ca = Credentials::default().ca_file("/nonexistent/ca.crt");
         assert!(ca.apply(plain.clone()).unwrap_err().to_string().contains("https://"));
         assert!(Credentials::default().apply(plain).is_ok());
         let secure = Endpoint::from_static("https://127.0.0.1:1");
-        assert!(ca.apply(secure).unwrap_err().to_string().contains("/nonexistent/ca.crt"));
+        let wanted = if cfg!(feature = "tls") { "/nonexistent/ca.crt" } else { "the feature `tls`" };
+        assert!(ca.apply(secure).unwrap_err().to_string().contains(wanted));
     }
 }

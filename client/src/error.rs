@@ -1,17 +1,17 @@
-//! What can go wrong in a call, and how an answer of the wire is sorted into it.
+//! Errors of calls, and how a gRPC status becomes one of them.
 
 use std::error::Error as _;
 use std::time::Duration;
 use tonic::Code;
 
-/// Why a call failed. A key that is not there is no error.
+/// Why a call failed. A missing key is not an error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The address given is not one. Nothing was sent.
+    /// The address cannot be used. Nothing was sent.
     #[error("cannot use the address '{address}': {reason}")]
     Address {
-        /// As it was given.
+        /// The address as it was given.
         address: String,
         /// What is wrong with it.
         reason: String,
@@ -19,72 +19,73 @@ pub enum Error {
     /// A certificate or token cannot be used. Nothing was sent.
     #[error("cannot use the credentials: {0}")]
     Credentials(String),
-    /// No node could be reached that was ready, and the retry budget is spent.
+    /// No ready node could be reached within the retry budget.
     #[error("the node at {address} is not available: {reason} (attempts: {attempts}, over {} ms)", .elapsed.as_millis())]
     Unavailable {
-        /// Where the client looked for it.
+        /// The address of the node or Service.
         address: String,
-        /// How the last attempt failed that was given its full time.
+        /// How the last attempt failed that had its full time.
         reason: String,
-        /// How often it was tried.
+        /// How many attempts were made.
         attempts: u32,
-        /// For how long it was tried.
+        /// The time from the first attempt to the last.
         elapsed: Duration,
     },
-    /// The node refused the input: a field breaks a limit. The message names both.
+    /// The node refused the input because a field breaks a limit. The message names both.
     #[error("the node refused the input: {0}")]
     Refused(String),
-    /// The node holds as much as it may. Reads and deletes go on.
+    /// The node is at `maxMemory` and refuses puts. It still serves reads and deletes.
     #[error("{0}")]
     Full(String),
-    /// The node failed to carry out the call for a reason of its own.
+    /// The node could not carry out the call for another reason.
     #[error("the node answered {code:?}: {message}")]
     Node {
         /// The gRPC status code.
         code: Code,
-        /// What the node said.
+        /// The node's message.
         message: String,
     },
-    /// The write was made and stays, but was not known to be held by as many nodes as asked for in the time given.
+    /// The write was made and stays, but fewer nodes than asked for confirmed in time that they hold it.
     #[error(
-        "the write {version} stays, but fewer nodes than asked for said in time that they hold it: {peers} others (that have not: {lacking}; members that hold it: {voters}; a majority: {majority})"
+        "the write {version} stays, but fewer nodes than asked for confirmed it in time: {peers} others did, {lacking} did \
+         not; {voters} members hold it, a majority is {majority}"
     )]
     NotHeld {
         /// The write.
         version: crate::Version,
-        /// Nodes beside the answering one that said that they hold it.
+        /// Nodes that confirmed the write, not counting the answering node.
         peers: u32,
-        /// Members among them, and the answering node if it is one.
+        /// Members that hold the write, including the answering node if it is a member.
         voters: u32,
-        /// Nodes that take part and have not said so.
+        /// Nodes that take part and have not confirmed the write.
         lacking: u32,
         /// How many members are a majority.
         majority: u32,
     },
-    /// A write that the session saw was lost with the nodes that held it. Begin a new session.
+    /// A write that the session saw was lost with the only nodes that held it. Begin a new session.
     #[error("the session is over: {0}")]
     SessionLost(String),
-    /// A value is not what the codec makes, or the codec cannot make it.
-    #[error("the value of key '{key}' and its codec do not fit: {reason}")]
+    /// The codec cannot encode or decode a value.
+    #[error("the codec cannot handle the value of key '{key}': {reason}")]
     Codec {
         /// The key.
         key: String,
-        /// What the codec said.
+        /// The codec's message.
         reason: String,
     },
-    /// The answer lacks something that it must have: the node speaks another version of the API.
-    #[error("the node's answer has no {0}; are client and node of the same release?")]
+    /// The answer lacks a required field: the node speaks another version of the API.
+    #[error("the node's answer has no {0}: check that client and node are of the same release")]
     Answer(&'static str),
 }
 
 /// One failed attempt.
 #[derive(Debug, Clone)]
 pub(crate) enum Failure {
-    /// Another attempt, on another connection, may go better.
+    /// Another attempt on another connection may succeed.
     Passing(String),
-    /// Nothing came for as long as the attempt was given. Another may go better.
+    /// No answer came in time. Another attempt may succeed.
     NoAnswer(Duration),
-    /// It will not.
+    /// Further attempts would fail too.
     Final(Error),
 }
 
@@ -96,20 +97,20 @@ impl From<Error> for Failure {
 
 impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
-        // A status with a source was made on this side of the wire, of an error of the connection.
+        // A status with a source was made on this side, from an error of the connection.
         if let Some(mut cause) = status.source() {
             while let Some(deeper) = cause.source() {
                 cause = deeper;
             }
             return Self::Passing(lower_first(&cause.to_string()));
         }
-        // What stands between client and node may answer with nothing but a code.
+        // A proxy between client and node may answer with a code and no message.
         let message = if status.message().is_empty() { status.code().description() } else { status.message() };
         let message = message.to_owned();
         match status.code() {
-            // A node never answers UNKNOWN of its own: it is what is left of an answer that was cut off.
+            // A node never answers UNKNOWN: gRPC reports it for an answer that was cut off.
             Code::Unavailable | Code::Unknown => Self::Passing(message),
-            // OUT_OF_RANGE is gRPC's own answer to a message over the receiver's limit.
+            // gRPC answers OUT_OF_RANGE to a message above the receiver's limit.
             Code::InvalidArgument | Code::OutOfRange => Self::Final(Error::Refused(lower_first(&message))),
             Code::DataLoss => Self::Final(Error::SessionLost(message)),
             Code::ResourceExhausted => Self::Final(Error::Full(message)),
@@ -118,7 +119,7 @@ impl From<tonic::Status> for Failure {
     }
 }
 
-/// Messages of the operating system and of gRPC begin with a capital; ours do not.
+/// Messages of the operating system and of gRPC begin with a capital letter; ours do not.
 fn lower_first(message: &str) -> String {
     let mut chars = message.chars();
     chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
@@ -131,11 +132,11 @@ mod tests {
     use tonic::{Code, Status};
 
     #[test]
-    fn an_unavailable_node_and_a_broken_connection_pass() {
+    fn unavailable_node_and_broken_connection_pass() {
         for status in [Status::unavailable("draining"), Status::unknown("cut off"), Status::unavailable("not ready")] {
             assert!(matches!(Failure::from(status), Failure::Passing(_)));
         }
-        // Whatever code a broken connection was given, it is the connection's.
+        // The code does not matter if the connection broke.
         let mut status = Status::internal("h2 protocol error");
         status.set_source(Arc::new(std::io::Error::other("Connection reset by peer")));
         match Failure::from(status) {
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_final() {
+    fn refusal_is_final() {
         for (status, meant) in [
             (Status::invalid_argument("key: empty"), Error::Refused("key: empty".into())),
             (Status::out_of_range("too long"), Error::Refused("too long".into())),

@@ -1,4 +1,4 @@
-//! What happens to the nodes of the cluster, for as long as one listens: a stream that breaks begins again.
+//! The stream of cluster events. A stream that breaks is opened again.
 
 use crate::client::Client;
 use crate::cluster::Role;
@@ -9,33 +9,33 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use kvasir_proto::v1;
 use std::time::SystemTime;
 
-/// What happened to the nodes of a cluster, as the answering one sees it.
+/// What happened to a node of the cluster, as the answering node sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClusterEvent {
-    /// What follows begins with a [`Joined`](Self::Joined) for each node that is there: forget what was told before. The
-    /// first event, and told again whenever the stream had to begin anew.
+    /// The stream starts over: discard the known nodes. A [`Joined`](Self::Joined) for each current node follows. This is
+    /// the first event, and comes again whenever the stream had to be opened again.
     Restarted,
-    /// It came.
+    /// The node joined.
     Joined(Happened),
-    /// It said goodbye.
+    /// The node left.
     Left(Happened),
-    /// It does not answer, or was replaced by a later life of itself.
+    /// The node does not answer, or was replaced by a later process or origin of the same name.
     Failed(Happened),
-    /// A majority of the members gave up on it. If it comes back, then as a new one.
+    /// A majority of the members evicted the node. If it rejoins, it has a new origin.
     Evicted(Happened),
 }
 
-/// To whom something happened, and when.
+/// The node of an event, and the time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Happened {
     /// The node's name.
     pub name: String,
-    /// Its process, as 16 hexadecimal digits.
+    /// The node's origin, as 16 hexadecimal digits.
     pub origin: String,
-    /// What it is to the cluster.
+    /// The node's role.
     pub role: Role,
-    /// When the answering node saw it, by its own clock.
+    /// When the answering node saw the event, by its own clock.
     pub at: Option<SystemTime>,
 }
 
@@ -47,9 +47,10 @@ struct Listening {
 }
 
 impl Client {
-    /// Tells what happens to the nodes of the cluster, for as long as the stream is read. When the node goes away, or
-    /// the events were not taken fast enough, it begins again, on another node if need be, with
-    /// [`ClusterEvent::Restarted`]. It ends with an error, when no node can be reached within the retry budget.
+    /// Streams what happens to the nodes of the cluster.
+    ///
+    /// If the node goes away, or events were not read fast enough, the stream starts over, if necessary on another node,
+    /// with [`ClusterEvent::Restarted`]. It ends with an error if no node can be reached within the retry budget.
     ///
     /// ```no_run
     /// # async fn run(client: kvasir_client::Client) -> Result<(), kvasir_client::Error> {
@@ -86,12 +87,12 @@ impl Client {
 }
 
 impl Listening {
-    /// The next event, if one step brings one.
+    /// One step, which may bring an event.
     async fn next(&mut self) -> Result<Option<ClusterEvent>, Error> {
         let Some((stream, via)) = &mut self.open else { return self.start().await };
         let failure = match stream.message().await {
             Ok(Some(message)) if message.kind() == v1::ClusterEventKind::Lagged => {
-                // The node is as good as before: what was lost is told by beginning anew.
+                // The node is still good: opening the stream again makes up for the lost events.
                 self.open = None;
                 return Ok(None);
             }
@@ -126,7 +127,7 @@ impl Listening {
     }
 }
 
-/// None for a kind that this release does not know: there is nothing to make of it.
+/// `None` for a kind of event that this release does not know.
 pub(crate) fn event(wire: v1::ClusterEvent) -> Option<ClusterEvent> {
     let (kind, role) = (wire.kind(), wire.role().into());
     let at = wire.at.and_then(|at| SystemTime::try_from(at).ok());

@@ -1,4 +1,4 @@
-//! What the client makes of a node's answers, for the fuzz targets.
+//! The conversion of a node's answers, for the fuzz targets.
 #![allow(missing_docs)]
 
 use crate::{
@@ -38,7 +38,7 @@ pub fn status(answer: v1::StatusResponse) -> Result<Status, Error> {
     cluster::status(answer)
 }
 
-/// The error that a status is final with; none: it is tried again.
+/// The error of a status that is final; `None`: the call is tried again.
 pub fn failure(code: i32, message: &str) -> Option<Error> {
     match error::Failure::from(tonic::Status::new(code.into(), message)) {
         error::Failure::Final(error) => Some(error),

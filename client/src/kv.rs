@@ -1,4 +1,4 @@
-//! The types of the data calls, and how they are read from the wire.
+//! The types of the data calls, and their conversion from the wire.
 
 use crate::Error;
 use crate::ack::Ack;
@@ -7,81 +7,81 @@ use kvasir_proto::v1;
 use std::fmt;
 use std::time::Duration;
 
-/// The identity of one write, the same on every node. Of two writes of a key the larger version wins.
+/// Identifies one write, on every node. Of two writes of a key the larger version wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
-    /// The hybrid logical clock: 48 bits of milliseconds since 1970, 16 bits of counter.
+    /// Timestamp of the hybrid logical clock: 48 bits of milliseconds since 1970, 16 bits of counter.
     pub hlc: u64,
-    /// The process that took the write.
+    /// Origin of the node that took the write.
     pub origin: u64,
 }
 
-/// Two times 16 hexadecimal digits; as text they sort as the versions do.
+/// Written as two groups of 16 hexadecimal digits, which sort as the versions do.
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}-{:016x}", self.hlc, self.origin)
     }
 }
 
-/// A value that was found.
+/// A value with its version and TTL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Value {
-    /// Byte for byte as it was put; empty when only keys were asked for.
+    /// The bytes as they were put; empty with `keys_only`.
     pub value: Bytes,
-    /// The write that put it.
+    /// The write that put the value.
     pub version: Version,
-    /// What was left of its TTL when the node answered; none when it does not end.
+    /// What was left of the TTL when the node answered; `None`: the key does not expire.
     pub ttl: Option<Duration>,
 }
 
-/// A key of a listing.
+/// One key of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The key.
     pub key: String,
-    /// Its value; empty when only keys were asked for.
+    /// The value; empty with `keys_only`.
     pub value: Bytes,
-    /// The write that put it.
+    /// The write that put the value.
     pub version: Version,
-    /// What was left of its TTL when the node answered; none when it does not end.
+    /// What was left of the TTL when the node answered; `None`: the key does not expire.
     pub ttl: Option<Duration>,
 }
 
-/// What a put may ask for besides.
+/// Options of a put.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PutOptions {
-    /// The time until the key ends, to the millisecond; none: it does not end.
+    /// The time until the key expires, in whole milliseconds; `None`: it does not expire.
     pub ttl: Option<Duration>,
-    /// Who shall hold the write before the call returns; none: the node that takes it. When that is not met in time
-    /// the call fails with [`Error::NotHeld`], and the write stays.
+    /// How many nodes must hold the write before the call returns; `None`: only the node that takes it. If too few hold
+    /// the write in time, the call fails with [`Error::NotHeld`], and the write stays.
     pub ack: Option<Ack>,
 }
 
 impl PutOptions {
-    /// A write that others hold before it counts as done.
+    /// A write that other nodes must hold before the call returns.
     pub fn with_ack(ack: impl Into<Ack>) -> Self {
         Self { ack: Some(ack.into()), ..Self::default() }
     }
 
-    /// A key that ends after `ttl`.
+    /// A key that expires after `ttl`.
     pub fn with_ttl(ttl: Duration) -> Self {
         Self { ttl: Some(ttl), ..Self::default() }
     }
 }
 
-/// What a listing may ask for besides.
+/// Options of a listing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ListOptions {
-    /// At most this many entries; none: all.
+    /// At most this many entries; `None`: all.
     pub limit: Option<u64>,
-    /// Leave the values out.
+    /// Omit the values.
     pub keys_only: bool,
 }
 
-/// What a batch of reads may ask for besides.
+/// Options of a batch of reads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BatchGetOptions {
-    /// Leave the values out.
+    /// Omit the values.
     pub keys_only: bool,
 }
 
@@ -98,7 +98,7 @@ pub(crate) fn put_request(key: String, value: Bytes, options: PutOptions) -> Res
 pub(crate) fn wire_ttl(ttl: Option<Duration>) -> Result<Option<prost_types::Duration>, Error> {
     ttl.map(prost_types::Duration::try_from)
         .transpose()
-        .map_err(|_| Error::Refused("ttl: longer than the wire can carry; leave it out".to_owned()))
+        .map_err(|_| Error::Refused("ttl: longer than the protocol can carry; leave it out".to_owned()))
 }
 
 pub(crate) fn ttl(wire: Option<prost_types::Duration>) -> Result<Option<Duration>, Error> {

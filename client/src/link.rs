@@ -1,4 +1,4 @@
-//! The connection to a node, and how it is exchanged for another. Knows nothing of the calls made over it.
+//! The connection to a node, and its replacement by another. Knows nothing of the calls made over it.
 
 use crate::Error;
 use crate::credentials::Credentials;
@@ -7,18 +7,18 @@ use tonic::transport::{Channel, Endpoint};
 
 /// One connection at a time, shared by all calls.
 ///
-/// A tonic channel goes back to the connection that it has for as long as that one stands. Behind a Kubernetes Service
-/// a standing connection leads to the same node for ever, also when that node only answers that it is draining. So a
-/// call that failed drops the channel; the next one connects afresh, and the Service picks a node that is ready.
+/// A tonic channel keeps its connection as long as the connection stays up. Behind a Kubernetes Service such a connection
+/// leads to the same node forever, even if that node only answers that it is draining. So a call that failed drops the
+/// channel; the next call connects again, and the Service picks a node that is ready.
 #[derive(Debug)]
 pub(crate) struct Link {
-    /// Without what the credentials give it, which may be another each time.
+    /// Without certificates, which are read again for each connection.
     endpoint: Endpoint,
     credentials: Credentials,
     current: Mutex<Current>,
 }
 
-/// A channel, and which one in the row of them it is.
+/// A channel and its number in the sequence of channels.
 #[derive(Debug, Clone)]
 pub(crate) struct Current {
     pub(crate) channel: Channel,
@@ -35,12 +35,12 @@ impl Link {
         self.lock().clone()
     }
 
-    /// Replaces `failed`, unless another call that failed on it has done so. Calls still under way on the old channel
-    /// end on it.
+    /// Replaces `failed`, unless another call that failed on the same channel has done so. Calls in progress on the old
+    /// channel end there.
     pub(crate) fn renew(&self, failed: &Current) {
         let mut current = self.lock();
         if current.generation == failed.generation {
-            // Files that are of no use at the moment leave what there is, which connects again by itself.
+            // If the files are not usable now, keep the old channel, which reconnects by itself.
             let channel = match self.credentials.apply(self.endpoint.clone()) {
                 Ok(endpoint) => endpoint.connect_lazy(),
                 Err(_) => failed.channel.clone(),
@@ -49,14 +49,14 @@ impl Link {
         }
     }
 
-    /// Takes up a connection that was made outside.
+    /// Takes over a connection that the builder made.
     pub(crate) fn adopt(&self, channel: Channel) {
         let mut current = self.lock();
         *current = Current { channel, generation: current.generation + 1 };
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
-        // Every write replaces the whole value: a panic elsewhere cannot have left it half done.
+        // Every write replaces the whole value, so a panic cannot have left it half written.
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -67,7 +67,7 @@ mod tests {
     use tonic::transport::Endpoint;
 
     #[tokio::test]
-    async fn many_failures_on_one_channel_renew_it_once() {
+    async fn link_is_renewed_once_for_many_failures() {
         let link = Link::new(Endpoint::from_static("http://127.0.0.1:1"), Credentials::default()).unwrap();
         let (first, also_first) = (link.current(), link.current());
         link.renew(&first);

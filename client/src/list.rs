@@ -1,4 +1,4 @@
-//! Walks through a listing page by page, on whichever node answers.
+//! Reads a listing page by page, from any node.
 
 use crate::Error;
 use crate::calls::{Token, given, replace};
@@ -11,19 +11,19 @@ use futures::Stream;
 use kvasir_proto::v1;
 use std::collections::VecDeque;
 
-/// Entries asked for at a time: what a broken connection costs to read again at most.
+/// Entries of one page, which is the most that a broken connection makes us read again.
 const PAGE: u32 = 1000;
 
-/// The walk. Keys come in ascending order on every node, so a page that broke off half way is asked for again, of
-/// another node if need be, and what was handed out already is skipped.
+/// A listing in progress. Keys come in ascending order on every node, so a page that broke off is requested again, if
+/// necessary from another node, and the keys that were already returned are skipped.
 struct Walk<'a> {
     client: Client,
     token: Token<'a>,
     prefix: String,
     keys_only: bool,
-    /// What the caller still wants.
+    /// How many entries the caller still wants.
     left: Option<u64>,
-    /// Where the page that is being read began.
+    /// Where the current page begins.
     page_token: Bytes,
     last_key: Option<String>,
     ready: VecDeque<v1::ListEntry>,
@@ -73,7 +73,7 @@ impl Walk<'_> {
                     continue;
                 }
                 let entry = kv::entry(entry)?;
-                self.attempts = None; // a key not seen before is progress; a message of known ones is not
+                self.attempts = None; // a new key is progress; a message of known keys is not
                 self.last_key = Some(entry.key.clone());
                 self.left = self.left.map(|left| left - 1);
                 return Ok(Some(entry));
@@ -85,7 +85,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Opens the page that comes next, or reads a message of the open one.
+    /// Opens the next page, or reads a message of the open page.
     async fn read(&mut self) -> Result<Read, Error> {
         let timeout = self.attempts.get_or_insert_with(|| self.client.attempts()).timeout();
         let failure = if let Some(page) = &mut self.open {
@@ -126,7 +126,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The open page is read to its end.
+    /// Ends the open page, and says whether another follows.
     fn turn(&mut self) -> Result<Read, Error> {
         self.attempts = None;
         let next = self.open.take().map(|page| page.next).unwrap_or_default();
@@ -134,7 +134,7 @@ impl Walk<'_> {
             return Ok(Read::End);
         }
         if next == self.page_token {
-            return Err(Error::Answer("page token that leads on")); // or this would go round for ever
+            return Err(Error::Answer("page token that leads on")); // or this would be an endless loop
         }
         self.page_token = next;
         Ok(Read::More)

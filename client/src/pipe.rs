@@ -1,5 +1,5 @@
-//! Many calls on one stream. Each is told apart by its id, and its answer comes when it comes; a call that met a node
-//! which goes away is made again on a new stream, as the client's other calls are.
+//! Many calls on one stream. Each call has an ID, and answers come in any order. A call whose node goes away is tried
+//! again on a new stream, like the other calls of the client.
 
 use crate::Ack;
 use crate::calls::{self, Carrier};
@@ -18,19 +18,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-/// Calls of one pipe that are under way at a time; more wait for their turn. A node carries out as many.
+/// Calls of one pipe that are in flight at a time; further calls wait. A node carries out as many.
 pub const PIPE_IN_FLIGHT: usize = 256;
-/// What a node may take for its answer, of the time that a call has.
+/// The part of a call's time that is reserved for the node's answer.
 const MARGIN: Duration = Duration::from_millis(100);
-/// The longest that a node waits for others.
-const MAX_WAIT: Duration = Duration::from_mins(1);
+/// The longest that a node waits for other nodes.
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// The same calls as a [`Client`]'s, on one stream to its node: the fast way for many small ones. Clones share the
-/// stream; [`Client::pipe`] makes one.
+/// The calls of a [`Client`] on one stream, which is faster for many small calls. [`Client::pipe`] makes a pipe; clones
+/// share its stream.
 ///
-/// Calls that are made together are carried out together, in any order: wait for one before the next where the order
-/// matters. At most [`PIPE_IN_FLIGHT`] are under way, further ones wait. A call is tried again as the client's are, on
-/// a new stream, with what may come of it: it may be carried out twice.
+/// Concurrent calls are carried out in any order: if the order matters, await one call before the next. At most
+/// [`PIPE_IN_FLIGHT`] calls are in flight, further calls wait. A failed call is tried again on a new stream, so it may be
+/// carried out twice.
 ///
 /// ```no_run
 /// # async fn run(client: kvasir_client::Client) -> Result<(), kvasir_client::Error> {
@@ -54,7 +54,7 @@ struct Inner {
 }
 
 impl Client {
-    /// A pipe to the node that this client talks to; it opens with the first call.
+    /// Makes a pipe to the client's node. It opens with the first call.
     pub fn pipe(&self) -> Pipe {
         Pipe(Arc::new(Inner {
             client: self.clone(),
@@ -116,7 +116,7 @@ impl Pipe {
         self.resume(Bytes::new())
     }
 
-    /// Goes on with a session by its [token](Session::token), through this pipe.
+    /// Continues a session from its [token](Session::token), through this pipe.
     pub fn resume(&self, token: Bytes) -> Session {
         Session::through(self.clone(), token)
     }
@@ -125,7 +125,7 @@ impl Pipe {
         &self.0.client
     }
 
-    /// Makes attempts until one is answered for good.
+    /// Makes attempts until one succeeds or fails for good.
     async fn call(&self, operation: Operation) -> Result<Answer, Error> {
         let _place = self.0.places.acquire().await.expect("the semaphore is never closed");
         let client = self.client();
@@ -158,7 +158,7 @@ impl Pipe {
         current.insert(Stream::open(&self.0.client)).clone()
     }
 
-    /// The next call takes another stream, on another connection. Calls still under way on this one end on it.
+    /// Lets the next call open another stream on another connection. Calls in flight on this stream end there.
     fn leave(&self, stream: &Arc<Stream>) {
         let mut current = lock(&self.0.current);
         if current.as_ref().is_some_and(|it| Arc::ptr_eq(it, stream)) {
@@ -168,7 +168,7 @@ impl Pipe {
         self.client().link().renew(&stream.via);
     }
 
-    /// What the stream itself does not tell the node: how long an answer is waited for.
+    /// Adds how long the client waits, which the deadline of the stream does not say.
     fn timely(&self, ack: Option<v1::Ack>) -> Option<v1::Ack> {
         let timeout = self.client().settings().request_timeout;
         let wait = timeout.saturating_sub(MARGIN.min(timeout / 4)).min(MAX_WAIT);
@@ -176,7 +176,7 @@ impl Pipe {
     }
 }
 
-/// One stream to one node. It ends when nobody holds it any more and all is answered.
+/// One stream to one node. It ends when its last handle is dropped and all calls are answered.
 #[derive(Debug)]
 struct Stream {
     requests: mpsc::Sender<v1::PipeRequest>,
@@ -184,11 +184,11 @@ struct Stream {
     via: Current,
 }
 
-/// Calls without an answer yet, by id.
+/// Calls without an answer yet, by ID.
 #[derive(Debug, Default)]
 struct Waiting {
     calls: HashMap<u64, oneshot::Sender<Result<Answer, Failure>>>,
-    /// How the stream ended, when it has.
+    /// How the stream ended, once it has.
     ended: Option<Failure>,
 }
 
@@ -205,7 +205,7 @@ impl Stream {
             };
             let mut waiting = lock(&answers);
             for (_, call) in waiting.calls.drain() {
-                let _ = call.send(Err(ended.clone())); // a call that was given up waits for nothing
+                let _ = call.send(Err(ended.clone())); // an abandoned call has no receiver
             }
             waiting.ended = Some(ended);
         });
@@ -213,24 +213,24 @@ impl Stream {
     }
 
     async fn ask(&self, request: v1::PipeRequest) -> Result<Answer, Failure> {
-        let (tell, told) = oneshot::channel();
+        let (sender, answer) = oneshot::channel();
         let forget = Forget { waiting: &self.waiting, id: request.id };
         {
             let mut waiting = lock(&self.waiting);
             if let Some(ended) = &waiting.ended {
                 return Err(ended.clone());
             }
-            waiting.calls.insert(request.id, tell);
+            waiting.calls.insert(request.id, sender);
         }
-        // On a stream that has ended nobody takes it: how it ended is told all the same.
+        // If the stream has ended, sending fails, and `answer` says how it ended.
         let _ = self.requests.send(request).await;
-        let answer = told.await.unwrap_or_else(|_| Err(Failure::Passing("the pipe was closed".to_owned())));
+        let answer = answer.await.unwrap_or_else(|_| Err(Failure::Passing("the pipe was closed".to_owned())));
         drop(forget);
         answer
     }
 }
 
-/// Takes a call off the list however its wait ends.
+/// Removes a call from the list, however its wait ends.
 struct Forget<'a> {
     waiting: &'a Mutex<Waiting>,
     id: u64,
@@ -242,12 +242,12 @@ impl Drop for Forget<'_> {
     }
 }
 
-/// Hands out answers until the stream ends, and tells how it did.
+/// Distributes answers until the stream ends; returns how it ended.
 async fn deliver(mut incoming: tonic::Streaming<v1::PipeResponse>, waiting: &Mutex<Waiting>) -> Failure {
     loop {
         match incoming.message().await {
             Ok(Some(v1::PipeResponse { id, result })) => {
-                // Of a call that was given up, nobody wants it.
+                // An abandoned call is no longer in the list.
                 if let Some(call) = lock(waiting).calls.remove(&id) {
                     let _ = call.send(result.ok_or(Failure::Final(Error::Answer("result"))));
                 }
@@ -259,7 +259,7 @@ async fn deliver(mut incoming: tonic::Streaming<v1::PipeResponse>, waiting: &Mut
 }
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing is left half done under these locks.
+    // No code under these locks can leave the value half changed.
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -1,11 +1,13 @@
-//! How long and how often a call is tried. Knows nothing of what is called.
+//! How long and how often a call is tried. Knows nothing of the calls.
 
-use rand::RngExt as _;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Bounds on trying again. Only what may pass is tried again: a node that is not ready or draining, a connection that
-/// cannot be made or breaks, an answer that does not come in time. A refusal never is.
+/// Limits on retries.
+///
+/// A call is tried again after a failure that may pass: the node is not ready or is draining, the connection cannot be
+/// made or breaks, or no answer comes in time. A refusal is final.
 ///
 /// ```
 /// use kvasir_client::RetryPolicy;
@@ -16,12 +18,12 @@ use tokio::time::Instant;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// From the start of a call, the time after which no further attempt is made or waited for. The first attempt may
-    /// always take the whole request timeout. 10 s by default.
+    /// The time from the start of a call after which no attempt is made or waited for. The first attempt may always take
+    /// the whole request timeout. Default: 10 s.
     pub budget: Duration,
-    /// The pause before the second attempt; it doubles from attempt to attempt. 25 ms by default.
+    /// The pause before the second attempt. It doubles with each further attempt. Default: 25 ms.
     pub initial_backoff: Duration,
-    /// The longest pause. 1 s by default.
+    /// The longest pause. Default: 1 s.
     pub max_backoff: Duration,
 }
 
@@ -36,7 +38,7 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// One attempt and no more.
+    /// A single attempt.
     pub fn none() -> Self {
         Self { budget: Duration::ZERO, ..Self::default() }
     }
@@ -80,19 +82,19 @@ impl Attempts {
         self.started.elapsed()
     }
 
-    /// How the last attempt failed that tells something of the node.
+    /// How the last attempt failed that says something about the node.
     pub(crate) fn reason(&self) -> &str {
         &self.reason
     }
 
-    /// An attempt failed with an answer, or with its connection.
+    /// Counts an attempt that failed with an answer, or because its connection broke.
     pub(crate) fn answered(&mut self, reason: String) {
         self.failed = self.failed.saturating_add(1);
         self.reason = reason;
     }
 
-    /// An attempt brought nothing within the time it was given. One that the budget cut short says nothing of the node:
-    /// what was learnt before stands.
+    /// Counts an attempt without an answer in time. An attempt that the budget cut short says nothing about the node, so
+    /// the earlier reason stays.
     pub(crate) fn unanswered(&mut self, within: Duration) {
         self.failed = self.failed.saturating_add(1);
         if within >= self.request_timeout || self.reason.is_empty() {
@@ -100,7 +102,7 @@ impl Attempts {
         }
     }
 
-    /// After a failed attempt: how long to wait before the next one, or nothing when there is to be none.
+    /// After a failed attempt: how long to wait before the next one; `None` if the budget allows no other.
     pub(crate) fn after_failure(&mut self) -> Option<Duration> {
         let pause = jittered(self.backoff.min(self.policy.max_backoff));
         self.backoff = self.backoff.saturating_mul(2).min(self.policy.max_backoff);
@@ -112,9 +114,11 @@ impl Attempts {
     }
 }
 
-/// Between half of the pause and all of it, so that clients that lost the same node do not come back in step.
+/// Between half of the pause and all of it, so that clients that lost the same node do not return at the same moment.
 fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::rng().random_range(0.5..=1.0))
+    // The keys of a new hasher are random enough for this, and need no other crate.
+    let random = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
+    pause.mul_f64(0.5 + random / 2.0)
 }
 
 #[cfg(test)]
@@ -130,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pauses_grow_to_the_limit_and_end_with_the_budget() {
+    async fn pauses_grow_until_the_budget_ends() {
         let policy = RetryPolicy::default();
         let mut attempts = Attempts::new(&policy, 5 * SECOND);
         let mut expected = policy.initial_backoff;
@@ -148,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_attempt_never_outlasts_the_budget_but_the_first_may() {
+    async fn only_the_first_attempt_may_outlast_the_budget() {
         let policy = RetryPolicy { budget: 2 * SECOND, ..RetryPolicy::default() };
         let mut attempts = Attempts::new(&policy, 5 * SECOND);
         assert_eq!(attempts.timeout(), 5 * SECOND);
@@ -158,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_attempt_that_the_budget_cut_short_does_not_hide_why_the_others_failed() {
+    async fn attempt_cut_short_keeps_the_earlier_reason() {
         let policy = RetryPolicy { budget: 7 * SECOND, ..RetryPolicy::default() };
         let mut attempts = Attempts::new(&policy, 5 * SECOND);
         attempts.unanswered(attempts.timeout());
@@ -170,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn none_means_one_attempt() {
+    async fn policy_none_means_one_attempt() {
         assert_eq!(fail(&mut Attempts::new(&RetryPolicy::none(), SECOND)), None);
     }
 }

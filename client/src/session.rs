@@ -1,4 +1,4 @@
-//! A session: calls that follow each other, each of which sees what those before it saw, whichever node answers.
+//! Sessions: consecutive calls, each of which sees what the calls before it saw, on any node.
 
 use crate::ack::Ack;
 use crate::batch;
@@ -14,11 +14,11 @@ use futures::stream::BoxStream;
 use kvasir_proto::v1;
 use std::time::Duration;
 
-/// Reads its own writes, and never an older value after a newer one. The calls take `&mut self` because they follow
-/// each other: that is what makes them a session.
+/// Consecutive calls with two guarantees: the session reads its own writes, and never reads an older value after a newer
+/// one. The calls take `&mut self` because each needs the token that the one before it returned.
 ///
-/// A node that has not yet seen what the session saw is waited for, and left for another one when it takes too long.
-/// [`Error::SessionLost`] says that no node will ever see it: a write that this session saw died with the only nodes
+/// A node that does not cover the session yet waits until it does; if that takes too long, the client tries another node.
+/// [`Error::SessionLost`] means that no node will ever cover it: a write that the session saw was lost with the only nodes
 /// that held it. Begin a new session then.
 ///
 /// ```no_run
@@ -27,7 +27,7 @@ use std::time::Duration;
 ///
 /// let mut session = client.session();
 /// session.put("cart/7", "one apple", PutOptions::default()).await?;
-/// // Another process, at another node, that was given the token:
+/// // Another process, with the token, at another node:
 /// let mut there = other.resume(session.token());
 /// assert!(there.exists("cart/7").await?);
 /// # Ok(())
@@ -39,7 +39,7 @@ pub struct Session {
     token: Bytes,
 }
 
-/// What carries the calls on single keys.
+/// How the calls on single keys are sent.
 #[derive(Debug, Clone)]
 enum Via {
     Calls(Client),
@@ -52,7 +52,7 @@ impl Client {
         self.resume(Bytes::new())
     }
 
-    /// Goes on with a session by its [token](Session::token), which another process may have begun.
+    /// Continues a session from its [token](Session::token), which may come from another process.
     pub fn resume(&self, token: Bytes) -> Session {
         Session { via: Via::Calls(self.clone()), token }
     }
@@ -63,7 +63,7 @@ impl Session {
         Self { via: Via::Pipe(pipe), token }
     }
 
-    /// What the session has seen, for another process to go on with.
+    /// What the session has seen, for another process to continue from.
     pub fn token(&self) -> Bytes {
         self.token.clone()
     }
@@ -113,7 +113,7 @@ impl Session {
         calls::touch(&self.via, Some(&mut self.token), key.into(), ttl, Some(ack.into())).await
     }
 
-    /// As [`Client::list`]. What the stream has handed out, the session has seen.
+    /// As [`Client::list`]. The session has seen what the stream returned.
     pub fn list(&mut self, prefix: impl Into<String>, options: ListOptions) -> BoxStream<'_, Result<Entry, Error>> {
         let client = self.client().clone();
         list::list(client, prefix.into(), options, Some(&mut self.token)).boxed()

@@ -1,4 +1,4 @@
-//! Watches that go on: a watch that lost its place, or its node, begins again with the content.
+//! Watches. A watch that lost its place or its node starts over with the content.
 
 use crate::client::Client;
 use crate::error::{Error, Failure};
@@ -8,43 +8,43 @@ use crate::retry::Attempts;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use kvasir_proto::v1;
 
-/// What happened to the keys that are watched.
+/// What happened to a watched key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A key has this value.
+    /// A key has this value now.
     Put {
         /// The key.
         key: String,
-        /// Its value; empty when only keys were asked for.
+        /// The value; empty with `keys_only`.
         value: Value,
     },
     /// A key was deleted.
     Deleted {
         /// The key.
         key: String,
-        /// The delete.
+        /// The write that deleted the key.
         version: Version,
     },
-    /// A key's time came to its end.
+    /// A key's TTL ended.
     Expired {
         /// The key.
         key: String,
-        /// The write whose value ended.
+        /// The write whose value expired.
         version: Version,
     },
-    /// What follows is the content as it is now, up to [`Event::Live`]: forget what was told before. The first event of
-    /// a watch with content, and told again whenever a watch of either kind had to begin anew.
+    /// The watch starts over: discard the known keys. The current content follows, up to [`Event::Live`]. This is the first
+    /// event of a watch with `content_first`, and comes again whenever any watch had to start over.
     Restarted,
-    /// All content was told: what follows happens now.
+    /// The content is complete: further events are changes.
     Live,
 }
 
-/// What a watch may ask for besides.
+/// Options of a watch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WatchOptions {
-    /// Tell first what is there.
+    /// Send the existing keys first.
     pub content_first: bool,
-    /// Leave the values out.
+    /// Omit the values.
     pub keys_only: bool,
 }
 
@@ -58,9 +58,29 @@ struct Watching {
 }
 
 impl Client {
-    /// Watches the keys that begin with `prefix`, for as long as the stream is read. When the node goes away or the
-    /// watch loses its place there, it begins again, on another node if need be, with [`Event::Restarted`] and the
-    /// whole content. It ends with an error, when no node can be reached within the retry budget.
+    /// Watches the keys that begin with `prefix`.
+    ///
+    /// If the node goes away or the watch loses its place there, it starts over, if necessary on another node, with
+    /// [`Event::Restarted`] and the whole content. It ends with an error if no node can be reached within the retry
+    /// budget.
+    ///
+    /// ```no_run
+    /// # async fn run(client: kvasir_client::Client) -> Result<(), kvasir_client::Error> {
+    /// use futures::TryStreamExt as _;
+    /// use kvasir_client::{Event, WatchOptions};
+    ///
+    /// let mut events = client.watch("config/", WatchOptions { content_first: true, keys_only: false });
+    /// while let Some(event) = events.try_next().await? {
+    ///     match event {
+    ///         Event::Put { key, value } => println!("{key} = {:?}", value.value),
+    ///         Event::Deleted { key, .. } | Event::Expired { key, .. } => println!("{key} is gone"),
+    ///         Event::Restarted => println!("the content follows"),
+    ///         Event::Live => println!("changes follow"),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn watch(&self, prefix: impl Into<String>, options: WatchOptions) -> BoxStream<'static, Result<Event, Error>> {
         let (client, prefix) = (self.clone(), prefix.into());
         let watching = Watching { client, prefix, options, open: None, attempts: None, ended: false };
@@ -110,7 +130,7 @@ impl Watching {
         Ok(Vec::new())
     }
 
-    /// What was missed shows in the content only.
+    /// Starts over with the content, which shows what was missed.
     fn again(&mut self) {
         self.open = None;
         self.options.content_first = true;

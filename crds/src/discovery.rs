@@ -1,7 +1,6 @@
-//! How members find each other: the part of the spec, under the names of the node's own settings.
+//! The part of the spec about discovery, with the names of the node's own settings.
 //!
-//! Knows nothing of what a member makes of them; what is left out has the node's default, or one that the operator knows
-//! better.
+//! Knows nothing of how members implement it. What is left out has the node's default, or a value that only the operator knows.
 
 // `KubeSchema` declares a copy of each struct inside a function, `pub` as the original is.
 #![allow(unreachable_pub)]
@@ -26,7 +25,7 @@ pub struct Discovery {
     /// Members look up a DNS name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<DnsDiscovery>,
-    /// Members are listed.
+    /// Members have a fixed list.
     #[serde(default, rename = "static", skip_serializing_if = "Option::is_none")]
     pub fixed: Option<StaticDiscovery>,
 }
@@ -35,8 +34,8 @@ pub struct Discovery {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KubernetesDiscovery {
-    /// Namespace of the pods. Another than the cluster's own needs a Role there that lets the members' `ServiceAccount`
-    /// get, list and watch pods. Unset: the cluster's own.
+    /// Namespace of the pods. If it is not the cluster's own, it needs a Role that lets the members' `ServiceAccount` get, list
+    /// and watch pods there. Unset: the cluster's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub namespace: Option<String>,
@@ -62,13 +61,13 @@ pub struct KubernetesDiscovery {
 #[x_kube(validation = Rule::new("[has(self.user), has(self.tokenSecret), has(self.credentialsSecret)].filter(given, given).size() <= 1")
     .message("give one way to log in: user and passwordSecret, or tokenSecret, or credentialsSecret"))]
 pub struct NatsDiscovery {
-    /// URLs of the NATS servers, such as `nats://nats.default.svc:4222`, or `tls://` for encryption. The first that answers
-    /// is used.
+    /// URLs of the NATS servers, such as `nats://nats.default.svc:4222`, or with `tls://` for encryption. The first server that
+    /// answers is used.
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 512)))]
     #[x_kube(validation = Rule::new("self.all(url, url.matches('^(nats|tls)://[^@/]+$'))")
-        .message("write every server as nats://HOST:4222 or tls://HOST:4222, without user and password: those go to user and passwordSecret"))]
+        .message("write every server as nats://HOST:4222 or tls://HOST:4222, without user and password: put those into user and passwordSecret"))]
     pub server: Vec<String>,
-    /// Subject on which the members meet, and no others. Unset: `kvasir.NAMESPACE.NAME.UID`.
+    /// Subject on which the members of this cluster, and no others, find each other. Unset: `kvasir.NAMESPACE.NAME.UID`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     #[x_kube(validation = Rule::new("self.matches('^[^\\\\s.*>]+([.][^\\\\s.*>]+)*$')")
@@ -80,8 +79,8 @@ pub struct NatsDiscovery {
     #[x_kube(validation = Rule::new("self.matches('^([0-9]+(ms|s|m|h))+$') && duration(self) >= duration('10ms') && duration(self) <= duration('1m')")
         .message("set timeout to at least 10ms and at most 1m, such as 500ms or 5s"))]
     pub timeout: Option<String>,
-    /// How often a member tries to connect at the pace of `reconnectWait`; after that the wait doubles each time, up to 30s, and
-    /// never ends. Unset: 5.
+    /// How many attempts to connect are `reconnectWait` apart. After that the wait doubles each time, up to 30s, without an end
+    /// of the attempts. Unset: 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000))]
     pub max_join_attempts: Option<i32>,
@@ -91,12 +90,12 @@ pub struct NatsDiscovery {
     #[x_kube(validation = Rule::new("self.matches('^([0-9]+(ms|s|m|h))+$') && duration(self) >= duration('10ms') && duration(self) <= duration('5m')")
         .message("set reconnectWait to at least 10ms and at most 5m, such as 500ms or 2s"))]
     pub reconnect_wait: Option<String>,
-    /// Port that a member announces. Unset: its peer port.
+    /// Peer port that members announce. Unset: their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65_535))]
     pub discovery_port: Option<i32>,
-    /// Name or address that every member announces. Unset: each member's own address, as it should be unless all are
-    /// reached through one place.
+    /// Name or address that every member announces. Leave it unset unless all members are reached through one address. Unset:
+    /// each member's own address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub host: Option<String>,
@@ -104,28 +103,29 @@ pub struct NatsDiscovery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub user: Option<String>,
-    /// Where the user's password is.
+    /// Key of a Secret with the user's password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_secret: Option<SecretKey>,
-    /// Where the token to log in with is.
+    /// Key of a Secret with the token to log in with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_secret: Option<SecretKey>,
-    /// Where the credentials (JWT and seed) to log in with are.
+    /// Key of a Secret with the credentials (JWT and seed) to log in with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret: Option<SecretKey>,
-    /// Where the authorities of the servers' certificates are. A member's image has none of its own, so `tls://` needs it.
+    /// Key of a Secret with the authorities of the servers' certificates. The image contains no authorities, so `tls://` needs
+    /// it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret: Option<SecretKey>,
 }
 
-/// A key of a Secret in the cluster's namespace. It is mounted, so what changes there reaches the members without a restart.
+/// A key of a Secret in the cluster's namespace. It is mounted, so a change of the Secret needs no restart of the members.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretKey {
     /// Name of the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Key in it.
+    /// Key in the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
 }
@@ -134,21 +134,21 @@ pub struct SecretKey {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.port) || !has(self.domainName) || !self.domainName.startsWith('_')")
-    .message("leave out port: a domainName that begins with _ is that of SRV records, which bring the port"))]
+    .message("leave out port: a domainName that begins with _ names SRV records, which contain the port"))]
 pub struct DnsDiscovery {
-    /// Name whose addresses are the members, or of SRV records that name them, such as
-    /// `_peer._tcp.demo-peers.default.svc`. Unset: that of the cluster's own headless Service.
+    /// Name whose addresses are the members', or name of SRV records that list the members, such as
+    /// `_peer._tcp.demo-peers.default.svc`. Unset: the name of the cluster's own headless Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub domain_name: Option<String>,
-    /// Whether to ask for IPv6 addresses too. Unset: no.
+    /// Whether to look up IPv6 addresses too. Unset: no.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<bool>,
-    /// Peer port at every address. Unset: 7071.
+    /// Peer port of the members. Unset: 7071.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65_535))]
     pub port: Option<i32>,
-    /// DNS servers to ask, as IP:PORT. Unset: those of the pod.
+    /// DNS servers, as IP:PORT. Unset: those of the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 8), inner(length(min = 1, max = 64)))]
     pub server: Option<Vec<String>>,
@@ -158,8 +158,8 @@ pub struct DnsDiscovery {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StaticDiscovery {
-    /// Peer ports of the members, such as `demo-0.demo-peers.default.svc:7071` or `[fd00::1]:7071`. Names are resolved again and
-    /// again; a member may be in its own list.
+    /// Peer addresses of the members, such as `demo-0.demo-peers.default.svc:7071` or `[fd00::1]:7071`. Names are resolved
+    /// repeatedly; a member may be in its own list.
     #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 320)))]
     #[x_kube(validation = Rule::new("self.all(host, host.matches('^([^\\\\s:/\\\\[\\\\]]+|\\\\[[0-9a-fA-F:.]+\\\\]):[1-9][0-9]{0,4}$'))")
         .message("write every host as NAME:7071, 10.0.0.1:7071 or [fd00::1]:7071"))]

@@ -1,11 +1,10 @@
-//! The `KvCluster` resource: its Rust types, and the rules that the API server checks before it stores one.
+//! The `KvCluster` resource: its Rust types, and the rules that the API server checks before it stores a `KvCluster`.
 //!
-//! Everything here is plain data. [`yaml`] renders the `CustomResourceDefinition` that the Helm chart carries; this
-//! crate knows nothing of clients, controllers or the data plane.
+//! Plain data: this crate knows nothing of clients, controllers or the data plane. [`yaml`] writes the `CustomResourceDefinition`
+//! of the Helm chart.
 
 mod access;
 mod discovery;
-pub mod duration;
 mod security;
 pub mod spec;
 mod status;
@@ -18,14 +17,14 @@ pub use status::{DataStatus, EncryptionStatus, KvClusterStatus, LostData, Member
 
 use kube::CustomResourceExt;
 
-/// Helm leaves an object with this annotation alone when the release is uninstalled, and with it every `KvCluster`.
+/// With this annotation Helm keeps the definition when the release is uninstalled, and with it every `KvCluster`.
 const KEEP: (&str, &str) = ("helm.sh/resource-policy", "keep");
 
-/// The `CustomResourceDefinition` as the chart carries it, with a line on how to make it anew.
+/// The `CustomResourceDefinition` of the chart, with a comment on how to generate it.
 ///
 /// # Errors
 ///
-/// Only if the definition could not be written as YAML.
+/// If the definition cannot be written as YAML.
 pub fn yaml() -> Result<String, serde_yaml::SerializeError> {
     let mut crd = KvCluster::crd();
     crd.metadata.annotations.get_or_insert_default().insert(KEEP.0.to_owned(), KEEP.1.to_owned());
@@ -37,14 +36,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_chart_carries_the_current_definition() {
+    fn crd_in_the_chart_is_current() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/kvasir/templates/crd.yaml");
         let stored = std::fs::read_to_string(path).unwrap_or_default();
         assert!(stored == yaml().unwrap(), "charts/kvasir/templates/crd.yaml is out of date: run `make crds`");
     }
 
     #[test]
-    fn the_yaml_says_what_the_types_say() {
+    fn crd_yaml_matches_the_types() {
         let mut read: serde_json::Value = serde_yaml::from_str(&yaml().unwrap()).unwrap();
         let annotations = read["metadata"].as_object_mut().unwrap().remove("annotations").unwrap();
         assert_eq!(annotations, serde_json::json!({ "helm.sh/resource-policy": "keep" }));
@@ -52,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_rules_name_the_constants() {
+    fn crd_memory_rules_match_the_constants() {
         let yaml = yaml().unwrap();
         for bytes in [EMPTY_NODE_BYTES, LEAST_MEMORY_LIMIT] {
             let quantity = format!("quantity('{}Mi')", bytes >> 20);
@@ -61,12 +60,12 @@ mod tests {
     }
 
     #[test]
-    fn the_chart_does_not_take_a_description_for_a_template() {
+    fn crd_contains_no_helm_template() {
         assert!(!yaml().unwrap().contains("{{"));
     }
 
     #[test]
-    fn every_field_of_the_spec_is_described() {
+    fn crd_describes_every_field() {
         fn walk(path: &str, schema: &serde_json::Value, bare: &mut Vec<String>) {
             for (name, field) in schema["properties"].as_object().into_iter().flatten() {
                 let path = format!("{path}.{name}");
@@ -85,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn every_rule_has_a_message() {
+    fn crd_rules_have_messages() {
         fn walk(schema: &serde_json::Value, rules: &mut usize) {
             for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
                 assert!(rule["message"].is_string(), "{rule}");

@@ -1,7 +1,7 @@
-//! What a person asks for, and the rules that the API server checks.
+//! The spec, and the rules that the API server checks.
 //!
-//! Rules are CEL rather than patterns and bounds, because a CEL rule can say in its message what to do. Knows nothing
-//! of what the operator makes of a spec.
+//! Rules are CEL rather than patterns and bounds, because the message of a CEL rule can say what to do. Knows nothing of what the
+//! operator builds from a spec.
 
 // `KubeSchema` declares a copy of each struct inside a function, `pub` as the original is.
 #![allow(unreachable_pub)]
@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{CustomResource, KubeSchema};
+pub use kvasir_formats::defaults::{EMPTY_NODE_BYTES, LEAST_MEMORY_LIMIT};
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
@@ -20,16 +21,12 @@ use crate::{
     status::KvClusterStatus,
 };
 
-/// Longest name of a `KvCluster`: `NAME-xxxxxxxxxx` has to fit into a label of the member pods.
+/// Longest name of a `KvCluster`: `NAME-xxxxxxxxxx` must fit into a label of the member pods.
 pub const MAX_NAME: usize = 52;
-/// What a node takes before it holds anything, as its own measurement says; rules name it as 24Mi.
-pub const EMPTY_NODE_BYTES: u64 = 24 << 20;
-/// The least memory limit of a container in which a node starts; rules name it as 50Mi.
-pub const LEAST_MEMORY_LIMIT: u64 = 50 << 20;
-/// Most members of a cluster: each one talks to every other.
+/// The most members of a cluster: each has a link to every other.
 pub const MAX_REPLICAS: i32 = 64;
 
-/// What a `KvCluster` should be.
+/// The desired state of a `KvCluster`.
 #[derive(Clone, Debug, PartialEq, CustomResource, KubeSchema, Serialize, Deserialize)]
 #[kube(
     group = "kvasir.dev",
@@ -39,7 +36,7 @@ pub const MAX_REPLICAS: i32 = 64;
     singular = "kvcluster",
     shortname = "kvc",
     namespaced,
-    doc = "A replicated in-memory key/value store: every member holds every key, and any member takes writes.",
+    doc = "A replicated in-memory key/value store: every member holds every key, and any member accepts writes.",
     status = "KvClusterStatus",
     derive = "PartialEq",
     scale(
@@ -47,33 +44,33 @@ pub const MAX_REPLICAS: i32 = 64;
         status_replicas_path = ".status.replicas",
         label_selector_path = ".status.selector"
     ),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.ready", description = "Ready members of those wanted"),
-    printcolumn(name = "Keys", type_ = "integer", json_path = ".status.keys", description = "Keys that the cluster holds"),
-    printcolumn(name = "Converged", type_ = "boolean", json_path = ".status.converged", description = "Whether all members hold the same"),
-    printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Version that the members run"),
-    printcolumn(name = "Redundant", type_ = "string", priority = 1, json_path = ".status.conditions[?(@.type=='Redundant')].status", description = "Whether any one pod or Kubernetes node may fail and no key is lost"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.ready", description = "Ready and desired members"),
+    printcolumn(name = "Keys", type_ = "integer", json_path = ".status.keys", description = "Number of keys"),
+    printcolumn(name = "Converged", type_ = "boolean", json_path = ".status.converged", description = "Whether all members hold the same keys"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Version of the members"),
+    printcolumn(name = "Redundant", type_ = "string", priority = 1, json_path = ".status.conditions[?(@.type=='Redundant')].status", description = "Whether any one pod or Kubernetes node may fail without the loss of a key"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 52 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("choose a metadata.name of at most 52 lower-case letters, digits and dashes that starts with a letter and ends with a letter or digit: Services and pods are named after it"),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.maxMemory) || !isQuantity(self.maxMemory) || !has(self.resources) || !has(self.resources.limits) || !('memory' in self.resources.limits) || !isQuantity(string(self.resources.limits['memory'])) || !quantity(self.maxMemory).add(quantity('24Mi')).isGreaterThan(quantity(string(self.resources.limits['memory'])))")
-    .message("set maxMemory at least 24Mi lower than resources.limits.memory, or leave it out for what fits: a node takes that much before it holds anything, and would be killed before it is full"))]
+    .message("set maxMemory at least 24Mi lower than resources.limits.memory, or leave it out to use what fits: an empty node takes that much, and would be killed before it is full"))]
 #[x_kube(validation = Rule::new("has(self.maxMemory) || !has(self.resources) || !has(self.resources.limits) || !('memory' in self.resources.limits) || !isQuantity(string(self.resources.limits['memory'])) || !quantity(string(self.resources.limits['memory'])).isLessThan(quantity('50Mi'))")
-    .message("set resources.limits.memory to at least 50Mi: in less a node can hold nothing, and does not start"))]
+    .message("set resources.limits.memory to at least 50Mi: with less a node has no room for entries and does not start"))]
 #[x_kube(validation = Rule::new("has(self.encryption) == has(oldSelf.encryption) && (!has(self.encryption) || self.encryption == oldSelf.encryption)")
-    .message("leave encryption as it is: members with and without it, or with other keys, do not hear each other, and all keys would be lost while they are replaced. To exchange keys change the Secret; to begin or end encryption make a new KvCluster"))]
+    .message("leave encryption as it is: members with and without it, or with other keys, cannot talk to each other, and all keys would be lost while members are replaced. To exchange keys change the Secret; to start or stop encryption create a new KvCluster"))]
 #[x_kube(validation = Rule::new("!has(self.encryption) || !has(self.tls) || !has(self.tls.peers) || !self.tls.peers")
-    .message("give one of encryption and tls.peers: true, not both: either keeps what peers say to each other"))]
+    .message("give one of encryption and tls.peers: true, not both: either protects the links between nodes"))]
 #[x_kube(validation = Rule::new("(has(self.tls) && has(self.tls.peers) && self.tls.peers) == (has(oldSelf.tls) && has(oldSelf.tls.peers) && oldSelf.tls.peers) && (!has(self.tls) || !has(self.tls.peers) || !self.tls.peers || self.tls == oldSelf.tls)")
-    .message("leave tls.peers as it is, and with peers: true all of tls: members with and without it, or of another authority, do not hear each other, and all keys would be lost while they are replaced. Make a new KvCluster instead"))]
+    .message("leave tls.peers as it is, and with peers: true all of tls: members with and without it, or of another authority, cannot talk to each other, and all keys would be lost while members are replaced. Create a new KvCluster instead"))]
 #[x_kube(validation = Rule::new("!has(self.access) || !has(self.access.clientCaSecret) || (has(self.tls) && (!has(self.tls.client) || self.tls.client))")
-    .message("set tls on the client port for access.clientCaSecret: certificates are shown over TLS"))]
+    .message("set tls on the client port for access.clientCaSecret: clients present certificates over TLS"))]
 pub struct KvClusterSpec {
-    /// How many members the cluster has, from 1 to 64. Every member holds every key.
+    /// Number of members, from 1 to 64. Every member holds every key.
     #[serde(default = "default_replicas")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 64")
-        .message("set replicas to a number from 1 to 64: every member talks to every other, and none at all keeps nothing"))]
+        .message("set replicas to a number from 1 to 64: every member has a link to every other, and without members nothing is stored"))]
     pub replicas: i32,
     /// Image of the members and sidecars. Unset: the operator's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,10 +78,11 @@ pub struct KvClusterSpec {
     #[x_kube(validation = Rule::new("self.matches('^[^\\\\s]+$')")
         .message("set image to a reference such as registry.example/kvasir:0.1.0, or leave it out for the operator's own"))]
     pub image: Option<String>,
-    /// Resources of each member's container, and each sidecar's. Unset: requests of 50m CPU and 64Mi memory, no limits.
+    /// Resources of each member and each sidecar. Unset: requests of 50m CPU and 64Mi memory for a member, of 10m and 32Mi for a
+    /// sidecar, and no limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
-    /// How often members compare what they hold, from 100ms to 60s. Writes go out at once; this mends what got lost.
+    /// How often nodes compare what they hold, from 100ms to 60s. Writes are sent at once; the comparison repairs what was lost.
     #[serde(default = "default_sync_interval")]
     #[schemars(length(max = 16))]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]+(ms|s|m|h))+$')")
@@ -93,24 +91,24 @@ pub struct KvClusterSpec {
         .message("set syncInterval to at least 100ms and at most 60s"))]
     pub sync_interval: String,
     /// Memory for entries on each node, such as 256Mi. A full node refuses writes and still answers reads. Unset: what fits
-    /// into the memory limit of the node's container; with no such limit either, entries have none, and the condition
+    /// into the memory limit of the node's container. Without a memory limit entries are not limited, and the condition
     /// `MemoryBounded` is False.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new("isQuantity(self)")
         .message("write maxMemory as a quantity such as 256Mi or 1Gi"))]
     #[x_kube(validation = Rule::new("!isQuantity(self) || quantity(self).compareTo(quantity('1Mi')) >= 0")
-        .message("set maxMemory to at least 1Mi, or leave it out for what fits into resources.limits.memory"))]
+        .message("set maxMemory to at least 1Mi, or leave it out to use what fits into resources.limits.memory"))]
     pub max_memory: Option<String>,
-    /// What a node at maxMemory does with a write: noeviction refuses it; ttl-first deletes values that have a TTL, those
-    /// that end first going first, on every node. Unset: noeviction.
+    /// What a node at maxMemory does with a write: noeviction refuses the write; ttl-first deletes values with a TTL on all
+    /// nodes, those that end first going first. Unset: noeviction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     #[x_kube(validation = Rule::new("self in ['noeviction', 'ttl-first']")
         .message("set maxMemoryPolicy to noeviction or ttl-first, or leave it out for noeviction"))]
     pub max_memory_policy: Option<String>,
-    /// How long a node may be out of reach, from 10s to 24h, until a majority of the members gives up on it: only then
-    /// are deletes forgotten that it has not heard of. It may come back later, as a new node. Unset: 5m.
+    /// How long a node may be unreachable, from 10s to 24h, before a majority of the members evicts it. Only then can deletes be
+    /// collected that the node has not received. An evicted node rejoins as a new node. Unset: 5m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]+(ms|s|m|h))+$')")
@@ -118,25 +116,28 @@ pub struct KvClusterSpec {
     #[x_kube(validation = Rule::new("!self.matches('^([0-9]+(ms|s|m|h))+$') || (duration(self) >= duration('10s') && duration(self) <= duration('24h'))")
         .message("set evictAfter to at least 10s and at most 24h"))]
     pub evict_after: Option<String>,
-    /// How members find each other: one way, or several together. Unset: kubernetes.
+    /// How members find each other: one provider, or several together. Unset: kubernetes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discovery: Option<Discovery>,
-    /// How long a starting member waits for others that it does not reach, from 0s to 90s; then a majority of the members starts without the rest. Unset: 10s.
+    /// How long a starting member waits for members that it cannot reach, from 0s to 90s; then a majority of the members starts
+    /// without the rest. Unset: 10s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]+(ms|s|m|h))+$') && duration(self) <= duration('90s')")
         .message("set joinTimeout to at most 90s, such as 500ms or 10s"))]
     pub join_timeout: Option<String>,
-    /// Whether a member that found no ready one within `joinTimeout` becomes ready with an empty map, though others may hold one; it goes on looking in any case. Unset: no. With `replicas: 1` there are no others, and it starts in any case.
+    /// Whether a member that finds no ready member within `joinTimeout` becomes ready with an empty map, although others may hold
+    /// one; it keeps looking for them. Unset: no. With `replicas: 1` there are no others, and the member starts in any case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serve_alone: Option<bool>,
-    /// What nodes encrypt with among themselves, sidecars too; fixed once the cluster is made. Unset: nothing is encrypted.
+    /// The keys that nodes, including sidecars, use to encrypt what they send each other; fixed once the cluster is created.
+    /// Unset: no encryption.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<Encryption>,
-    /// Certificates: for TLS on the client port, and for mutual TLS between nodes. Unset: neither.
+    /// The certificate for TLS on the client port and for mutual TLS between nodes. Unset: no TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
-    /// How clients of members show who they are, and what they may do. Unset: nobody is asked, and everybody may do everything.
+    /// How clients of members authenticate, and what they may do. Unset: all clients may do everything without authentication.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
 }
@@ -173,13 +174,13 @@ fn default_sync_interval() -> String {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
-    /// What is set aside for the container, such as cpu: 100m and memory: 128Mi.
+    /// What the container is guaranteed, such as cpu: 100m and memory: 128Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "quantities")]
     #[x_kube(validation = Rule::new("self.all(name, isQuantity(string(self[name])) && !quantity(string(self[name])).isLessThan(quantity('0')))")
         .message("write every request as a quantity that is not negative, such as cpu: 100m or memory: 128Mi"))]
     pub requests: Option<BTreeMap<String, Quantity>>,
-    /// What the container may use at most.
+    /// The most that the container may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "quantities")]
     #[x_kube(validation = Rule::new("self.all(name, isQuantity(string(self[name])) && !quantity(string(self[name])).isLessThan(quantity('0')))")
@@ -187,8 +188,8 @@ pub struct Resources {
     pub limits: Option<BTreeMap<String, Quantity>>,
 }
 
-/// A map of quantities. The schema that comes with the type describes a quantity in 40 lines, and bounds nothing, so that
-/// no CEL rule over it fits the API server's budget.
+/// A map of quantities. The type's own schema describes a quantity in 40 lines without bounds, so that no CEL rule over it fits
+/// into the API server's cost budget.
 fn quantities(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",

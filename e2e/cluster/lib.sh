@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# Read by build.sh, up.sh, down.sh and ctl.sh: the settings, and how one unit
-# (a control-plane process or a whole node) is started and ended.
+# Sourced by build.sh, up.sh, down.sh and ctl.sh: the settings, and functions that start and stop a unit
+# (a control-plane process or a whole node).
 # shellcheck disable=SC2034 # the settings are used by the scripts that read this file
 
 KV_PREFIX=${KV_PREFIX:-kvasir}                                          # of network namespaces and cgroups
 KV_CACHE=${KV_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kvasir/cluster}
-BIN=${BIN:-$KV_CACHE/bin}                                               # what build.sh makes
+BIN=${BIN:-$KV_CACHE/bin}                                               # output of build.sh
 IMAGES=${IMAGES:-$KV_CACHE/images}                                      # *.tar here are loaded into every node at boot
 KV_DIR=${KV_DIR:-$KV_CACHE/$KV_PREFIX}                                  # state of the running cluster
 NET=10.99.0 POD=10.244 SVC=10.96                                        # addresses, seen only inside the namespaces
@@ -29,8 +29,8 @@ lock() {
   flock -w "$1" 9 || die "another up.sh, down.sh or ctl.sh holds $KV_CACHE/$KV_PREFIX.lock"
 }
 
-# A cluster may be somebody's: of the process in KV_OWNER, when up.sh starts it with that set. Then nobody else takes it over, and
-# down.sh with the same KV_OWNER takes down this one and no other. A pid alone may have gone to another process since.
+# If up.sh runs with KV_OWNER set to a pid, the cluster belongs to that process: no other process takes it over, and down.sh with the
+# same KV_OWNER takes down only this cluster. The owner is a pid with its start time, because pids are reused.
 process() { echo "$1 $(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 20)"; } # PID and when it began
 owner() { cat "$KV_DIR/owner" 2>/dev/null || true; }
 owned_by() { [ "$(owner)" = "$(process "$1")" ]; }
@@ -56,7 +56,7 @@ until_ok() {
 unit_alive() {
   local u=$KV_DIR/unit/$1 pid n
   pid=$(cat "$u.pid" 2>/dev/null) && n=$(cat "$u.ns" 2>/dev/null) || return 1
-  # A pid alone may have gone to another program since: it must still be in this cluster's namespace.
+  # Pids are reused: the process must still be in this cluster's namespace.
   [ "$(readlink "/proc/$pid/ns/net" 2>/dev/null)" = "net:[$(stat -Lc %i "$(netns "$n")" 2>/dev/null)]" ] &&
     ! grep -q '^State:.*Z' "/proc/$pid/status" 2>/dev/null
 }
@@ -96,7 +96,7 @@ cgroup_missing() {
   done
 }
 
-# The folders of node $1 (also a pattern): one, or with v1 one for each controller.
+# The cgroup folders of node $1 (or of a pattern): one, or with v1 one for each controller.
 cgroup_folders() { if cgroup2; then compgen -G "$CGROUP/$KV_PREFIX-node$1"; else compgen -G "$CGROUP/*/$KV_PREFIX-node$1"; fi || true; }
 # The numbers of the nodes that have cgroups.
 cgroup_nodes() { cgroup_folders '[0-9]*' | sed 's/.*-node//' | sort -un; }
@@ -120,8 +120,8 @@ cgroup_make() {
   done
 }
 
-# cgroup2_enable FOLDER: give the children of FOLDER those of its controllers that a kubelet and runc use. One at a time, for a
-# refused one would take the others with it.
+# cgroup2_enable FOLDER: enable for the children of FOLDER the controllers that a kubelet and runc use. One at a time, because one
+# refused controller makes the whole write fail.
 cgroup2_enable() {
   local c refused=""
   for c in cpu cpuset hugetlb io memory pids; do
@@ -132,9 +132,10 @@ cgroup2_enable() {
   [ -z "$refused" ]
 }
 
-# In a container the top that can be seen is not the machine's own (which alone has no cgroup.events), and a group with processes
-# cannot enable every controller for its children: move the processes one level down. Several times, since they may start others
-# meanwhile. Before any is enabled: with cpu or pids alone the group would become a threaded one, whose children take no process.
+# In a container the visible root is not the machine's (only that one has no cgroup.events), and a group with processes cannot
+# enable every controller for its children. So move its processes one level down, several times, since they may start others
+# meanwhile. Do this before enabling any controller: with only cpu or pids the group would become threaded, and its children would
+# accept no process.
 cgroup2_vacate() {
   local p
   [ -e $CGROUP/cgroup.events ] && read -r p <$CGROUP/cgroup.procs || return 0
@@ -148,12 +149,12 @@ cgroup_pids() {
   local c
   for c in $(cgroup_folders "$1"); do find "$c" -name cgroup.procs -exec cat {} + 2>/dev/null || true; done | sort -u | grep -vx 0 || true
 }
-# End what is left in node $1's cgroups, then remove them.
+# Kill the remaining processes in node $1's cgroups, then remove the cgroups.
 cgroup_remove() {
   local end=$((SECONDS + 10)) pids c
   while pids=$(cgroup_pids "$1"); [ -n "$pids" ]; do
     ((SECONDS < end)) || { say "processes left in the cgroups of node$1: $pids"; return 1; }
-    # Kills all at once, also what is just being started; v2 since Linux 5.14.
+    # Kills all at once, including new processes; v2 since Linux 5.14.
     for c in $(cgroup_folders "$1"); do if [ -e "$c/cgroup.kill" ]; then echo 1 >"$c/cgroup.kill"; fi; done
     # shellcheck disable=SC2086 # a list
     kill -s KILL $pids 2>/dev/null || true

@@ -1,4 +1,4 @@
-//! What a failed test leaves: state, descriptions, events and logs of its namespace and of the operator.
+//! Artifacts of a failed test: objects, descriptions, events and logs of its namespace and of the operator.
 //!
 //! Knows nothing of why it failed.
 
@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::lab::{self, OPERATOR_NAMESPACE};
 
-/// Everything about the namespace of the test `name`, in a folder whose path is given back.
+/// Saves everything about the namespace of the test `name`, and returns the folder.
 pub async fn collect(client: &Client, name: &str, namespace: &str, failure: &str) -> Result<PathBuf> {
     let folder = lab::workspace().join("target/e2e-artifacts").join(name);
     tokio::fs::create_dir_all(&folder).await.with_context(|| format!("cannot make {}", folder.display()))?;
@@ -32,7 +32,7 @@ pub async fn collect(client: &Client, name: &str, namespace: &str, failure: &str
     Ok(folder)
 }
 
-/// The logs of every container of a namespace, and of the one before it if that crashed.
+/// The logs of every container in a namespace, and of its predecessor if that crashed.
 async fn logs(client: &Client, folder: &Path, namespace: &str) -> Result<()> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     for pod in pods.list(&ListParams::default()).await.context("cannot list the pods")? {
@@ -51,7 +51,7 @@ async fn logs(client: &Client, folder: &Path, namespace: &str) -> Result<()> {
     Ok(())
 }
 
-/// What kubectl says, or its complaint, as a file.
+/// Writes the output of kubectl, or its error, into a file.
 async fn keep(folder: &Path, file: &str, words: &[&str]) -> Result<()> {
     let text = match lab::command("kubectl", words).await {
         Ok(text) => text,

@@ -1,11 +1,11 @@
-//! The API server's record of who wrote what. The throwaway cluster keeps one; see `e2e/cluster/README.md`.
+//! The API server's audit log. The throwaway cluster keeps one; see `e2e/cluster/README.md`.
 //!
-//! Knows nothing of why something was written.
+//! Knows nothing of why an object was written.
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-/// One write that a service account asked for.
+/// One write that a service account requested.
 #[derive(Debug)]
 pub struct Write {
     /// As in `system:serviceaccount:NAMESPACE:NAME`.
@@ -14,13 +14,13 @@ pub struct Write {
     pub verb: String,
     /// As in `kvclusters/status`.
     pub resource: String,
-    /// Empty for what is in none.
+    /// Empty for objects without a namespace.
     pub namespace: String,
-    /// Empty when the server was to choose it.
+    /// Empty if the server was to choose the name.
     pub name: String,
 }
 
-/// How many lines the record has, to read on from there; none when this cluster keeps none.
+/// The current length of the log in lines, to read on from; none if this cluster keeps no log.
 pub async fn mark() -> Result<Option<usize>> {
     Ok(lines().await?.map(|lines| lines.len()))
 }
@@ -34,7 +34,7 @@ pub async fn since(mark: usize) -> Result<Vec<Write>> {
 async fn lines() -> Result<Option<Vec<String>>> {
     let Some(path) = std::env::var_os("KV_AUDIT_LOG") else { return Ok(None) };
     let text = tokio::fs::read_to_string(&path).await.with_context(|| format!("cannot read {}", path.display()))?;
-    // A last line without its end is still being written.
+    // A last line without a line break is still being written.
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     Ok(Some(whole.lines().map(str::to_owned).collect()))
 }

@@ -14,14 +14,14 @@ use serde_json::json;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
-/// Where the operator is installed.
+/// The operator's namespace.
 pub const OPERATOR_NAMESPACE: &str = "kvasir-system";
-/// Its Helm release; the Deployment, `ServiceAccount` and the rest are named after it.
+/// The Helm release; the Deployment, `ServiceAccount` and the rest are named after it.
 pub const RELEASE: &str = "kvasir";
 /// Its Deployment and its `ServiceAccount`.
 pub const OPERATOR: &str = "kvasir-operator";
 
-/// What came of installing the operator, once this process has tried.
+/// The result of installing the operator, once this process has tried.
 static INSTALLED: OnceCell<Result<(), String>> = OnceCell::const_new();
 
 /// The Kubernetes under test.
@@ -65,18 +65,18 @@ impl Lab {
         Ok(Self { client, nodes, image, shell_image, nats_image })
     }
 
-    /// Installs the operator, unless this process already has; a failure is not tried again either.
+    /// Installs the operator, unless this process already has; a failed installation is not retried either.
     pub async fn operator(&self) -> Result<()> {
         let install = async || self.install_operator().await.map_err(|error| format!("{error:#}"));
         INSTALLED.get_or_init(install).await.clone().map_err(anyhow::Error::msg)
     }
 
-    /// Installs the operator, whether it is there or not, and waits until it is ready.
+    /// Installs or upgrades the operator, and waits until it is ready.
     pub async fn install_operator(&self) -> Result<()> {
         self.install_operator_of(&workspace().join("charts/kvasir"), &[]).await
     }
 
-    /// The same of another chart, or with other values.
+    /// The same with another chart or other values.
     pub async fn install_operator_of(&self, chart: &Path, values: &[&str]) -> Result<()> {
         self.restricted_namespace(OPERATOR_NAMESPACE).await?;
         let (repository, tag) = self.image.rsplit_once(':').context("KVASIR_IMAGE must be REPOSITORY:TAG")?;
@@ -88,7 +88,7 @@ impl Lab {
         command("helm", &[&words[..], &images[..], values].concat()).await.map(drop)
     }
 
-    /// Makes a namespace, if need be, that takes only pods of the restricted Pod Security Standard.
+    /// Creates a namespace, if it is missing, that accepts only pods of the restricted Pod Security Standard.
     pub async fn restricted_namespace(&self, name: &str) -> Result<()> {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         let namespace = json!({
@@ -103,7 +103,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Has the throwaway cluster do something (`e2e/cluster/ctl.sh`): false on another.
+    /// Runs a command of the throwaway cluster (`e2e/cluster/ctl.sh`); false on another cluster.
     pub async fn control(&self, words: &[&str]) -> Result<bool> {
         let Some(ctl) = std::env::var_os("KV_CTL") else { return Ok(false) };
         let ctl = ctl.to_str().context("KV_CTL is not UTF-8")?;
@@ -111,13 +111,13 @@ impl Lab {
         Ok(true)
     }
 
-    /// Kills a container's first process with SIGKILL. Only the throwaway cluster can: false on another.
+    /// Kills a container's first process with SIGKILL. Only possible on the throwaway cluster: false on another.
     pub async fn kill_container(&self, id: &str) -> Result<bool> {
         self.control(&["kill-container", id]).await
     }
 
-    /// An image of nodes that speak another version of the protocol on their links than those of [`Self::image`], as a
-    /// release may. Only for the throwaway cluster: `None` on another.
+    /// An image of nodes that speak another version of the peers' protocol than [`Self::image`], as a release may. Only
+    /// for the throwaway cluster: `None` on another.
     pub async fn image_of_another_release(&self) -> Result<Option<String>> {
         let name = "kv.local/kvasir-next:1";
         let folder = workspace();
@@ -134,7 +134,7 @@ impl Lab {
         Ok(Some(name.to_owned()))
     }
 
-    /// Whether cert-manager is there; the throwaway cluster starts it.
+    /// Whether cert-manager is installed; the throwaway cluster starts it.
     pub async fn cert_manager(&self) -> Result<bool> {
         if let Some(ctl) = std::env::var_os("KV_CTL") {
             let ctl = ctl.to_str().context("KV_CTL is not UTF-8")?;
@@ -151,7 +151,7 @@ pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is a folder of the workspace").to_owned()
 }
 
-/// Runs a program to its end and gives what it printed; an error has what it complained of.
+/// Runs a program to its end and returns its output; an error contains its standard error.
 pub async fn command(program: &str, words: &[&str]) -> Result<String> {
     let shown = || format!("{program} {}", words.join(" "));
     let output = Command::new(program)

@@ -1,35 +1,35 @@
-//! What one client was told of its writes, and what of that a node must hold.
+//! The acknowledged writes of one client, and what a node must hold of them.
 //!
 //! Knows nothing of clusters.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Writes by key. No key is written again once it was deleted.
+/// Writes by key. A deleted key is never written again.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// Puts that were acknowledged, and not deleted since.
+    /// Acknowledged puts that were not deleted since.
     held: BTreeMap<String, Vec<u8>>,
-    /// Deletes that were acknowledged.
+    /// Acknowledged deletes.
     deleted: BTreeSet<String>,
-    /// Keys of calls without an answer: whether they are there is open.
+    /// Keys of calls without an answer: they may or may not be there.
     open: BTreeSet<String>,
 }
 
-/// What a node holds against a [`Ledger`].
+/// The difference between a node's content and a [`Ledger`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Balance {
-    /// Acknowledged puts and deletes that the node stands by.
+    /// Acknowledged puts and deletes that the node holds.
     pub found: usize,
-    /// Keys of acknowledged puts that are not there, or with another value.
+    /// Keys of acknowledged puts that are missing or have another value.
     pub lost: Vec<String>,
     /// Keys of acknowledged deletes that are there.
     pub undone: Vec<String>,
-    /// Keys that nothing was ever put under.
+    /// Keys under which nothing was ever put.
     pub strange: Vec<String>,
 }
 
 impl Balance {
-    /// Whether everything is as it was acknowledged.
+    /// Whether the content matches everything that was acknowledged.
     pub fn is_even(&self) -> bool {
         self.lost.is_empty() && self.undone.is_empty() && self.strange.is_empty()
     }
@@ -47,18 +47,18 @@ impl Ledger {
         self.deleted.insert(key.to_owned());
     }
 
-    /// Whether a put under this key was acknowledged, and no delete was asked for.
+    /// Whether a put under this key was acknowledged and no delete was sent.
     pub fn holds(&self, key: &str) -> bool {
         self.held.contains_key(key)
     }
 
-    /// A call for this key had no answer, or none that says what became of it.
+    /// A call for this key had no answer, or none that states its outcome.
     pub fn unknown(&mut self, key: &str) {
         self.held.remove(key);
         self.open.insert(key.to_owned());
     }
 
-    /// Puts and deletes that were acknowledged and have to be found. A put that was deleted is none of them any more.
+    /// Acknowledged puts and deletes that a node must hold. A put that was deleted no longer counts.
     pub fn acknowledged(&self) -> usize {
         self.held.len() + self.deleted.len()
     }
@@ -73,7 +73,7 @@ impl Ledger {
         self.open.len()
     }
 
-    /// What a node holds against it.
+    /// Compares a node's content with the ledger.
     pub fn balance(&self, node: &BTreeMap<String, Vec<u8>>) -> Balance {
         let (found, lost): (Vec<_>, Vec<_>) = self.held.iter().partition(|(key, value)| node.get(*key) == Some(value));
         let (undone, gone): (Vec<_>, Vec<_>) = self.deleted.iter().partition(|key| node.contains_key(*key));

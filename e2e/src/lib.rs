@@ -1,8 +1,8 @@
-//! The harness of the tests on a real Kubernetes: a namespace for each test, the operator installed once, pods to speak
-//! from, and what is left behind when a test fails.
+//! The harness of the tests on a real Kubernetes: a namespace for each test, the operator installed once, pods to run
+//! clients in, and artifacts of failed tests.
 //!
-//! Knows nothing of what is tested. The tests reach pod and Service addresses directly, so they run inside the cluster's
-//! network: `scripts/test e2e` sees to that.
+//! Knows nothing of what is tested. The tests use pod and Service addresses directly, so they run inside the cluster's
+//! network, where `scripts/test e2e` starts them.
 
 pub mod artifacts;
 pub mod audit;

@@ -1,4 +1,4 @@
-//! One test: a namespace of its own, the clusters and pods in it, and what becomes of them at its end.
+//! One test: its namespace, the clusters and pods in it, and their removal at the end.
 //!
 //! Knows nothing of what the test is about.
 
@@ -23,17 +23,18 @@ use tokio::task::JoinHandle;
 use crate::lab::command;
 use crate::{Lab, artifacts, until};
 
-/// No test takes this long unless it hangs.
+/// A test that takes this long hangs.
 const TEST_TIMEOUT: Duration = Duration::from_mins(10);
 /// The longest exec: the processes that tests start end much sooner.
 const EXEC_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Held by tests that run beside each other, and by one alone that must not be disturbed. That one failed is no matter.
+/// Shared by tests that run in parallel, exclusive for a test that must not be disturbed. A failed test does not poison
+/// it.
 static TURN: RwLock<()> = RwLock::new(());
 
-/// What a test works with.
+/// The environment of a test.
 pub struct Trial {
-    /// The Kubernetes it runs on.
+    /// The Kubernetes under test.
     pub lab: Lab,
     /// Its own namespace.
     pub namespace: String,
@@ -46,9 +47,9 @@ pub struct App<'a> {
     pub name: String,
 }
 
-/// A port of a pod's loopback, here.
+/// A local port that leads to a port on a pod's loopback.
 pub struct Tunnel {
-    /// Where it begins.
+    /// The local address.
     pub address: SocketAddr,
     task: JoinHandle<()>,
 }
@@ -59,25 +60,25 @@ impl Drop for Tunnel {
     }
 }
 
-/// What a program in a pod did.
+/// The result of a program in a pod.
 #[derive(Debug)]
 pub struct Output {
     /// Its exit code.
     pub code: i32,
-    /// What it printed.
+    /// Its standard output.
     pub stdout: String,
-    /// What it complained of.
+    /// Its standard error.
     pub stderr: String,
 }
 
-/// Runs a test in a namespace of its own, with the operator installed, beside others. If it fails, what there is to see is
-/// kept in `target/e2e-artifacts/NAME`; the namespace goes in any case.
+/// Runs a test in its own namespace, with the operator installed, in parallel with others. A failed test leaves its
+/// artifacts in `target/e2e-artifacts/NAME`; the namespace is deleted in any case.
 pub fn run(name: &str, test: impl AsyncFnOnce(&Trial) -> Result<()>) {
     let _turn = TURN.read().unwrap_or_else(PoisonError::into_inner);
     conduct(name, test);
 }
 
-/// The same, and no other test runs meanwhile: for one that changes the operator, or that promises how soon something is so.
+/// The same while no other test runs: for a test that changes the operator or measures time.
 pub fn alone(name: &str, test: impl AsyncFnOnce(&Trial) -> Result<()>) {
     let _turn = TURN.write().unwrap_or_else(PoisonError::into_inner);
     conduct(name, test);
@@ -120,7 +121,7 @@ fn conduct(name: &str, test: impl AsyncFnOnce(&Trial) -> Result<()>) {
 }
 
 impl Trial {
-    /// Installs the operator, if need be, and makes the namespace anew.
+    /// Installs the operator, if it is missing, and creates the namespace, after deleting an old one.
     pub async fn begin(&self) -> Result<()> {
         self.lab.operator().await.context("cannot install the operator")?;
         self.end().await?;
@@ -138,7 +139,7 @@ impl Trial {
         Ok(())
     }
 
-    /// Has the namespace deleted; does not wait for it.
+    /// Deletes the namespace; does not wait for it.
     pub async fn end(&self) -> Result<()> {
         let namespaces: Api<Namespace> = Api::all(self.lab.client.clone());
         match namespaces.delete(&self.namespace, &DeleteParams::default()).await {
@@ -157,28 +158,28 @@ impl Trial {
         Api::namespaced(self.lab.client.clone(), &self.namespace)
     }
 
-    /// What kubectl prints, in the test's namespace.
+    /// The output of kubectl, in the test's namespace.
     pub async fn kubectl(&self, words: &[&str]) -> Result<String> {
         command("kubectl", &[&["-n", &self.namespace], words].concat()).await
     }
 
-    /// Asks for a cluster with this `spec`; does not wait.
+    /// Creates a cluster with this `spec`; does not wait.
     pub async fn ask_for_cluster(&self, name: &str, spec: Value) -> Result<KvCluster> {
         let cluster = json!({ "apiVersion": "kvasir.dev/v1alpha1", "kind": "KvCluster", "metadata": { "name": name }, "spec": spec });
-        // Not by way of the typed object, which would fill in defaults and refuse what the API server is to refuse.
+        // Not through the typed object, which would fill in defaults and refuse what the API server must refuse.
         let kind = kube::api::ApiResource::erase::<KvCluster>(&());
         let api: Api<kube::api::DynamicObject> = Api::namespaced_with(self.lab.client.clone(), &self.namespace, &kind);
         let made = api.create(&PostParams::default(), &serde_json::from_value(cluster)?).await?;
         Ok(made.try_parse()?)
     }
 
-    /// A cluster of so many members, all ready and equal.
+    /// A cluster of this many members, all ready and equal.
     pub async fn cluster(&self, name: &str, replicas: usize) -> Result<()> {
         self.ask_for_cluster(name, json!({ "replicas": replicas })).await?;
         self.settled(name, replicas).await
     }
 
-    /// Waits until exactly so many members are there, ready and equal.
+    /// Waits until exactly this many members are there, ready and equal.
     pub async fn settled(&self, name: &str, replicas: usize) -> Result<()> {
         until(&format!("{replicas} members of {name}, ready and equal"), async || {
             let cluster = self.get(name).await?;
@@ -202,7 +203,7 @@ impl Trial {
         Ok(self.api::<KvCluster>().get(name).await?)
     }
 
-    /// The member pods that are not going, by name.
+    /// The member pods that are not terminating, by name.
     pub async fn member_pods(&self, cluster: &str) -> Result<Vec<Pod>> {
         let selector = format!("kvasir.dev/member-of={cluster}");
         let mut pods = self.api::<Pod>().list(&ListParams::default().labels(&selector)).await?.items;
@@ -211,31 +212,31 @@ impl Trial {
         Ok(pods)
     }
 
-    /// What the admin port of a pod's node says of it.
+    /// The status from the admin port of a pod's node.
     pub async fn node_status(&self, pod: &str) -> Result<Value> {
         let path = format!("/api/v1/namespaces/{}/pods/{pod}:7072/proxy/status", self.namespace);
         Ok(serde_json::from_str(&self.kubectl(&["get", "--raw", &path]).await?)?)
     }
 
-    /// A client that speaks to one member, and tries nothing twice.
+    /// A client of one member, without retries.
     pub fn speak_to(&self, member: &Pod) -> Result<Client> {
         let address = format!("{}:7070", ip(member)?);
         Ok(Client::builder(address).retry(RetryPolicy::none()).build()?)
     }
 
-    /// A client of the cluster's Service, with the retries that everyone has.
+    /// A client of the cluster's Service, with the default retries.
     pub async fn speak_to_service(&self, cluster: &str) -> Result<Client> {
         Ok(Client::builder(self.service_address(cluster).await?).build()?)
     }
 
-    /// Where the cluster's Service is reached.
+    /// The address of the cluster's Service.
     pub async fn service_address(&self, cluster: &str) -> Result<String> {
         let service: k8s_openapi::api::core::v1::Service = self.api().get(cluster).await?;
         let address = service.spec.and_then(|spec| spec.cluster_ip).context("the Service has no address")?;
         Ok(format!("{address}:7070"))
     }
 
-    /// Puts `key-0000`, `key-0001` and so on, spread over all members; gives what was put.
+    /// Puts `key-0000`, `key-0001` and so on, spread over all members; returns the entries.
     pub async fn fill(&self, cluster: &str, count: usize) -> Result<BTreeMap<String, Vec<u8>>> {
         let pods = self.member_pods(cluster).await?;
         let clients = pods.iter().map(|pod| self.speak_to(pod)).collect::<Result<Vec<_>>>()?;
@@ -248,7 +249,7 @@ impl Trial {
         Ok(all)
     }
 
-    /// Waits until every member holds exactly these keys, each asked by itself.
+    /// Waits until every member holds exactly these entries; asks each directly.
     pub async fn all_hold(&self, cluster: &str, wanted: &BTreeMap<String, Vec<u8>>) -> Result<()> {
         for pod in self.member_pods(cluster).await? {
             let client = self.speak_to(&pod)?;
@@ -258,7 +259,7 @@ impl Trial {
         Ok(())
     }
 
-    /// An application pod of `cluster` (of none: an unlabelled one) on a node; waits until it is ready.
+    /// An application pod of `cluster` (unlabelled if there is none) on a Kubernetes node; waits until it is ready.
     pub async fn app(&self, name: &str, cluster: Option<&str>, node: &str) -> Result<App<'_>> {
         let app = self.start_app(name, cluster, node).await?;
         until(&format!("{name} to be ready"), async || {
@@ -277,7 +278,7 @@ impl Trial {
         Ok(App { trial: self, name: name.to_owned() })
     }
 
-    /// Carries connections to a port on the loopback of an application's pod, where its sidecar serves it alone.
+    /// Forwards connections to a port on the loopback of an application's pod, which only its sidecar listens on.
     pub async fn tunnel(&self, app: &App<'_>, port: u16) -> Result<Tunnel> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on loopback")?;
         let address = listener.local_addr()?;
@@ -287,7 +288,7 @@ impl Trial {
                 let forwarded = pods.portforward(&name, &[port]).await.map(|mut all| all.take_stream(port));
                 tokio::spawn(async move {
                     match forwarded {
-                        // Whoever uses the connection sees it break.
+                        // The user of the connection sees it break.
                         Ok(Some(mut far)) => drop(tokio::io::copy_bidirectional(&mut near, &mut far).await),
                         Ok(None) => eprintln!("the API server forwards no port"),
                         Err(error) => eprintln!("cannot forward a port: {error}"),
@@ -325,12 +326,12 @@ impl Trial {
 }
 
 impl App<'_> {
-    /// Runs kvctl in the application's container; it speaks to the sidecar.
+    /// Runs kvctl in the application's container; it talks to the sidecar.
     pub async fn kvctl(&self, words: &[&str]) -> Result<Output> {
         self.exec(&[&["kvctl"], words].concat()).await
     }
 
-    /// The same; that it fails is an error.
+    /// The same, with a non-zero exit code as an error.
     pub async fn kvctl_ok(&self, words: &[&str]) -> Result<String> {
         let output = self.kvctl(words).await?;
         if output.code != 0 {
@@ -391,7 +392,7 @@ pub async fn held(client: &Client) -> Result<BTreeMap<String, Vec<u8>>> {
     Ok(entries.into_iter().map(|entry| (entry.key, entry.value.to_vec())).collect())
 }
 
-/// Whether two maps are equal; if not, where they differ.
+/// Whether two maps are equal; an error shows where they differ.
 pub fn same(wanted: &BTreeMap<String, Vec<u8>>, found: &BTreeMap<String, Vec<u8>>) -> Result<()> {
     let lost: Vec<_> =
         wanted.iter().filter(|(key, value)| found.get(*key) != Some(value)).map(|(key, _)| key).collect();
@@ -401,7 +402,7 @@ pub fn same(wanted: &BTreeMap<String, Vec<u8>>, found: &BTreeMap<String, Vec<u8>
     Ok(())
 }
 
-/// Whether Kubernetes counts a pod as ready.
+/// Whether Kubernetes reports a pod as ready.
 pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
@@ -415,7 +416,7 @@ pub fn ip(pod: &Pod) -> Result<&str> {
         .with_context(|| format!("{} has no address", pod.name_any()))
 }
 
-/// How often the containers of a pod were started anew.
+/// How often the containers of a pod were restarted.
 pub fn restarts(pod: &Pod) -> i32 {
     let status = pod.status.iter();
     status

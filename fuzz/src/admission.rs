@@ -1,4 +1,4 @@
-//! The sidecar webhook: what the API server sends, or somebody else who reaches the port.
+//! The sidecar webhook: requests of the API server, or of any other client that reaches the port.
 
 use axum::Router;
 use axum::body::Body;
@@ -21,7 +21,7 @@ thread_local! {
     });
 }
 
-/// Has the cluster `demo` in every namespace.
+/// A reader that finds the cluster `demo` in every namespace.
 fn api_server() -> Client {
     let path = "/apis/kvasir.dev/v1alpha1/namespaces/{namespace}/kvclusters/{name}";
     let answer = |axum::extract::Path((namespace, name)): axum::extract::Path<(String, String)>| async move {
@@ -60,13 +60,13 @@ fn review(pod: &Value) -> Value {
             "uid": "0c9a8d74", "name": "", "namespace": "shop", "operation": "CREATE", "dryRun": false,
             "kind": {"group": "", "version": "v1", "kind": "Pod"},
             "resource": {"group": "", "version": "v1", "resource": "pods"},
-            "userInfo": {"username": "somebody"},
+            "userInfo": {"username": "alice"},
             "object": pod, "oldObject": null, "options": null,
         },
     })
 }
 
-/// The pod with the patch of an answer; none if the answer has none.
+/// The pod with an answer's patch applied; none if the answer has no patch.
 fn patched(pod: &Value, answer: &Value) -> Option<Value> {
     let patch = answer["response"].get("patch")?;
     let bytes: Vec<u8> = serde_json::from_value(patch.clone()).expect("bytes");
@@ -79,10 +79,10 @@ fn patched(pod: &Value, answer: &Value) -> Option<Value> {
 pub(crate) fn run(bytes: &[u8]) {
     let sent = serde_json::from_slice::<Value>(bytes);
     let (body, pod) = match &sent {
-        // A review, or something that its sender takes for one.
+        // A review, or something similar.
         Ok(review) if review.get("request").is_some() => (bytes.to_vec(), Some(review["request"]["object"].clone())),
         Ok(pod) => (review(pod).to_string().into_bytes(), Some(pod.clone())),
-        // It may still be a review: the webhook reads past what it has no use for, whatever bytes that has.
+        // It may still be a review: the webhook skips fields that it does not use, whatever their bytes.
         Err(_) => (bytes.to_vec(), None),
     };
     let (status, answer) = ask(body);

@@ -1,4 +1,4 @@
-//! What a NATS server hands on: announcements of other nodes, or anything.
+//! Messages from a NATS server: announcements of other nodes, or anything.
 
 use kvasir_node::discovery::fuzzing::{read_announcement, write_announcement};
 

@@ -1,4 +1,4 @@
-//! What the client makes of a node's answers.
+//! How the client reads a node's answers.
 
 use kvasir_client::fuzzing;
 use kvasir_proto::v1;
@@ -6,7 +6,7 @@ use prost::Message;
 
 use crate::input::Input;
 
-/// A message that is written again says the same.
+/// A decoded message is equal after another round trip.
 pub(crate) fn decoded<M: Message + Default + PartialEq + std::fmt::Debug>(bytes: &[u8]) -> Option<M> {
     let message = M::decode(bytes).ok()?;
     let written = message.encode_to_vec();
@@ -43,7 +43,7 @@ pub(crate) fn run(bytes: &[u8]) {
         7 => drop(decoded::<v1::PipeResponse>(bytes)),
         8 => drop(decoded(bytes).map(fuzzing::cluster_event)),
         _ => drop(decoded(bytes).map(|v1::Failure { code, message }| {
-            // Unavailable and unknown are tried again; whatever else is an error that says something.
+            // The client retries unavailable and unknown; any other code is an error with a message.
             if let Some(error) = fuzzing::failure(code, &message) {
                 assert!(!error.to_string().is_empty());
             }

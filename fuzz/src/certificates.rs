@@ -1,4 +1,4 @@
-//! What the webhook's Secret holds, in which anybody with access may have put something else.
+//! The content of the webhook's Secret, which any user with access to it may have changed.
 
 use kvasir_operator::certs::{self, Purpose, Stored};
 
@@ -15,7 +15,7 @@ pub(crate) fn run(bytes: &[u8]) {
     let renewed =
         certs::renew(Some(&stored), Purpose::Webhook, &names, NOW).expect("whatever is stored can be replaced");
     let stored = renewed.map_or(stored, |(next, _)| next);
-    // Either it was good, or it is now.
+    // It was valid before, or it is now.
     certs::certified_key(&stored).expect("what is left as it is, or was made, can be served with");
     assert_eq!(
         certs::renew(Some(&stored), Purpose::Webhook, &names, NOW).expect("nothing to do"),

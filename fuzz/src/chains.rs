@@ -1,5 +1,5 @@
-//! What the node reads of certificates, which a client shows or a file holds: whose they are and until when they are
-//! valid. The operator reads the same ones.
+//! What the node reads from certificates of clients or files: the names and the expiry. The operator reads the same
+//! certificates.
 
 use k8s_openapi::ByteString;
 use kvasir_node::tls;
@@ -8,11 +8,11 @@ use serde_json::json;
 
 use crate::input::{Input, chunk};
 
-/// Names that one certificate may have.
+/// The most names in one certificate.
 const MAX_NAMES: usize = 64;
-/// Certificates of a chain.
+/// The most certificates in a chain.
 const LONGEST: usize = 4;
-/// Says that a common name follows.
+/// The bytes before a common name.
 const COMMON_NAME: &[u8] = &[0x55, 4, 3];
 
 pub(crate) fn run(bytes: &[u8]) {
@@ -27,7 +27,7 @@ pub(crate) fn run(bytes: &[u8]) {
     assert_eq!(end, ends.and_then(|ends| ends.into_iter().min()), "a chain ends with the first of its certificates");
 }
 
-/// Until when it is valid, if it is a certificate.
+/// The expiry, if the bytes are a certificate.
 fn one(der: &[u8]) -> Option<u64> {
     let names = tls::names(&der.into());
     let end = tls::not_after(&[der.into()]).ok().map(|expiry| expiry.not_after_ms);
@@ -52,7 +52,7 @@ fn holds(der: &[u8], name: &[u8]) -> bool {
     der.windows(name.len()).any(|part| part == name)
 }
 
-/// No fewer than it has, by the bytes that a name can begin with.
+/// An upper bound for the number of names: the bytes that may start one.
 fn most_names(der: &[u8]) -> usize {
     let alternative = |byte: &&u8| **byte >> 6 == 2 && matches!(**byte & 0x1f, 1 | 2 | 6 | 0x1f);
     der.iter().filter(alternative).count() + der.windows(COMMON_NAME.len()).filter(|part| *part == COMMON_NAME).count()
@@ -63,7 +63,7 @@ fn pem(der: &[u8]) -> String {
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", text.as_str().expect("base64"))
 }
 
-/// The reverse, for one certificate.
+/// The inverse, for one certificate.
 fn der(pem: &str) -> Vec<u8> {
     let text: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
     serde_json::from_value::<ByteString>(json!(text)).expect("a PEM is base64").0
@@ -81,9 +81,9 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let (leaf, authority) = made(&[NAME, "demo", "*.demo", "10.0.0.1"], NOW);
     let many: Vec<_> = (0..70).map(|n| format!("n{n}")).collect();
     let (many, _) = made(&many.iter().map(String::as_str).collect::<Vec<_>>(), NOW);
-    // After 2050 a time is written in another way.
+    // After 2050 a time has another encoding.
     let (late, _) = made(&[NAME, NAME], 3_000_000_000);
-    // Of another kind: the byte before a name's length says which.
+    // Another kind of name: the byte before a name's length determines the kind.
     let at = leaf.windows(NAME.len()).position(|part| part == NAME.as_bytes()).expect("it has the name") - 2;
     let kind = |kind: u8| {
         let mut other = leaf.clone();

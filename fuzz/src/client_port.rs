@@ -1,4 +1,4 @@
-//! The client port: whatever a client sends, against a plain map.
+//! The client port: any requests of a client, compared with a plain map.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use kvasir_node::api::fuzzing::{self, ClientPort};
 use kvasir_node::config::Limits;
-use kvasir_node::engine::{Engine, Options, Phase};
+use kvasir_node::engine::{Engine, EngineOptions, Phase};
 use kvasir_node::replica::View;
 use kvasir_proto::v1::pipe_request::Operation;
 use kvasir_proto::v1::pipe_response::Result as Answer;
@@ -25,7 +25,7 @@ const MAX_MEMORY: u64 = 2048;
 const KEYS: [&str; 6] = ["a", "a/1", "a/2", "b", "ä", ""];
 
 pub(crate) fn run(bytes: &[u8]) {
-    // Time stands still but while everyone waits, and then it passes at once.
+    // Time advances only while all tasks wait, and then at once.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime without sockets").block_on(async {
         let mut world = World::new().await;
@@ -40,7 +40,7 @@ pub(crate) fn run(bytes: &[u8]) {
 struct World {
     port: ClientPort,
     engine: Arc<Engine>,
-    /// What must be there, and whether it is given an end.
+    /// The expected entries, and whether each expires.
     model: BTreeMap<String, (Bytes, bool)>,
     session: Bytes,
     id: u64,
@@ -48,7 +48,7 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let engine = Engine::new(&Options {
+        let engine = Engine::new(&EngineOptions {
             origin: 7,
             name: "node".to_owned(),
             started_ms: 1,
@@ -121,9 +121,9 @@ impl World {
             }
         }
         let stats = self.engine.stats();
-        // A put is not asked for the place of its end in an index: below 96 bytes.
-        let beside = stats.tombstones * 512 + stats.keys * 96;
-        assert!(stats.memory_bytes <= MAX_MEMORY + beside, "{stats:?}");
+        // The memory check of a put leaves out the expiry index: below 96 bytes.
+        let overhead = stats.tombstones * 512 + stats.keys * 96;
+        assert!(stats.memory_bytes <= MAX_MEMORY + overhead, "{stats:?}");
     }
 
     fn request(&mut self, input: &mut Input<'_>) -> v1::PipeRequest {
@@ -201,7 +201,7 @@ impl World {
         }
     }
 
-    /// Something that has an end may have come to it.
+    /// An entry that expires may be gone.
     fn compare(&mut self, key: &str, found: Option<&Bytes>) {
         match (self.model.get(key), found) {
             (Some((_, true)), None) => drop(self.model.remove(key)),
@@ -270,7 +270,7 @@ impl World {
         }
     }
 
-    /// All pages together are what is there.
+    /// All pages together are the whole content.
     async fn list(&mut self, prefix: &str, limit: u32, keys_only: bool) {
         let (mut listed, mut page_token) = (Vec::new(), Bytes::new());
         loop {
@@ -296,7 +296,7 @@ impl World {
     }
 }
 
-/// A node that is alone never has what others shall hold, and says so.
+/// A node without peers never reaches an `ack`, and reports that.
 fn alone(asked: Option<&v1::Ack>, held: Option<&v1::Acked>) {
     if let Some(held) = held {
         assert!(asked.is_some());
@@ -304,12 +304,12 @@ fn alone(asked: Option<&v1::Ack>, held: Option<&v1::Acked>) {
     }
 }
 
-/// Refusals are of a kind that the API documents, and say something.
+/// Refusals have a code that the API documents, and a message.
 fn explained(status: &Status) {
     assert!(!status.message().is_empty(), "{status:?}");
     match status.code() {
         Code::InvalidArgument => assert!(status.message().contains(':'), "no field is named: {status:?}"),
-        // No room; too many that wait; a session of another cluster, or of what was lost.
+        // No room; too many waiting calls; a session of another cluster, or one that saw a lost write.
         Code::ResourceExhausted | Code::Unavailable | Code::DataLoss | Code::FailedPrecondition => {}
         _ => panic!("{status:?}"),
     }
@@ -328,7 +328,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         session: Some(Bytes::new()),
     };
     let get = v1::GetRequest { key: "a".to_owned(), session: None };
-    // In a batch, what is asked for all of it stands beside the puts.
+    // In a batch, these fields apply to all puts.
     let one = |key: &str, value: &'static [u8]| v1::PutRequest { ack: None, session: None, ..put(key, value) };
     let v1::PutRequest { ack, session, .. } = put("", b"");
     let batch = v1::BatchPutRequest { puts: vec![one("a", b"1"), one("b", b"2")], ack, session };

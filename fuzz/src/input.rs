@@ -1,6 +1,6 @@
-//! Bytes as a row of choices. Every row is valid: where it has ended, all further choices are 0.
+//! Bytes as a sequence of choices. Every sequence is valid: after its end, all further choices are 0.
 
-/// What is left of the bytes.
+/// The remaining bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Input<'a>(&'a [u8]);
 
@@ -20,12 +20,12 @@ impl<'a> Input<'a> {
         taken
     }
 
-    /// What is left.
+    /// The rest.
     pub(crate) fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)
     }
 
-    /// A length in two bytes, and so many bytes.
+    /// A length of two bytes, and that many bytes.
     pub(crate) fn chunk(&mut self) -> &'a [u8] {
         let len = u16::from_be_bytes([self.byte(), self.byte()]);
         self.bytes(len.into())
@@ -54,7 +54,7 @@ impl<'a> Input<'a> {
     }
 }
 
-/// The reverse of [`Input::chunk`].
+/// The inverse of [`Input::chunk`].
 pub(crate) fn chunk(bytes: &[u8]) -> Vec<u8> {
     let len = u16::try_from(bytes.len()).expect("seeds are short");
     [&len.to_be_bytes()[..], bytes].concat()

@@ -1,12 +1,12 @@
-//! What must hold of every decoder that reads from a socket or a file, whatever the bytes.
+//! Properties of every decoder that reads from a socket or a file, for any input.
 //!
-//! Each target is a function that takes bytes, hands them to production code, and panics when a promise is broken: not
-//! only that nothing panics, but that what is read and written again is the same, that one part of Kvasir takes what
-//! another one makes, and that a state machine stays consistent. `make fuzz` runs them under libFuzzer (see
-//! `libfuzzer/`), and the test of this crate with seeds and some thousand random inputs.
+//! Each target is a function that passes bytes to production code and panics if a property does not hold: not only that
+//! nothing panics, but that values survive a round trip, that one part of Kvasir accepts what another part writes, and
+//! that a state machine stays consistent. `make fuzz` runs the targets under libFuzzer (see `libfuzzer/`); this crate's
+//! test runs them with seeds and some thousand random inputs.
 //!
-//! Not here, because what decodes is a library's and nothing of ours sees the bytes: HTTP/2 and gRPC framing (hyper,
-//! tonic), TLS (rustls), DNS answers (hickory), the objects of the API server (k8s-openapi).
+//! Not here, because a library decodes it and our code does not see the bytes: HTTP/2 and gRPC framing (hyper, tonic),
+//! TLS (rustls), DNS answers (hickory), the objects of the API server (k8s-openapi).
 
 mod admission;
 mod announcement;
@@ -27,20 +27,20 @@ mod store;
 mod text;
 mod tokens;
 
-/// A decoder and what must hold of it.
+/// A decoder and its properties.
 #[derive(Debug)]
 pub struct Target {
-    /// How it is named on the command line.
+    /// The name on the command line.
     pub name: &'static str,
-    /// Panics when something does not hold.
+    /// Panics if a property does not hold.
     pub run: fn(&[u8]),
-    /// Inputs to begin with, each of which leads far into the decoder.
+    /// Initial inputs, each of which gets far into the decoder.
     pub seeds: fn() -> Vec<Vec<u8>>,
-    /// Longer inputs find nothing more, bytes.
+    /// The longest useful input, in bytes.
     pub max_len: usize,
 }
 
-/// All of them.
+/// All targets.
 pub const TARGETS: &[Target] = &[
     Target { name: "peers", run: peers::run, seeds: peers::seeds, max_len: 4096 },
     Target { name: "store", run: store::run, seeds: store::seeds, max_len: 4096 },

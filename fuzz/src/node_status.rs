@@ -1,11 +1,11 @@
-//! What a member answers to the operator, and the status that comes of it.
+//! A member's answer to the operator, and the status derived from it.
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kvasir_crds::KvCluster;
-use kvasir_operator::poll::{Answers, NodeStatus};
-use kvasir_operator::status::{Sight, status};
-use kvasir_operator::webhook::count::Sidecars;
+use kvasir_operator::reconcile::poll::{Answers, NodeStatus};
+use kvasir_operator::reconcile::status::{Observed, status};
+use kvasir_operator::webhook::pods::Sidecars;
 use serde_json::json;
 
 use crate::input::{Input, chunk};
@@ -26,7 +26,7 @@ pub(crate) fn run(bytes: &[u8]) {
     });
     let mut cluster: KvCluster = serde_json::from_value(cluster).expect("a cluster");
     let look = |cluster: &KvCluster| {
-        status(&Sight {
+        status(&Observed {
             cluster,
             obstacle: None,
             concern: None,
@@ -36,7 +36,7 @@ pub(crate) fn run(bytes: &[u8]) {
             answers: &answers,
             sidecars: Some(&Sidecars::default()),
             warnings: &[],
-            unseen: &[],
+            unknown: &[],
             now: Timestamp::UNIX_EPOCH,
         })
     };

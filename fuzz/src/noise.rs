@@ -1,5 +1,5 @@
-//! Encrypted links: two nodes whose connection leads through somebody who changes, cuts, drops, repeats, sends back and puts
-//! in whatever there is, in the handshake and after it.
+//! Encrypted links: two nodes with an attacker in the middle who changes, cuts, drops, repeats, reflects and inserts
+//! data, during the handshake and after it.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -12,30 +12,30 @@ use std::task::{Context, Poll};
 use futures::FutureExt as _;
 use kvasir_node::encryption::Ring;
 use kvasir_node::encryption::noise::{NoiseError, NoiseStream, initiate, respond};
-use kvasir_node::transport::Counters;
+use kvasir_node::transport::PeerPortCounters;
 use kvasir_node::transport::frame::FrameError;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use crate::input::{Input, chunk};
 use crate::sealed::keys;
 
-/// Bytes of each message of the handshake.
+/// The size of each handshake message, in bytes.
 const HANDSHAKE: usize = 48;
-/// The longest message after it, with its length.
+/// The longest message after the handshake, with its length.
 const MAX_MESSAGE: usize = 2 + 65_535;
 
 // ---- the wire
 
-/// One end of a connection: what has come in, and what has gone out.
+/// One end of a connection: its input and its output.
 #[derive(Default)]
 struct End {
     coming: VecDeque<u8>,
-    /// Nothing more comes.
+    /// End of input.
     ended: bool,
     going: Vec<u8>,
-    /// As much as one read or write moves.
+    /// The most bytes that one read or write moves.
     step: usize,
-    /// What may still go out before writes have to wait.
+    /// How much output fits before writes have to wait.
     room: usize,
 }
 
@@ -99,30 +99,30 @@ impl AsyncWrite for Wire {
 
 type Shaken = Result<NoiseStream<Wire>, NoiseError>;
 
-/// What somebody in the middle makes of a message of the handshake. `other` is one of another connection.
-fn spoilt(input: &mut Input<'_>, message: &[u8], mine: &[u8], other: &[u8]) -> Vec<u8> {
-    let mut spoilt = message.to_vec();
+/// What the attacker makes of a handshake message. `other` is a message of another connection.
+fn tampered(input: &mut Input<'_>, message: &[u8], mine: &[u8], other: &[u8]) -> Vec<u8> {
+    let mut tampered = message.to_vec();
     match input.below(8) {
         0 => {
             for _ in 0..=input.below(3) {
-                let at = input.below(spoilt.len().max(1));
-                if let Some(byte) = spoilt.get_mut(at) {
+                let at = input.below(tampered.len().max(1));
+                if let Some(byte) = tampered.get_mut(at) {
                     *byte ^= input.byte();
                 }
             }
         }
-        1 => spoilt.truncate(input.below(HANDSHAKE + 1)),
-        2 => spoilt.extend_from_slice(input.chunk()),
-        3 => spoilt = input.chunk().to_vec(),
-        4 => spoilt = mine.to_vec(),
-        5 => spoilt = other.to_vec(),
+        1 => tampered.truncate(input.below(HANDSHAKE + 1)),
+        2 => tampered.extend_from_slice(input.chunk()),
+        3 => tampered = input.chunk().to_vec(),
+        4 => tampered = mine.to_vec(),
+        5 => tampered = other.to_vec(),
         _ => {}
     }
-    spoilt
+    tampered
 }
 
-/// Counts why there is no link, as the link's task does.
-fn count(counters: &Counters, error: &FrameError) -> &'static str {
+/// Counts the reason for a failed link, as the link's task does.
+fn count(counters: &PeerPortCounters, error: &FrameError) -> &'static str {
     let before = counters.read();
     counters.count(error);
     let counted: Vec<_> = counters.read().into_iter().zip(before).filter(|(now, before)| now != before).collect();
@@ -131,25 +131,25 @@ fn count(counters: &Counters, error: &FrameError) -> &'static str {
     counted[0].0.0
 }
 
-/// The two messages of a handshake that nobody spoilt.
+/// The two messages of an undisturbed handshake.
 fn recorded(ring: &Ring) -> [Vec<u8>; 2] {
     let (near, far) = (Wire::new(usize::MAX), Wire::new(usize::MAX));
     let mut opening = Box::pin(initiate(near.clone(), ring));
-    assert!((&mut opening).now_or_never().is_none(), "nobody has answered");
+    assert!((&mut opening).now_or_never().is_none(), "there is no answer yet");
     let first = near.taken_out();
     far.bring(&first);
-    respond(far.clone(), ring).now_or_never().expect("it waits for no more").expect("nobody spoilt it");
+    respond(far.clone(), ring).now_or_never().expect("it waits for no more").expect("the message is intact");
     [first, far.taken_out()]
 }
 
 struct Nodes {
     near: (Wire, Shaken),
     far: (Wire, Shaken),
-    /// Whether both have seen what the other one sent.
+    /// Whether each side received what the other sent.
     whole: bool,
 }
 
-fn handshake(input: &mut Input<'_>, counters: &Counters) -> Nodes {
+fn handshake(input: &mut Input<'_>, counters: &PeerPortCounters) -> Nodes {
     let step = input.of(&[usize::MAX, 1, 7, 4096]);
     let theirs = input.of(&[("c", &[1, 2][..]), ("c", &[2, 1]), ("c", &[3, 1]), ("d", &[1])]);
     let (initiator, responder) = (keys(theirs.0, theirs.1).now(), keys("c", &[1, 2]).now());
@@ -158,33 +158,33 @@ fn handshake(input: &mut Input<'_>, counters: &Counters) -> Nodes {
     let other: Arc<[Vec<u8>; 2]> = if input.flag() { recorded(&responder).into() } else { Arc::default() };
 
     let mut opening = Box::pin(initiate(near.clone(), &initiator));
-    assert!((&mut opening).now_or_never().is_none(), "nobody has answered");
+    assert!((&mut opening).now_or_never().is_none(), "there is no answer yet");
     let first = near.taken_out();
     assert_eq!(first.len(), HANDSHAKE);
-    let told = spoilt(input, &first, &other[1], &other[0]);
-    far.bring(&told);
+    let forwarded = tampered(input, &first, &other[1], &other[0]);
+    far.bring(&forwarded);
     let mut answering = Box::pin(respond(far.clone(), &responder));
     let answered = (&mut answering).now_or_never().unwrap_or_else(|| {
         far.end();
         answering.now_or_never().expect("the connection has ended")
     });
-    let good = |made: &[u8]| made.len() == HANDSHAKE && told.starts_with(made);
-    assert_eq!(answered.is_ok(), (fits && good(&first)) || good(&other[0]), "a key that nobody has shown");
+    let good = |made: &[u8]| made.len() == HANDSHAKE && forwarded.starts_with(made);
+    assert_eq!(answered.is_ok(), (fits && good(&first)) || good(&other[0]), "a key that this side did not offer");
     if let Err(error) = answered.as_ref() {
-        let short = told.len() < HANDSHAKE;
+        let short = forwarded.len() < HANDSHAKE;
         assert!(matches!(error, NoiseError::Io(_)) == short && matches!(error, NoiseError::Key) != short, "{error}");
     }
 
     let answer = far.taken_out();
     assert_eq!(answer.len(), if answered.is_ok() { HANDSHAKE } else { 0 });
-    let heard = spoilt(input, &answer, &first, &other[1]);
+    let heard = tampered(input, &answer, &first, &other[1]);
     near.bring(&heard);
     let opened = (&mut opening).now_or_never().unwrap_or_else(|| {
         near.end();
         opening.now_or_never().expect("the connection has ended")
     });
     let whole = good(&first) && answered.is_ok() && heard.starts_with(&answer);
-    assert_eq!(opened.is_ok(), whole, "an answer to somebody else");
+    assert_eq!(opened.is_ok(), whole, "an answer to another handshake");
     if let (Ok(opened), Ok(answered)) = (&opened, &answered) {
         assert_eq!((opened.key(), answered.key()), (initiator.primary().id, initiator.primary().id));
     }
@@ -209,27 +209,27 @@ fn handshake(input: &mut Input<'_>, counters: &Counters) -> Nodes {
     Nodes { near: (near, fail(opened)), far: (far, fail(answered)), whole }
 }
 
-// ---- what comes after it
+// ---- after the handshake
 
 /// One direction of a link.
 #[derive(Default)]
 struct Direction {
-    /// Each message as it was on the wire, and what it carried.
+    /// Each message in its wire form, and its content.
     sent: Vec<(Vec<u8>, Vec<u8>)>,
-    /// What the receiver's wire was given.
+    /// The bytes passed to the receiver.
     brought: Vec<u8>,
-    /// What came out.
+    /// The decrypted bytes.
     got: Vec<u8>,
     failed: bool,
 }
 
 pub(crate) fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    let counters = Counters::default();
+    let counters = PeerPortCounters::default();
     let Nodes { near, far, whole } = handshake(&mut input, &counters);
     let mut ends = [near, far];
     let mut ways = [Direction::default(), Direction::default()];
-    // What was left of the handshake's messages is the beginning of what comes after them.
+    // Surplus bytes of the handshake's messages precede the messages after it.
     for (way, (wire, shaken)) in ways.iter_mut().zip(&ends) {
         if shaken.is_ok() {
             way.brought = wire.0.borrow().coming.iter().copied().collect();
@@ -240,14 +240,14 @@ pub(crate) fn run(bytes: &[u8]) {
         match input.below(10) {
             0..=2 => {
                 let (wire, Ok(stream)) = &mut ends[1 - to] else { continue };
-                // Three messages, if not byte by byte.
+                // Up to three messages, unless written byte by byte.
                 let long = if wire.0.borrow().step < 4096 { 1000 } else { 150_000 };
                 let len = if input.byte() == 0 { long } else { usize::from(input.byte()) };
                 let bytes = vec![input.byte(); len];
                 send(wire, stream, &bytes, &mut ways[to]);
             }
             3 => {
-                // The peer does not take anything: no more than one message is taken from the writer.
+                // The peer reads nothing: the writer accepts no more than one message.
                 let (wire, Ok(stream)) = &mut ends[1 - to] else { continue };
                 wire.0.borrow_mut().room = input.below(100);
                 let bytes = [input.byte(); 100];
@@ -276,7 +276,7 @@ pub(crate) fn run(bytes: &[u8]) {
         wire.end();
         read(stream, way, &counters, false);
         judge(way, whole);
-        // What has failed goes on failing.
+        // After a failure, every call fails.
         if way.failed {
             let again = stream.read(&mut [0; 64]).now_or_never();
             assert!(matches!(again, Some(Err(_))), "after a failure: {again:?}");
@@ -284,7 +284,7 @@ pub(crate) fn run(bytes: &[u8]) {
     }
 }
 
-/// What the one in the middle gives to a side.
+/// What the attacker passes to one side.
 fn message(input: &mut Input<'_>, what: usize, ways: &[Direction; 2], to: usize) -> Vec<u8> {
     let (way, back) = (&ways[to].sent, &ways[1 - to].sent);
     let next = || {
@@ -295,7 +295,7 @@ fn message(input: &mut Input<'_>, what: usize, ways: &[Direction; 2], to: usize)
         })
     };
     match what {
-        // In turn.
+        // In order.
         4..=6 => next().map(|(message, _)| message.clone()).unwrap_or_default(),
         7 if !way.is_empty() => way[input.below(way.len())].0.clone(),
         8 if !back.is_empty() => back[input.below(back.len())].0.clone(),
@@ -325,7 +325,7 @@ fn send(wire: &Wire, stream: &mut NoiseStream<Wire>, bytes: &[u8], way: &mut Dir
     }
 }
 
-/// Notes the message that has gone out.
+/// Records a message that was sent.
 fn note(wire: &Wire, bytes: &[u8], way: &mut Direction) {
     let message = wire.taken_out();
     assert_eq!(message.len(), 2 + bytes.len() + 16);
@@ -333,8 +333,8 @@ fn note(wire: &Wire, bytes: &[u8], way: &mut Direction) {
     way.sent.push((message, bytes.to_vec()));
 }
 
-/// Reads what there is, or only a little.
-fn read(stream: &mut NoiseStream<Wire>, way: &mut Direction, counters: &Counters, little: bool) {
+/// Reads everything available, or only a little.
+fn read(stream: &mut NoiseStream<Wire>, way: &mut Direction, counters: &PeerPortCounters, little: bool) {
     let mut buffer = [0; 4096];
     let space = if little { &mut buffer[..3] } else { &mut buffer[..] };
     while let Some(read) = stream.read(space).now_or_never() {
@@ -357,7 +357,7 @@ fn read(stream: &mut NoiseStream<Wire>, way: &mut Direction, counters: &Counters
     }
 }
 
-/// What came out is what was sent, as far as the wire was given the same bytes, and not a byte more.
+/// The output equals what was sent, up to the first byte that the attacker changed, and not a byte more.
 fn judge(way: &Direction, whole: bool) {
     let (mut rest, mut plain) = (&way.brought[..], Vec::new());
     for (message, carried) in &way.sent {
@@ -370,7 +370,7 @@ fn judge(way: &Direction, whole: bool) {
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    // The step, the initiator's keys, whether there is another handshake, and what becomes of its two messages.
+    // The step, the initiator's keys, whether there is another handshake, and what happens to its two messages.
     let good = [0, 0, 0, 7, 7];
     let talk: Vec<u8> = (0..8u8).flat_map(|n| [n & 1, 0, 1, n * 20, n, n & 1, 4, 1, 0]).collect();
     let with = |first: [u8; 5], rest: &[u8]| [&first[..], rest].concat();
@@ -381,7 +381,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         with([1, 1, 0, 7, 7], &talk),
         with([2, 2, 0, 7, 7], &talk),
         with([0, 3, 0, 7, 7], &talk),
-        // Of each kind: long ones, without room, out of turn, sent back, spoilt, and anything.
+        // One of each kind: long messages, no room, out of order, reflected, corrupt, and anything.
         with(good, &[&[0, 0, 0, 0, 9][..], &[0, 4, 1, 1], &[0, 4, 1, 0, 0, 4, 1, 0], &talk].concat()),
         with(good, &[&[0, 3, 50, 1][..], &[0, 4, 1, 0], &talk].concat()),
         with(good, &[&send[..], &[0, 7, 1, 1, 0]].concat()),
@@ -390,7 +390,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         with(good, &[&send[..], &[0, 9, 0, 9, 1, 1, 0]].concat()),
         with(good, &[&send[..], &[0, 4, 1, 0, 0, 9, 1, 20, 1, 0]].concat()),
         with(good, &[&[1, 7][..], &chunk(&[0, 3, 1, 2, 3]), &[1, 0]].concat()),
-        // The handshake's messages: changed, cut, longer, anything, sent back, of another connection.
+        // The handshake's messages: changed, cut, extended, anything, reflected, of another connection.
         with([0, 0, 0, 0, 0], &[5, 1, 7]),
         shut(1, 20),
         with([0, 0, 0, 2, 0], &[3, 1, 2, 3, 7]),

@@ -1,5 +1,5 @@
-//! Datagrams of membership as they are when encrypted: good ones of several nodes that are lost, late, doubled, sent back,
-//! spoilt and put together anew, between clocks that go forward and back; and anything.
+//! Encrypted membership datagrams of several nodes: lost, late, duplicated, reflected, corrupt and spliced, between
+//! clocks that go forward and back; and arbitrary bytes.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -14,9 +14,9 @@ use kvasir_node::reload::Reloads;
 use crate::input::{Input, chunk};
 
 const START_MS: u64 = 1_700_000_000_000;
-/// Datagrams that are remembered here.
+/// How many datagrams the node remembers here.
 const LIMIT: usize = 8;
-/// The version of `KVSX`, and the nonce behind it.
+/// `KVSX` and the version, followed by the nonce.
 const HEADER: usize = 5;
 const NONCE: usize = 24;
 
@@ -24,7 +24,7 @@ thread_local! {
     static NOW_MS: Cell<u64> = const { Cell::new(START_MS) };
 }
 
-/// Keys that are each one byte over and over.
+/// Keys of one repeated byte each.
 pub(crate) fn keys(cookie: &str, keys: &[u8]) -> Keys {
     let ring = Keyring { cookie: cookie.into(), keys: keys.iter().map(|key| [*key; KEY_BYTES]).collect() };
     let stop = tokio_util::sync::CancellationToken::new();
@@ -35,7 +35,7 @@ fn sealer(cookie: &str, with: &[u8], limit: usize) -> Sealer {
     Sealer::with(keys(cookie, with), Duration::from_secs(1), limit, || NOW_MS.get())
 }
 
-/// Who a datagram is of.
+/// The sender of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Of {
     Friend,
@@ -67,7 +67,7 @@ pub(crate) fn run(bytes: &[u8]) {
     while !input.is_empty() {
         let wire = match input.below(12) {
             0..=2 => {
-                // Its sender's clock may be another.
+                // The sender's clock may differ.
                 let now_ms = NOW_MS.get();
                 let skew_ms = u64::from(input.byte()) * window / 64;
                 NOW_MS.set(if input.flag() { now_ms + skew_ms } else { now_ms - skew_ms });
@@ -99,25 +99,8 @@ pub(crate) fn run(bytes: &[u8]) {
             6 => [b"KVSX\x01", input.chunk()].concat(),
             _ if sent.is_empty() => continue,
             7..=9 => sent[input.below(sent.len())].sealed.clone(),
-            10 => {
-                let mut wire = sent[input.below(sent.len())].sealed.clone();
-                for _ in 0..=input.below(3) {
-                    let at = usize::from(input.byte()) * 5 % wire.len();
-                    wire[at] ^= input.byte();
-                }
-                match input.below(4) {
-                    0 => wire.truncate(usize::from(input.byte()) * 5),
-                    1 => wire.extend_from_slice(input.chunk()),
-                    _ => {}
-                }
-                wire
-            }
-            _ => {
-                // The beginning of one, the end of another one.
-                let (one, two) = (&sent[input.below(sent.len())].sealed, &sent[input.below(sent.len())].sealed);
-                let cut = input.of(&[HEADER, HEADER + NONCE, HEADER + NONCE + 16, OVERHEAD - 16]);
-                [&one[..cut], &two[cut..]].concat()
-            }
+            10 => corrupt(&mut input, &sent),
+            _ => spliced(&mut input, &sent),
         };
         peak_ms = peak_ms.max(NOW_MS.get());
         let good = sent.iter_mut().find(|sent| sent.sealed == wire);
@@ -128,7 +111,30 @@ pub(crate) fn run(bytes: &[u8]) {
     }
 }
 
-/// Whether it was taken, which must be right; `room`: all that was ever taken can be remembered.
+/// One of the datagrams, with bits flipped, cut or extended.
+fn corrupt(input: &mut Input<'_>, sent: &[Sent]) -> Vec<u8> {
+    let mut wire = sent[input.below(sent.len())].sealed.clone();
+    for _ in 0..=input.below(3) {
+        let at = usize::from(input.byte()) * 5 % wire.len();
+        wire[at] ^= input.byte();
+    }
+    match input.below(4) {
+        0 => wire.truncate(usize::from(input.byte()) * 5),
+        1 => wire.extend_from_slice(input.chunk()),
+        _ => {}
+    }
+    wire
+}
+
+/// The first bytes of one datagram and the rest of another.
+fn spliced(input: &mut Input<'_>, sent: &[Sent]) -> Vec<u8> {
+    let (one, two) = (&sent[input.below(sent.len())].sealed, &sent[input.below(sent.len())].sealed);
+    let cut = input.of(&[HEADER, HEADER + NONCE, HEADER + NONCE + 16, OVERHEAD - 16]);
+    [&one[..cut], &two[cut..]].concat()
+}
+
+/// Returns whether the datagram was accepted, after checking that this is right; `room`: all accepted datagrams fit
+/// into the memory for replays.
 fn deliver(ours: &Sealer, wire: &[u8], good: Option<&mut Sent>, peak_ms: u64, room: bool) -> bool {
     let (now_ms, window) = (NOW_MS.get(), ours.window_ms());
     let before: BTreeMap<_, _> = ours.counters().read().into();
@@ -136,14 +142,14 @@ fn deliver(ours: &Sealer, wire: &[u8], good: Option<&mut Sent>, peak_ms: u64, ro
     let counted: Vec<_> = ours.counters().read().into_iter().filter(|(name, count)| before[name] != *count).collect();
     match &opened {
         Ok(_) => assert_eq!(counted, [], "what is taken is not refused"),
-        Err((reason, told)) => assert_eq!(counted, [(*reason, before[reason] + 1)], "{told}"),
+        Err((reason, error)) => assert_eq!(counted, [(*reason, before[reason] + 1)], "{error}"),
     }
     let reason = opened.as_ref().err().map(|(reason, _)| *reason);
     let Some(sent) = good else {
-        assert!(reason.is_some(), "what nobody has sent was taken");
+        assert!(reason.is_some(), "a forged datagram was accepted");
         return false;
     };
-    // No farther than what the window has passed could be brought back.
+    // After a clock went back by a window or more, a replay may pass.
     let set_back = now_ms + window <= peak_ms;
     match sent.of {
         Of::Stranger => assert_eq!(reason, Some("key")),
@@ -165,7 +171,7 @@ fn deliver(ours: &Sealer, wire: &[u8], good: Option<&mut Sent>, peak_ms: u64, ro
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    // (what, ...): send by whom, a while, take.
+    // (kind, ...): send, wait, deliver.
     let send = |skew: u8, ahead: u8, who: u8, text: &[u8]| [&[0, skew, ahead, who, 1][..], &chunk(text)].concat();
     let each: Vec<u8> = (0..5).flat_map(|who| send(0, 0, who, b"hello")).collect();
     let all = |from: u8, to: u8| (from..to).flat_map(|at| [7, at]).collect::<Vec<u8>>();

@@ -1,14 +1,15 @@
-//! Files with secrets: the one that peers encrypt with, which the operator looks at before the node reads it, and the one
-//! with the tokens of clients.
+//! Secret files: the one that peers encrypt with, which the operator checks before the node reads it, and the one with
+//! the clients' tokens.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use k8s_openapi::ByteString;
+use kvasir_formats::access::Verb;
+use kvasir_formats::keyring::{KEY_BYTES, Keyring, MAX_COOKIE_BYTES, MAX_KEYS};
 use kvasir_node::auth::{Auth, MAX_TOKEN_BYTES};
-use kvasir_node::config::{AuthConfig, KEY_BYTES, Keyring, MAX_COOKIE_BYTES, MAX_KEYS, Verb};
+use kvasir_node::config::AuthConfig;
 use kvasir_node::reload::Reloads;
-use kvasir_operator::encryption::keep;
 use tokio_util::sync::CancellationToken;
 
 use crate::input::{Input, chunk};
@@ -16,7 +17,7 @@ use crate::input::{Input, chunk};
 /// The shortest token.
 const MIN_TOKEN_BYTES: usize = 16;
 const MAX_NAME_BYTES: usize = 256;
-/// No fixed word of a message is longer.
+/// No fixed word of an error message is longer.
 const LONGEST_WORD: usize = 15;
 
 pub(crate) fn run(bytes: &[u8]) {
@@ -29,16 +30,16 @@ pub(crate) fn run(bytes: &[u8]) {
 }
 
 fn keys(text: &[u8]) {
-    let (read, checked) = (Keyring::parse(text), keep::check(text));
+    let read = Keyring::parse(text);
     let shown = text.escape_ascii();
-    assert_eq!(read.is_ok(), checked.is_ok(), "node: {read:?}, operator: {checked:?}: {shown}");
-    let Ok(ring) = &read else {
-        let text = String::from_utf8_lossy(text);
-        for why in [read.as_ref().err(), checked.as_ref().err()].into_iter().flatten() {
+    let ring = match &read {
+        Ok(ring) => ring,
+        Err(why) => {
+            let (why, text) = (why.to_string(), String::from_utf8_lossy(text));
             let secret = text.split_whitespace().find(|word| word.len() > LONGEST_WORD && why.contains(word));
-            assert_eq!(secret, None, "a part of the file is told: {why}");
+            assert_eq!(secret, None, "the error shows a part of the file: {why}");
+            return;
         }
-        return;
     };
     let different: BTreeSet<_> = ring.keys.iter().collect();
     assert!((1..=MAX_COOKIE_BYTES).contains(&ring.cookie.len()), "{shown}");
@@ -46,10 +47,9 @@ fn keys(text: &[u8]) {
     assert!(!different.contains(&[0; KEY_BYTES]), "{shown}");
     let written = written(ring);
     assert!(Keyring::parse(written.as_bytes()) == read, "{shown} is not {written}");
-    assert_eq!(keep::check(written.as_bytes()), Ok(()), "{written}");
 }
 
-/// A file that holds these keys.
+/// A key file with these keys.
 fn written(ring: &Keyring) -> String {
     let cookie = quoted(std::str::from_utf8(&ring.cookie).expect("it was text"));
     let keys: Vec<_> = ring.keys.iter().map(|key| base64(key)).collect();
@@ -60,7 +60,7 @@ fn base64(bytes: &[u8]) -> String {
     serde_json::to_string(&ByteString(bytes.to_vec())).expect("bytes are JSON")
 }
 
-/// Text as YAML can hold any.
+/// Text in any form that YAML allows.
 fn quoted(text: &str) -> String {
     let escaped = |c: char| match c {
         '"' | '\\' => format!("\\{c}"),
@@ -70,7 +70,7 @@ fn quoted(text: &str) -> String {
     format!("\"{}\"", text.chars().map(escaped).collect::<String>())
 }
 
-/// A node that has read its tokens from a file, as it does when it starts.
+/// A node that has read its tokens from a file, as it does at start.
 struct Door {
     runtime: tokio::runtime::Runtime,
     auth: Auth,
@@ -85,7 +85,7 @@ impl Door {
         std::fs::write(&file, text).expect("a small file can be written");
         let auth = {
             let _entered = runtime.enter();
-            // Without a rule everybody is refused, by name.
+            // Without a rule every client is refused, by name.
             Auth::start(Some(&config), Some(Vec::new()), None, &Reloads::default(), &CancellationToken::new())
         };
         std::fs::remove_file(&file).expect("it was written");
@@ -96,7 +96,7 @@ impl Door {
         Ok(Self { runtime, auth })
     }
 
-    /// Whose token this is.
+    /// The client of this token.
     fn whose(&self, token: &str) -> Option<String> {
         let caller = self.runtime.block_on(self.auth.identify(None, Some(token))).ok()?;
         let refused = caller.may(Verb::Read, "k").expect_err("no rule allows it").to_string();
@@ -105,7 +105,7 @@ impl Door {
     }
 }
 
-/// Of this process alone.
+/// A file of this process alone.
 fn file() -> PathBuf {
     std::env::temp_dir().join(format!("kvasir-fuzz-tokens-{}", std::process::id()))
 }
@@ -121,7 +121,7 @@ fn is_token(token: &str) -> bool {
 fn any_tokens(text: &[u8]) {
     let Ok(door) = Door::open(text) else { return };
     let text = std::str::from_utf8(text).expect("what was taken is text");
-    // Whatever part of the file is a token to the node keeps to what is said of tokens and names.
+    // Whatever the node reads as a token or name meets the documented rules for tokens and names.
     let parts = text.split(|c: char| c.is_whitespace() || "\"',:{}".contains(c));
     for part in parts.filter(|part| !part.is_empty()) {
         if let Some(name) = door.whose(part) {
@@ -159,10 +159,10 @@ fn given_tokens(input: &mut Input<'_>) {
         }
         Err(why) => {
             assert!(!good || tokens.len() < given.len(), "{why}: {file}");
-            // A name is told.
+            // Errors may contain a name.
             let hidden = |token: &&&str| is_token(token) && !given.keys().any(|name| name.contains(**token));
-            let told = tokens.iter().filter(hidden).find(|token| why.contains(**token));
-            assert_eq!(told, None, "a token is told: {why}");
+            let shown = tokens.iter().filter(hidden).find(|token| why.contains(**token));
+            assert_eq!(shown, None, "the error shows a token: {why}");
         }
     }
 }

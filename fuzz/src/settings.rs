@@ -17,7 +17,7 @@ pub(crate) fn run(bytes: &[u8]) {
     assert_eq!(settings.clone().over(Settings::default()), settings);
     assert_eq!(Settings::default().over(settings.clone()), settings);
     let Ok(config) = settings.validate() else { return };
-    // What `--print-config` prints means the same to the next node. Secrets are left out of it.
+    // The output of `--print-config` means the same to the next node. It leaves out secrets.
     let printed = config.to_yaml();
     if printed.starts_with("# discovery.nats.") {
         return;
@@ -35,7 +35,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         include_str!("../../examples/nodes/nats.yaml"),
         include_str!("../../examples/nodes/static.yaml"),
     ];
-    // Comments are no settings: what is left is short enough to be varied.
+    // Without the comments, the rest is short enough to mutate.
     let bare = |text: &str| {
         let line = |line: &str| line.split(" #").next().unwrap_or_default().to_owned();
         text.lines().filter(|it| !it.trim_start().starts_with('#')).map(line).collect::<Vec<_>>().join("\n")

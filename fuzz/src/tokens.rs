@@ -1,4 +1,4 @@
-//! Tokens that clients bring back: of sessions and of listings, and the time-out in a call's header.
+//! Tokens that clients send back, of sessions and of listings, and the timeout in a call's header.
 
 use kvasir_node::api::fuzzing::{read_page_token, read_timeout, write_page_token};
 use kvasir_node::clock::Dot;
@@ -22,7 +22,7 @@ fn session(bytes: &[u8]) {
         assert!(token.len() <= 16 << 10, "{} bytes", token.len());
         assert_eq!(Session::decode(&token), Ok(session), "the token does not say what the session is");
     }
-    // A checksum is hard to guess: so also one that is right.
+    // A fuzzer hardly guesses a checksum, so one input has the right one.
     let mut input = Input::new(bytes);
     let mut session = Session::default();
     while !input.is_empty() {

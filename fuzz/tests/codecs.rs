@@ -1,4 +1,4 @@
-//! What one node writes, another one reads: frames, datagrams of membership, and the client's codecs.
+//! What one node writes, another one reads: frames, membership datagrams, and the client's codecs.
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -115,7 +115,7 @@ fn message() -> impl Strategy<Value = Message> {
 
 proptest! {
     #[test]
-    fn frames_come_back_one_after_the_other_and_a_cut_one_does_not(
+    fn frames_are_read_in_order_and_a_cut_one_is_refused(
         messages in vec(message(), 1..5),
         name in ".{0,60}",
         numbers: (u64, u64, u64, bool, bool),
@@ -140,7 +140,7 @@ proptest! {
                 assert_eq!(&frame::read::<Message>(&mut stream, 1 << 20).await.unwrap(), message);
             }
             assert!(stream.is_empty());
-            // The last frame, without its end.
+            // The last frame, cut.
             let mut last = BytesMut::new();
             frame::append(&mut last, messages.last().expect("at least one"));
             let mut cut = &last[..cut.index(last.len())];
@@ -149,7 +149,7 @@ proptest! {
     }
 }
 
-// ---- datagrams of membership
+// ---- membership datagrams
 
 fn address() -> impl Strategy<Value = SocketAddr> {
     let v4 = (1u8..=223, any::<(u8, u8, u8)>(), 1u16..)
@@ -160,7 +160,7 @@ fn address() -> impl Strategy<Value = SocketAddr> {
 }
 
 fn node() -> impl Strategy<Value = NodeId> {
-    // In bytes, as the limits are.
+    // In bytes, like the limits.
     let text = |max: usize| vec(prop::char::range('!', '~'), 1..=max).prop_map(String::from_iter);
     (text(63), text(32), 1u64.., any::<(bool, u64)>(), address()).prop_map(
         |(name, version, origin, (sidecar, started_ms), address)| {
@@ -170,7 +170,7 @@ fn node() -> impl Strategy<Value = NodeId> {
     )
 }
 
-/// All that an identity says; two are equal already when they are the same life.
+/// All fields of an identity; `==` compares only the process.
 fn said(id: &NodeId) -> (String, u64, Role, SocketAddr, u64, String, u32, bool) {
     let NodeId { name, origin, role, peer_address, started_ms, version, generation, leaving } = id.clone();
     (name, origin, role, peer_address, started_ms, version, generation, leaving)
@@ -181,7 +181,7 @@ proptest! {
     fn two_nodes_come_to_know_each_other_as_they_are(a in node(), b in node()) {
         prop_assume!(a.peer_address != b.peer_address && a.origin != b.origin && a.name != b.name);
         let mut nodes = [&a, &b].map(|id| Swim::new(id.clone(), envelope("default/demo", "u", VERSION), SwimConfig::LAN, Duration::ZERO, id.origin));
-        nodes[0].look_at(Duration::ZERO, [b.peer_address]);
+        nodes[0].set_addresses(Duration::ZERO, [b.peer_address]);
         nodes[0].tick(Duration::ZERO, u64::MAX);
         let mut passed = 0;
         loop {
@@ -223,7 +223,7 @@ proptest! {
         prop_assert_eq!(Codec::<Version>::decode(&Proto, encoded).unwrap(), message);
         let encoded = Json.encode(&json).unwrap();
         prop_assert_eq!(Codec::<std::collections::BTreeMap<String, Option<i64>>>::decode(&Json, encoded).unwrap(), json);
-        // Bytes that are none are refused, or are a value.
+        // Invalid bytes are refused, or are a value.
         let read = Text.decode(any_bytes.clone());
         prop_assert_eq!(read.is_ok(), std::str::from_utf8(&any_bytes).is_ok());
         let _: Result<Version, _> = Proto.decode(any_bytes.clone());

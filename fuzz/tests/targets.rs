@@ -1,11 +1,11 @@
-//! All targets without a fuzzer: with the seeds, with seeds that were spoilt, and with what chance brings. The same on
-//! every machine.
+//! All targets without a fuzzer: with the seeds, with corrupted seeds, and with random inputs. The same on every
+//! machine.
 
 use kvasir_fuzz::{TARGETS, Target};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestError, TestRunner};
 
-/// Inputs of each target. One that takes longer than others gets fewer.
+/// Inputs for each target. Slow targets get fewer.
 fn cases(target: &Target) -> u32 {
     match target.name {
         "certificates" | "admission" => 300,
@@ -18,7 +18,7 @@ fn cases(target: &Target) -> u32 {
 fn no_input_breaks_a_promise() {
     let only = std::env::var("FUZZ").unwrap_or_default();
     let chosen = || TARGETS.iter().filter(|target| target.name.contains(&only));
-    // Each on a thread of its own, so that one that fails does not keep the others from running.
+    // Each target runs in its own thread, so that a failing one does not stop the others.
     let failed: Vec<_> = std::thread::scope(|scope| {
         let runs: Vec<_> = chosen().map(|target| (target.name, scope.spawn(|| try_all(target)))).collect();
         runs.into_iter().filter_map(|(name, run)| run.join().is_err().then_some(name)).collect()

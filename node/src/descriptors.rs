@@ -1,21 +1,19 @@
-//! How many files and connections the system lets the process have open, and
-//! limits of the ports that fit into it: a port that lets in more than that
-//! would leave nothing to the others.
+//! The limit on the process's file descriptors, and limits of the ports that fit into it: a port that used up all
+//! descriptors would block the other ports.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, warn};
 
 use crate::config::{ClientPortConfig, PeerPortConfig};
 
-/// What a node has open beside the connections that its ports let in: those it
-/// opens itself, the admin port's, listeners and files. Where little is allowed
-/// at all, half of that.
-const BESIDE: usize = 256;
+/// Descriptors reserved for everything but the connections that its ports accept: connections that the node opens,
+/// those of the admin port, listeners and files. With a low limit the reserve is half of the limit.
+const RESERVE: usize = 256;
 
-/// Lets the process open as many as the system allows, and lowers the limits of
-/// the ports if that is too little for them.
+/// Raises the process's limit on file descriptors as needed, and lowers the limits of the ports if it is too low for
+/// them.
 pub fn fit(client: &mut ClientPortConfig, peer: &mut PeerPortConfig) {
-    let wanted = client.max_connections.saturating_add(peer.max_connections).saturating_add(BESIDE);
+    let wanted = client.max_connections.saturating_add(peer.max_connections).saturating_add(RESERVE);
     let allowed = raise(wanted);
     if allowed >= wanted {
         return;
@@ -27,13 +25,12 @@ pub fn fit(client: &mut ClientPortConfig, peer: &mut PeerPortConfig) {
         wanted,
         clients = client.max_connections,
         peers = peer.max_connections,
-        "the system lets this process open too few files for {clients} connections of clients and {peers} of peers: \
-         raise the limit (ulimit -n, LimitNOFILE), or lower clientPort.maxConnections; fewer are let in until then"
+        "the limit on open files is too low for {clients} connections of clients and {peers} of peers, so fewer are \
+         accepted: raise the limit (ulimit -n, LimitNOFILE), or lower clientPort.maxConnections"
     );
 }
 
-/// Raises the soft limit to the hard one, unless it is `wanted` already, and
-/// returns what is allowed then.
+/// Raises the soft limit to the hard limit, unless the soft limit is at least `wanted`, and returns the soft limit.
 fn raise(wanted: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
     let enough = limit.current.is_none_or(|current| current >= wanted as u64);
@@ -42,11 +39,11 @@ fn raise(wanted: usize) -> usize {
     } else {
         match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
             Ok(()) => {
-                debug!(from = limit.current, to = limit.maximum, "raised how many files may be open");
+                debug!(from = limit.current, to = limit.maximum, "raised the limit on open files");
                 Rlimit { current: limit.maximum, ..limit }
             }
             Err(error) => {
-                warn!(%error, "could not raise how many files may be open");
+                warn!(%error, "could not raise the limit on open files");
                 limit
             }
         }
@@ -54,9 +51,9 @@ fn raise(wanted: usize) -> usize {
     limit.current.map_or(usize::MAX, |current| usize::try_from(current).unwrap_or(usize::MAX))
 }
 
-/// Gives both ports their part of what is `allowed`, and each address its part of that.
+/// Divides what is `allowed` between the ports, in proportion to their limits, and scales the limits for each address.
 fn share(client: &mut ClientPortConfig, peer: &mut PeerPortConfig, allowed: usize) {
-    let left = allowed - BESIDE.min(allowed / 2);
+    let left = allowed - RESERVE.min(allowed / 2);
     let both = client.max_connections + peer.max_connections;
     for (max, per_address) in [
         (&mut client.max_connections, &mut client.max_connections_per_address),
@@ -82,8 +79,8 @@ mod tests {
     }
 
     #[test]
-    fn what_the_system_allows_is_shared_out_and_something_is_left_for_the_rest() {
-        // Of 768: four parts and one, and a quarter of each to an address.
+    fn descriptors_are_shared_with_a_reserve() {
+        // 768 are divided 4 to 1, and an address gets a quarter of each.
         assert_eq!(shared(1024), [(614, 153), (153, 38)]);
         assert_eq!(shared(200), [(80, 20), (20, 5)]);
         assert_eq!(shared(3), [(1, 1), (1, 1)]);

@@ -1,5 +1,4 @@
-//! Who may connect to a port: so many connections altogether, and so many from
-//! one address.
+//! Limits the open connections of a port, in total and for each address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,73 +6,73 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Lets connections in up to limits.
+/// Admits connections up to limits.
 #[derive(Debug)]
 pub struct Gate {
     max: usize,
     max_per_address: usize,
-    inside: Mutex<Inside>,
+    open: Mutex<Open>,
 }
 
 #[derive(Debug, Default)]
-struct Inside {
-    all: usize,
-    /// No address is here that has no connection, so this is bounded as they are.
+struct Open {
+    total: usize,
+    /// Only addresses with a connection, so the map is bounded by the limit on connections.
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// Why a connection is not let in.
+/// Why a connection is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
-    /// There are too many.
+    /// Too many connections are open.
     Full,
-    /// There are too many from this address.
+    /// Too many connections from this address are open.
     AddressFull,
 }
 
-/// A connection's place, given back when it is dropped.
+/// Permission to have a connection open; returned when it is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct Permit {
     gate: Arc<Gate>,
     address: IpAddr,
 }
 
 impl Gate {
-    /// With these limits.
+    /// An empty gate with these limits.
     pub fn new(max: usize, max_per_address: usize) -> Arc<Self> {
-        Arc::new(Self { max, max_per_address, inside: Mutex::default() })
+        Arc::new(Self { max, max_per_address, open: Mutex::default() })
     }
 
-    /// Lets a connection in, if there is room.
-    pub fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Place, Closed> {
+    /// Admits a connection, if the limits allow it.
+    pub fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Permit, Closed> {
         let address = address.to_canonical();
-        let mut inside = self.inside.lock();
-        if inside.all >= self.max {
+        let mut open = self.open.lock();
+        if open.total >= self.max {
             return Err(Closed::Full);
         }
-        let here = inside.by_address.get(&address).copied().unwrap_or(0);
+        let here = open.by_address.get(&address).copied().unwrap_or(0);
         if here >= self.max_per_address {
             return Err(Closed::AddressFull);
         }
-        inside.all += 1;
-        inside.by_address.insert(address, here + 1);
-        Ok(Place { gate: self.clone(), address })
+        open.total += 1;
+        open.by_address.insert(address, here + 1);
+        Ok(Permit { gate: self.clone(), address })
     }
 
-    /// How many are inside.
-    pub fn inside(&self) -> usize {
-        self.inside.lock().all
+    /// How many connections are open.
+    pub fn open(&self) -> usize {
+        self.open.lock().total
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
-        let mut inside = self.gate.inside.lock();
-        inside.all -= 1;
-        if let Some(here) = inside.by_address.get_mut(&self.address) {
+        let mut open = self.gate.open.lock();
+        open.total -= 1;
+        if let Some(here) = open.by_address.get_mut(&self.address) {
             *here -= 1;
             if *here == 0 {
-                inside.by_address.remove(&self.address);
+                open.by_address.remove(&self.address);
             }
         }
     }
@@ -84,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_address_has_its_part_and_places_come_back() {
+    fn gate_limits_total_and_each_address() {
         let gate = Gate::new(3, 2);
         let at = |n: u8| IpAddr::from([10, 0, 0, n]);
         let (one, two) = (gate.enter(at(1)).unwrap(), gate.enter(at(1)).unwrap());
@@ -94,8 +93,8 @@ mod tests {
         assert_eq!(gate.enter(at(3)).unwrap_err(), Closed::Full);
         drop((one, two));
         let four = gate.enter(at(3)).unwrap();
-        assert_eq!(gate.inside(), 2);
+        assert_eq!(gate.open(), 2);
         drop((three, four));
-        assert_eq!((gate.inside(), gate.inside.lock().by_address.len()), (0, 0));
+        assert_eq!((gate.open(), gate.open.lock().by_address.len()), (0, 0));
     }
 }

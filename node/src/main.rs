@@ -1,8 +1,7 @@
-//! `kvasir-node`: reads the settings, runs a node until it is told to stop.
-//! `kvasir-node dev` runs a whole cluster for trying.
+//! `kvasir-node`: reads the settings and runs a node until SIGTERM or SIGINT. `kvasir-node dev` runs a whole cluster in
+//! one process.
 //!
-//! Exit codes: 0 after a drain, 1 when the node could not run, 2 when the
-//! settings are wrong.
+//! Exit codes: 0 after a drain, 1 if the node could not run, 2 if the settings are wrong.
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -13,24 +12,24 @@ use kvasir_node::config::{Cli, Command, Config, DevSettings, LogConfig, LogForma
 use kvasir_node::descriptors;
 use kvasir_node::dev::DevCluster;
 use kvasir_node::memory;
-use kvasir_node::node::{Node, NodeError, Speaks};
+use kvasir_node::node::{Node, NodeError, ProtocolVersions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
-/// musl's own allocator takes a lock for every allocation, and keeps what was freed.
+/// musl's allocator takes a lock for every allocation, and does not return freed memory.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The settings are wrong.
+/// The exit code for wrong settings.
 const BAD_CONFIG: u8 = 2;
-/// For tests alone: the version of the protocol that the node speaks on links, and in membership datagrams, so that it is
-/// to its peers what a node of another release would be.
+/// Only for tests: the protocol versions on links and in membership datagrams, so that a node looks to its peers like
+/// one of another release.
 const LINKS_VERSION: &str = "KVASIR_TEST_LINKS_VERSION";
 const DATAGRAMS_VERSION: &str = "KVASIR_TEST_DATAGRAMS_VERSION";
 
 fn main() -> ExitCode {
-    // Answers `--help` and wrong flags itself, as command line tools do (exit code 0 and 2).
+    // Handles `--help` and wrong flags itself, with exit codes 0 and 2.
     let mut cli = Cli::parse();
     if let Some(Command::Dev(settings)) = cli.command.take() {
         return finish(&LogConfig { level: settings.log_level.clone(), format: LogFormat::Text }, dev(settings));
@@ -44,22 +43,22 @@ fn main() -> ExitCode {
         print!("{}", config.to_yaml());
         return ExitCode::SUCCESS;
     }
-    match speaks() {
-        Ok(speaks) => finish(&config.log.clone(), run(speaks, config)),
+    match versions() {
+        Ok(versions) => finish(&config.log.clone(), run(versions, config)),
         Err(error) => bad_config(&error),
     }
 }
 
-fn speaks() -> Result<Speaks, String> {
+fn versions() -> Result<ProtocolVersions, String> {
     let version = |name: &str, default| match std::env::var(name) {
-        Ok(text) => text.parse().map_err(|error| format!("{name}: {text:?} is no version: {error}")),
+        Ok(text) => text.parse().map_err(|error| format!("{name}: {text:?} is not a version: {error}")),
         Err(_) => Ok(default),
     };
-    let Speaks { links, datagrams } = Speaks::default();
-    Ok(Speaks { links: version(LINKS_VERSION, links)?, datagrams: version(DATAGRAMS_VERSION, datagrams)? })
+    let ProtocolVersions { links, datagrams } = ProtocolVersions::default();
+    Ok(ProtocolVersions { links: version(LINKS_VERSION, links)?, datagrams: version(DATAGRAMS_VERSION, datagrams)? })
 }
 
-/// Runs to the end, with the log that is asked for.
+/// Starts the log and runs `work` to its end.
 fn finish(log: &LogConfig, work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     if let Err(error) = start_log(log) {
         return bad_config(&error);
@@ -80,7 +79,7 @@ fn finish(log: &LogConfig, work: impl Future<Output = anyhow::Result<()>>) -> Ex
     }
 }
 
-/// There is no log yet: a line for whoever started the process.
+/// Prints the error to standard error, as there is no log yet.
 fn bad_config(error: &dyn std::fmt::Display) -> ExitCode {
     eprintln!("kvasir-node: {error}");
     ExitCode::from(BAD_CONFIG)
@@ -88,8 +87,8 @@ fn bad_config(error: &dyn std::fmt::Display) -> ExitCode {
 
 fn start_log(config: &LogConfig) -> Result<(), String> {
     let filter = EnvFilter::try_new(&config.level)
-        .map_err(|error| format!("logLevel: {error}; give error, warn, info, debug or trace, or target=level pairs"))?;
-    // The NATS client tells of every attempt that fails; discovery tells of it once.
+        .map_err(|error| format!("logLevel: {error}; set error, warn, info, debug or trace, or target=level pairs"))?;
+    // The NATS client logs every failed attempt; discovery logs the failure once.
     let quiet = "async_nats=off".parse().map_err(|error| format!("logLevel: {error}"))?;
     let filter = if config.level.contains("async_nats") { filter } else { filter.add_directive(quiet) };
     let lines = tracing_subscriber::fmt()
@@ -103,28 +102,29 @@ fn start_log(config: &LogConfig) -> Result<(), String> {
     Ok(())
 }
 
-async fn run(speaks: Speaks, mut config: Config) -> anyhow::Result<()> {
+async fn run(versions: ProtocolVersions, mut config: Config) -> anyhow::Result<()> {
     descriptors::fit(&mut config.client_port, &mut config.peer_port);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    if speaks != Speaks::default() {
-        warn!(links = speaks.links, datagrams = speaks.datagrams, "speaks other versions of the protocols, for a test");
+    if versions != ProtocolVersions::default() {
+        let ProtocolVersions { links, datagrams } = versions;
+        warn!(links, datagrams, "uses other protocol versions than this release, for a test");
     }
-    let mut node = Node::start_speaking(speaks, config, Vec::new()).await?;
+    let mut node = Node::start_versions(versions, config, Vec::new()).await?;
     tokio::select! {
         failure = node.failed() => {
-            // The others need not find out that it went, and may lack what it held.
+            // Leaves properly: peers may lack what the node holds, and need not wait for a failure to be detected.
             if matches!(failure, NodeError::NameTaken { .. }) {
                 node.shutdown().await;
             }
             return Err(failure.into());
         }
-        which = told(&mut terminate, &mut interrupt) => info!(signal = which, "was told to stop"),
+        signal = shutdown_signal(&mut terminate, &mut interrupt) => info!(signal, "received a shutdown signal"),
     }
     tokio::select! {
         () = node.shutdown() => Ok(()),
-        // Whoever asks twice means it.
-        which = told(&mut terminate, &mut interrupt) => {
-            warn!(signal = which, "was told to stop again: ends without waiting for the peers");
+        // A second signal ends the node at once.
+        signal = shutdown_signal(&mut terminate, &mut interrupt) => {
+            warn!(signal, "received a second shutdown signal: ends without waiting for the peers");
             anyhow::bail!("the drain was cut short")
         }
     }
@@ -136,7 +136,7 @@ async fn dev(settings: DevSettings) -> anyhow::Result<()> {
     let mut cluster = DevCluster::start(&settings).await?;
     tokio::select! {
         () = cluster.ready() => {}
-        _ = told(&mut terminate, &mut interrupt) => return Ok(()),
+        _ = shutdown_signal(&mut terminate, &mut interrupt) => return Ok(()),
     }
     let addresses = cluster.addresses();
     println!("{} nodes are ready after {} ms\n", addresses.len(), began.elapsed().as_millis());
@@ -147,16 +147,17 @@ async fn dev(settings: DevSettings) -> anyhow::Result<()> {
     if let [(_, first), ..] = &addresses[..] {
         println!("\nTry: kvctl --address {} put greeting hello", first.client);
     }
-    println!("Ctrl-C ends them, and what they hold.");
+    println!("Ctrl-C stops the nodes and discards their data.");
     tokio::select! {
         failure = cluster.failed() => return Err(failure.into()),
-        _ = told(&mut terminate, &mut interrupt) => {}
+        _ = shutdown_signal(&mut terminate, &mut interrupt) => {}
     }
     cluster.stop().await;
     Ok(())
 }
 
-async fn told(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
+/// Waits for a shutdown signal, and returns its name.
+async fn shutdown_signal(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
     tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",

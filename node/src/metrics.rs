@@ -1,6 +1,5 @@
-//! The registry of metrics and the figures that are counted as things happen.
-//! Knows nothing of who counts: figures that some part of the node keeps for
-//! itself are read at the scrape, by a collector that is registered here.
+//! The registry of metrics, and the metrics of gRPC calls. The other parts of the node keep their own figures; a
+//! collector that is registered here reads them at each scrape.
 
 use std::time::Duration;
 
@@ -16,8 +15,7 @@ use prometheus_client::registry::Registry;
 /// The content type of what [`Metrics::render`] writes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Upper ends of the request duration buckets, seconds: reads take
-/// microseconds, long listings seconds.
+/// The upper bounds of the request duration buckets, seconds: reads take microseconds, long listings seconds.
 const DURATION_BUCKETS: [f64; 12] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0];
 
@@ -28,12 +26,12 @@ type Durations = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Hi
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    counts: Counts,
+    calls: CallCounts,
 }
 
-/// What is counted as it happens. Cheap to clone; clones count together.
+/// Counts gRPC calls. Cheap to clone; clones count into the same metrics.
 #[derive(Clone, Debug)]
-pub struct Counts {
+pub struct CallCounts {
     requests: Requests,
     durations: Durations,
 }
@@ -41,7 +39,7 @@ pub struct Counts {
 impl Metrics {
     /// The metrics of a process that started at `started_ms`.
     pub fn new(version: &str, started_ms: u64) -> Self {
-        let counts = Counts {
+        let calls = CallCounts {
             requests: Family::default(),
             durations: Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS)),
         };
@@ -49,28 +47,28 @@ impl Metrics {
         started.set(started_ms as f64 / 1000.0);
 
         let mut registry = Registry::with_prefix("kvasir");
-        registry.register("build", "The release", Info::new([("version", version.to_owned())]));
-        registry.register("process_start_time_seconds", "When the process started, since 1970", started);
-        registry.register("requests", "gRPC calls that ended, by method and code", counts.requests.clone());
+        registry.register("build", "The release of this node", Info::new([("version", version.to_owned())]));
+        registry.register("process_start_time_seconds", "When the process started, in seconds since 1970", started);
+        registry.register("requests", "Completed gRPC calls, by method and code", calls.requests.clone());
         registry.register(
             "request_duration_seconds",
-            "From a gRPC call's arrival to the end of its answer, by method",
-            counts.durations.clone(),
+            "Time from the arrival of a gRPC call to the end of its answer, by method",
+            calls.durations.clone(),
         );
-        Self { registry, counts }
+        Self { registry, calls }
     }
 
-    /// Has `collector` asked at each scrape.
+    /// Adds a collector that is read at each scrape.
     pub fn collect(&mut self, collector: Box<dyn Collector>) {
         self.registry.register_collector(collector);
     }
 
-    /// The figures to count with.
-    pub fn counts(&self) -> Counts {
-        self.counts.clone()
+    /// The counters of gRPC calls.
+    pub fn calls(&self) -> CallCounts {
+        self.calls.clone()
     }
 
-    /// Everything, in the `OpenMetrics` text format.
+    /// All metrics in the `OpenMetrics` text format.
     pub fn render(&self) -> Result<String, std::fmt::Error> {
         let mut page = String::with_capacity(16 << 10);
         text::encode(&mut page, &self.registry)?;
@@ -78,9 +76,9 @@ impl Metrics {
     }
 }
 
-impl Counts {
-    /// A gRPC call ended.
-    pub fn request(&self, method: &'static str, code: &'static str, took: Duration) {
+impl CallCounts {
+    /// Counts a gRPC call that ended.
+    pub fn count(&self, method: &'static str, code: &'static str, took: Duration) {
         self.requests.get_or_create(&[("method", method), ("code", code)]).inc();
         self.durations.get_or_create(&[("method", method)]).observe(took.as_secs_f64());
     }
@@ -91,11 +89,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_counted_is_rendered() {
+    fn metrics_render_counted_calls() {
         let metrics = Metrics::new("1.2.3", 1_500);
-        let counts = metrics.counts();
-        counts.request("/kvasir.v1.Kv/Get", "OK", Duration::from_millis(2));
-        counts.request("/kvasir.v1.Kv/Get", "OK", Duration::from_millis(2));
+        let calls = metrics.calls();
+        calls.count("/kvasir.v1.Kv/Get", "OK", Duration::from_millis(2));
+        calls.count("/kvasir.v1.Kv/Get", "OK", Duration::from_millis(2));
         let page = metrics.render().unwrap();
         for line in [
             "kvasir_build_info{version=\"1.2.3\"} 1",

@@ -1,6 +1,8 @@
-//! Peers that this node cannot talk to, as transport and membership come across them: where, since when it was last so,
-//! and why. Nothing here is authenticated: whoever reaches the peer port may be listed, so the list is short, forgets,
-//! and nothing follows from it but that a node waits, and says for whom.
+//! Peers that this node cannot talk to, as transport and membership meet them: address, reason, and when it last
+//! happened.
+//!
+//! Nothing here is authenticated: any host that reaches the peer port can get itself listed. So the list is short, its
+//! entries expire, and its only effect is that a node waits, and reports what it waits for.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -9,39 +11,39 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tracing::warn;
 
-/// Peers that are listed at most. Further ones are left out until there is room.
+/// How many peers are listed. Further peers are left out until there is room.
 pub const MAX_REFUSALS: usize = 256;
-/// A peer that was not heard again for this long is forgotten. Peers announce themselves, and are dialled, every few seconds.
+/// An entry expires this long after the peer was last heard. Peers announce themselves, and are dialled, every few seconds.
 pub const FORGET_AFTER: Duration = Duration::from_secs(30);
-/// The longest name and the longest reason that are kept, bytes: a peer says both of itself.
+/// The longest name and the longest explanation that are kept, bytes: both may contain text that the peer sent.
 const MAX_NAME: usize = 128;
 const MAX_WHY: usize = 512;
 
-/// What keeps a peer from being talked to.
+/// Why this node cannot talk to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// It has another key or cookie.
+    /// The peer has another key or cookie.
     Key,
-    /// It does not encrypt, and this node does.
+    /// The peer does not encrypt, and this node does.
     Plaintext,
-    /// It encrypts, and this node does not, or in another way.
+    /// The peer encrypts, and this node does not, or in another way.
     Encrypted,
     /// One side does not accept the other's certificate.
     Certificate,
-    /// It speaks another version of the protocol.
+    /// The peer speaks another version of the protocol.
     Version,
-    /// Its clock and this node's are too far apart.
+    /// The peer's clock and this node's are too far apart.
     Clock,
-    /// It is of another cluster.
+    /// The peer is of another cluster.
     Cluster,
 }
 
 impl Reason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 7] =
         [Self::Key, Self::Plaintext, Self::Encrypted, Self::Certificate, Self::Version, Self::Clock, Self::Cluster];
 
-    /// Its name in status and metrics.
+    /// The reason as status and metrics write it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Key => "key",
@@ -58,19 +60,19 @@ impl Reason {
 /// A peer that this node cannot talk to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Where it is. Of one that came by itself, over TCP, the port is not known: 0.
+    /// The peer's address. The port is 0 if the peer dialled over TCP, because the port it listens on is unknown.
     pub address: SocketAddr,
-    /// Its name, if it is known.
+    /// The peer's name, if it is known.
     pub name: Option<String>,
-    /// What is the matter.
+    /// The reason.
     pub reason: Reason,
-    /// The same in words, with what to do.
+    /// The reason in words, with what to do about it.
     pub why: String,
 }
 
 impl Refusal {
-    /// Its name and its address, as far as they are known.
-    pub fn whom(&self) -> String {
+    /// The peer's name and address, as far as they are known.
+    pub fn peer(&self) -> String {
         let at = if self.address.port() == 0 { self.address.ip().to_string() } else { self.address.to_string() };
         match &self.name {
             Some(name) => format!("{name} ({at})"),
@@ -79,24 +81,24 @@ impl Refusal {
     }
 }
 
-/// Of the peers that cannot be talked to, those that count.
+/// The peers that cannot be talked to and that a node waits for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unjoinable {
-    /// At addresses that discovery or membership names.
+    /// Peers at addresses that discovery or membership names.
     pub named: Vec<Refusal>,
-    /// At others.
+    /// Peers at other addresses.
     pub strangers: Vec<Refusal>,
 }
 
 impl Unjoinable {
-    /// All of them.
+    /// Both, named peers first.
     pub fn into_all(self) -> Vec<Refusal> {
         self.named.into_iter().chain(self.strangers).collect()
     }
 }
 
 #[derive(Debug)]
-struct Heard {
+struct Entry {
     name: Option<String>,
     why: String,
     last: Instant,
@@ -105,67 +107,67 @@ struct Heard {
 /// Peers that this node cannot talk to.
 #[derive(Debug, Default)]
 pub struct Refusals {
-    heard: Mutex<BTreeMap<(SocketAddr, Reason), Heard>>,
-    /// Addresses that lead to this node itself, and when that was last seen.
+    entries: Mutex<BTreeMap<(SocketAddr, Reason), Entry>>,
+    /// Addresses that lead to this node itself, with the time when that was last seen.
     own: Mutex<BTreeMap<SocketAddr, Instant>>,
 }
 
 impl Refusals {
-    /// A peer that listens at this address cannot be talked to.
+    /// Records a peer that listens at this address and cannot be talked to.
     pub fn note(&self, address: SocketAddr, name: Option<&str>, reason: Reason, why: &str) {
         self.note_at(Instant::now(), address, name, reason, why);
     }
 
-    /// The same of a peer that came from this address by itself.
+    /// Records a peer that dialled from this address and cannot be talked to.
     pub fn note_caller(&self, ip: IpAddr, name: Option<&str>, reason: Reason, why: &str) {
         self.note_at(Instant::now(), SocketAddr::new(ip, 0), name, reason, why);
     }
 
     fn note_at(&self, now: Instant, address: SocketAddr, name: Option<&str>, reason: Reason, why: &str) {
-        let mut heard = self.heard.lock();
+        let mut entries = self.entries.lock();
         let (name, why) = (name.map(|name| cut(name, MAX_NAME)), cut(why, MAX_WHY));
-        // One that is known by its whole address, and calls from a port that says nothing, is listed once.
-        let known = |(other, its): (SocketAddr, Reason), of: &Heard| {
+        // A peer that is listed with its port is not listed again when it dials, from an unrelated port.
+        let known = |(other, its): (SocketAddr, Reason), entry: &Entry| {
             other == address && its == reason
                 || address.port() == 0
                     && other.ip() == address.ip()
                     && its == reason
-                    && (name.is_none() || name == of.name)
+                    && (name.is_none() || name == entry.name)
         };
         let mut again = false;
-        for (key, of) in heard.iter_mut().filter(|(key, of)| known(**key, of)) {
-            of.last = now;
+        for (key, entry) in entries.iter_mut().filter(|(key, entry)| known(**key, entry)) {
+            entry.last = now;
             if key.0 == address {
-                // Several may call from one address.
-                if name.is_some() && name != of.name && of.name.is_some() {
+                // Several peers may dial from one address.
+                if name.is_some() && name != entry.name && entry.name.is_some() {
                     warn!(%address, name, reason = reason.as_str(), why, "cannot join a peer");
                 }
-                of.why.clone_from(&why);
-                of.name = name.clone().or(of.name.take());
+                entry.why.clone_from(&why);
+                entry.name = name.clone().or(entry.name.take());
             }
             again = true;
         }
         if again {
             return;
         }
-        heard.retain(|_, of| now.duration_since(of.last) < FORGET_AFTER);
-        if heard.len() >= MAX_REFUSALS {
+        entries.retain(|_, entry| now.duration_since(entry.last) < FORGET_AFTER);
+        if entries.len() >= MAX_REFUSALS {
             return;
         }
         let caller = (SocketAddr::new(address.ip(), 0), reason);
-        if heard.get(&caller).is_some_and(|of| of.name.is_none() || of.name == name) {
-            heard.remove(&caller);
+        if entries.get(&caller).is_some_and(|entry| entry.name.is_none() || entry.name == name) {
+            entries.remove(&caller);
         }
         warn!(%address, name, reason = reason.as_str(), why, "cannot join a peer");
-        heard.insert((address, reason), Heard { name, why, last: now });
+        entries.insert((address, reason), Entry { name, why, last: now });
     }
 
-    /// A link to the peer is up: whatever kept it from being talked to is over.
+    /// A link to the peer is up: its entries are removed.
     pub fn joined(&self, address: Option<SocketAddr>, name: &str) {
-        self.heard.lock().retain(|(at, _), of| Some(*at) != address && of.name.as_deref() != Some(name));
+        self.entries.lock().retain(|(at, _), entry| Some(*at) != address && entry.name.as_deref() != Some(name));
     }
 
-    /// What was sent to this address came back to this node: it is its own.
+    /// Records that this address leads to this node itself.
     pub fn is_own(&self, address: SocketAddr) {
         self.own_at(Instant::now(), address);
     }
@@ -178,7 +180,7 @@ impl Refusals {
         }
     }
 
-    /// Addresses that lead to this node itself, beside the one that it tells its peers.
+    /// Addresses that lead to this node itself, besides the one that it announces.
     pub fn own(&self) -> Vec<SocketAddr> {
         let now = Instant::now();
         self.own
@@ -189,9 +191,11 @@ impl Refusals {
             .collect()
     }
 
-    /// The peers that cannot be talked to, of those that count. One that is linked all the same does not: a datagram may
-    /// have been changed on its way. Nor does a node of another cluster, unless its address is one that is `named`:
-    /// addresses are used again, and a cluster that dials all it finds must not keep this one from being founded.
+    /// The peers that cannot be talked to and that this node waits for. Left out are:
+    ///
+    /// - linked peers, because a datagram may have been changed on its way;
+    /// - nodes of another cluster at addresses that are not `named`: addresses are reused, and a cluster that dials every
+    ///   node it finds must not prevent this cluster from being founded.
     pub fn unjoinable(&self, named: impl Fn(&SocketAddr) -> bool, linked: impl Fn(&SocketAddr) -> bool) -> Unjoinable {
         self.unjoinable_at(Instant::now(), named, linked)
     }
@@ -203,11 +207,12 @@ impl Refusals {
         linked: impl Fn(&SocketAddr) -> bool,
     ) -> Unjoinable {
         let mut all = Unjoinable::default();
-        for ((address, reason), of) in &*self.heard.lock() {
-            if now.duration_since(of.last) >= FORGET_AFTER || linked(address) {
+        for ((address, reason), entry) in &*self.entries.lock() {
+            if now.duration_since(entry.last) >= FORGET_AFTER || linked(address) {
                 continue;
             }
-            let refusal = || Refusal { address: *address, name: of.name.clone(), reason: *reason, why: of.why.clone() };
+            let refusal =
+                || Refusal { address: *address, name: entry.name.clone(), reason: *reason, why: entry.why.clone() };
             if named(address) {
                 all.named.push(refusal());
             } else if *reason != Reason::Cluster {
@@ -218,7 +223,7 @@ impl Refusals {
     }
 }
 
-/// The beginning of a text, of so many bytes at most.
+/// The beginning of a text, at most `limit` bytes.
 fn cut(text: &str, limit: usize) -> String {
     text[..text.floor_char_boundary(limit)].to_owned()
 }
@@ -235,15 +240,15 @@ mod tests {
         ([10, 0, 0, last], 0).into()
     }
 
-    /// Where the peers that count are, named ones first.
+    /// The addresses of the listed peers, named and strangers.
     fn listed(refusals: &Refusals, now: Instant) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
         let all = refusals.unjoinable_at(now, |address| *address == at(1), |address| *address == at(9));
-        let addresses = |of: Vec<Refusal>| of.into_iter().map(|refusal| refusal.address).collect();
+        let addresses = |all: Vec<Refusal>| all.into_iter().map(|refusal| refusal.address).collect();
         (addresses(all.named), addresses(all.strangers))
     }
 
     #[test]
-    fn refusals_count_until_not_heard_again() {
+    fn refusals_expire_unless_heard_again() {
         let (refusals, start) = (Refusals::default(), Instant::now());
         refusals.note_at(start, at(1), None, Reason::Key, "k");
         refusals.note_at(start, at(2), None, Reason::Key, "k");
@@ -259,7 +264,7 @@ mod tests {
         let (refusals, now) = (Refusals::default(), Instant::now());
         refusals.note_at(now, at(1), None, Reason::Key, "k");
         refusals.note_at(now, at(2), Some("n2"), Reason::Clock, "c");
-        refusals.note_at(now, at(9), None, Reason::Key, "a linked peer's datagram was spoilt");
+        refusals.note_at(now, at(9), None, Reason::Key, "a linked peer's datagram was changed");
         assert_eq!(listed(&refusals, now), (vec![at(1)], vec![at(2)]));
         refusals.joined(Some(at(1)), "n1");
         refusals.joined(None, "n2");
@@ -267,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn another_cluster_counts_only_where_a_peer_was_named() {
+    fn refusals_by_cluster_count_only_if_named() {
         let (refusals, now) = (Refusals::default(), Instant::now());
         refusals.note_at(now, at(1), None, Reason::Cluster, "c");
         refusals.note_at(now, at(2), None, Reason::Cluster, "c");
@@ -275,18 +280,18 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_listed_once_however_it_is_met() {
+    fn refusals_list_a_peer_once() {
         let (refusals, now) = (Refusals::default(), Instant::now());
         refusals.note_at(now, caller(1), None, Reason::Key, "k");
         refusals.note_at(now, at(1), None, Reason::Key, "k");
         refusals.note_at(now, caller(1), None, Reason::Key, "k");
         assert_eq!(listed(&refusals, now), (vec![at(1)], Vec::new()));
-        // Two that share an address are two if their names say so.
+        // Peers with different names at one address are listed separately.
         refusals.note_at(now, caller(2), Some("a"), Reason::Clock, "c");
         refusals.note_at(now, at(2), Some("b"), Reason::Clock, "c");
         let all = refusals.unjoinable_at(now, |_| true, |_| false).into_all();
-        assert_eq!(all[0].whom(), "10.0.0.1:7071");
-        assert!(all.iter().any(|of| of.whom() == "b (10.0.0.2:7071)"), "{all:?}");
+        assert_eq!(all[0].peer(), "10.0.0.1:7071");
+        assert!(all.iter().any(|entry| entry.peer() == "b (10.0.0.2:7071)"), "{all:?}");
     }
 
     #[test]
@@ -300,8 +305,11 @@ mod tests {
         }
         let all = refusals.unjoinable_at(now, |_| true, |_| false).into_all();
         assert_eq!((all.len(), refusals.own().len()), (MAX_REFUSALS, MAX_REFUSALS));
-        assert!(all.iter().all(|of| of.why.len() <= MAX_WHY && of.name.as_ref().is_some_and(|n| n.len() <= MAX_NAME)));
-        // What is no longer heard makes room.
+        assert!(
+            all.iter()
+                .all(|entry| entry.why.len() <= MAX_WHY && entry.name.as_ref().is_some_and(|n| n.len() <= MAX_NAME))
+        );
+        // Expired entries make room.
         refusals.note_at(now + FORGET_AFTER, at(1), None, Reason::Key, "k");
         assert_eq!(listed(&refusals, now + FORGET_AFTER), (vec![at(1)], Vec::new()));
     }

@@ -1,6 +1,5 @@
-//! Files that are read again when they change: keys, certificates, tokens. A
-//! mounted Secret is exchanged whole, by way of links, which no watch on the
-//! file itself would see; so what the files hold is compared every few seconds.
+//! Reloads files when they change: keys, certificates, tokens. The content is compared every few seconds, because Kubernetes
+//! replaces a mounted Secret by switching a symbolic link, which a watch on the file would not notice.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -11,33 +10,32 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
-/// How often the files are looked at.
+/// How often the files are read.
 pub const LOOK: Duration = Duration::from_secs(2);
-/// No file of these is longer, bytes.
+/// The longest file in bytes.
 pub const MAX_FILE: u64 = 1 << 20;
 
-/// How the following of some files goes.
+/// The state of the files of one use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reload {
-    /// How often something new was taken.
+    /// How many reloads succeeded.
     pub times: u64,
-    /// What is wrong with what the files hold now; what they held before stays
-    /// in force.
+    /// Why the current content cannot be used. The former content stays in force.
     pub error: Option<String>,
 }
 
-/// What is followed, by its use. Clones look at the same.
+/// The state of all files, by use. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Reloads(Arc<Mutex<BTreeMap<&'static str, Reload>>>);
 
 impl Reloads {
-    /// What is followed, and how it goes.
+    /// The current state, by use.
     pub fn read(&self) -> BTreeMap<&'static str, Reload> {
         self.0.lock().clone()
     }
 
-    /// Looks at `files` again and again, and has `take` try what they hold
-    /// when that is not `last` any more. What `take` refuses changes nothing.
+    /// Reads `files` repeatedly, and passes their content to `take` when it differs from `last`. If `take` refuses the content,
+    /// the former content stays in force.
     pub async fn follow(
         self,
         what: &'static str,
@@ -62,7 +60,7 @@ impl Reloads {
             let paths = files.clone();
             let Ok(read) = tokio::task::spawn_blocking(move || read_all(&paths)).await else { return };
             let tried = match read {
-                Ok(now) if now == last => self.settled(what).then_some(Ok(false)),
+                Ok(now) if now == last => self.read_failed(what).then_some(Ok(false)),
                 Ok(now) => {
                     let taken = take(&now).map(|()| true);
                     last = now;
@@ -76,13 +74,12 @@ impl Reloads {
         }
     }
 
-    /// Whether what the files hold is what is in force, though they could not
-    /// be read a moment ago.
-    fn settled(&self, what: &'static str) -> bool {
+    /// Whether the last read failed. Then unchanged content means that all is well again.
+    fn read_failed(&self, what: &'static str) -> bool {
         self.0.lock().get(what).and_then(|reload| reload.error.as_ref()).is_some_and(|error| error.starts_with(UNREAD))
     }
 
-    /// Keeps what came of a try, and tells of what is new.
+    /// Records a result, and logs it if it is new.
     fn note(&self, what: &'static str, tried: Result<bool, String>) {
         let mut all = self.0.lock();
         let reload = all.entry(what).or_default();
@@ -91,12 +88,12 @@ impl Reloads {
                 reload.error = None;
                 reload.times += u64::from(taken);
                 if taken {
-                    info!(what, "took what the changed files hold");
+                    info!(what, "reloaded changed files");
                 }
             }
             Err(error) => {
                 if reload.error.as_ref() != Some(&error) {
-                    warn!(what, error, "cannot take what the changed files hold; what was in force stays");
+                    warn!(what, error, "cannot use changed files; the former content stays in force");
                 }
                 reload.error = Some(error);
             }
@@ -104,22 +101,22 @@ impl Reloads {
     }
 }
 
-/// How the message on a file begins that cannot be read.
+/// The start of the message on a file that cannot be read.
 const UNREAD: &str = "cannot read ";
 
-/// What a file holds, up to the limit.
+/// The content of a file of at most [`MAX_FILE`] bytes.
 pub fn read(path: &Path) -> Result<Vec<u8>, String> {
     let unread = |why: &dyn std::fmt::Display| format!("{UNREAD}{}: {why}", path.display());
     let file = std::fs::File::open(path).map_err(|error| unread(&error))?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|error| unread(&error))?;
     if bytes.len() as u64 > MAX_FILE {
-        return Err(unread(&format_args!("it is longer than {MAX_FILE} bytes")));
+        return Err(unread(&format_args!("the file is longer than {MAX_FILE} bytes")));
     }
     Ok(bytes)
 }
 
-/// What each of the files holds.
+/// The contents of files.
 pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, String> {
     paths.iter().map(|path| read(path)).collect()
 }
@@ -129,7 +126,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_change_is_taken_and_a_bad_one_told_and_left() {
+    async fn reload_takes_good_content_and_reports_bad() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
         std::fs::write(&path, "one").unwrap();
@@ -158,7 +155,7 @@ mod tests {
         }
         assert_eq!(reloads.read()["test"], Reload { times: 0, error: Some("it is bad".to_owned()) });
 
-        // As Kubernetes does it: a link is exchanged for another.
+        // Like Kubernetes: a symbolic link is replaced.
         std::fs::remove_file(&path).unwrap();
         std::fs::write(dir.path().join("other"), "two").unwrap();
         std::os::unix::fs::symlink("other", &path).unwrap();
@@ -176,11 +173,11 @@ mod tests {
         while reloads.read()["test"].error.is_some() {
             tokio::time::sleep(every).await;
         }
-        assert_eq!(reloads.read()["test"].times, 1, "what came back is what was in force");
+        assert_eq!(reloads.read()["test"].times, 1, "the content that came back is the one in force");
     }
 
     #[test]
-    fn a_file_without_end_is_refused() {
+    fn reload_refuses_a_file_without_end() {
         assert!(read(Path::new("/dev/zero")).unwrap_err().contains("longer than"));
     }
 }

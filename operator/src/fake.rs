@@ -36,7 +36,7 @@ const PLURALS: [&str; 13] = [
     "statefulsets",
 ];
 
-/// Says why a write is refused with 422: of the method, the plural, the live object and what was sent.
+/// Returns why a write is refused with 422, given the method, the plural, the live object and the sent one.
 type Rule = Box<dyn Fn(&Method, &str, Option<&Value>, &Value) -> Option<String> + Send>;
 
 #[derive(Default)]
@@ -52,7 +52,7 @@ struct State {
     requests: Vec<(Method, String)>,
 }
 
-/// A way to one API server; clones share the way, [`Fake::another`] is another way to the same server.
+/// A connection to the fake API server. Clones share the connection; [`Fake::another`] is another one to the same server.
 #[derive(Clone, Default)]
 pub(crate) struct Fake {
     state: Arc<Mutex<State>>,
@@ -60,7 +60,7 @@ pub(crate) struct Fake {
 }
 
 impl Fake {
-    /// Another way to the same server, with outages of its own.
+    /// Another connection to the same server, with its own outages.
     pub(crate) fn another(&self) -> Self {
         Self { state: self.state.clone(), away: Arc::default() }
     }
@@ -76,7 +76,7 @@ impl Fake {
         )
     }
 
-    /// The server goes away: watches break, requests are refused, and what was watched up to now is forgotten.
+    /// The server becomes unreachable: watches break, requests fail, and earlier resource versions expire.
     pub(crate) fn leave(&self) {
         self.away.store(true, Ordering::Relaxed);
         let mut state = self.state.lock();
@@ -109,12 +109,12 @@ impl Fake {
         self.state.lock().objects.get(&(plural.to_owned(), name.to_owned())).cloned()
     }
 
-    /// Stores an object, and tells who watches. Someone else's doing: no request.
+    /// Stores an object and notifies watches, as a change by another client.
     pub(crate) fn put(&self, plural: &str, object: Value) {
         self.state.lock().store(plural, object);
     }
 
-    /// How many requests of a method there were for paths with this end.
+    /// The number of requests of a method to paths with this end.
     pub(crate) fn count(&self, method: &Method, end: &str) -> usize {
         self.state.lock().requests.iter().filter(|(one, path)| one == method && path.ends_with(end)).count()
     }
@@ -203,7 +203,7 @@ impl State {
             }
         }
         if sent["propagationPolicy"] == "Orphan" {
-            // Its finalizer lets go of what it owns: the object stays for a while.
+            // The finalizer that orphans dependents keeps the object for a while.
             let mut going = live;
             going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
             going["metadata"]["finalizers"] = json!(["orphan"]);

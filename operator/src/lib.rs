@@ -1,35 +1,27 @@
-//! Kvasir's operator: it makes of each `KvCluster` the pods that serve it, and says how they are.
+//! The Kvasir operator: turns each `KvCluster` into the pods that serve it, and reports how they are.
 //!
-//! [`controller`] is the loop: fetch, [`validate`], build ([`resources`]), [`apply`], [`status`]. Only the outer steps
-//! talk to the API server; what lies between is plain functions of data. [`encryption`], [`tls`] and [`access`] see to keys,
-//! certificates and what tells clients apart before anything is applied. [`leader`] says which of several operators runs the
-//! loop, [`watches`] what it hears of the API server, [`client`] how it reaches it. [`webhook`] gives application pods their
-//! sidecar and knows nothing of the loop. [`server`] is the operator's own health and metrics.
+//! The layout is the pipeline. [`reconcile`] is the controller: it fetches a `KvCluster` and its objects, validates it
+//! ([`cluster`]), builds what it asks for ([`objects`]), applies that and writes the status. Only [`reconcile`] and [`webhook`]
+//! use the API server; [`cluster`] and [`objects`] are functions of data. [`webhook`] injects sidecars into application pods,
+//! built from the same validated cluster and the same container as members.
+//!
+//! Modules import only what is to their right:
+//!
+//! ```text
+//! main → reconcile → webhook → objects → cluster → certs → api_server → names, obstacle, pod_status, metrics
+//!      → server
+//! ```
 
-pub mod access;
-pub mod api_error;
-pub mod apply;
+pub mod api_server;
 pub mod certs;
-pub mod client;
-pub mod controller;
-pub mod encryption;
-pub mod events;
+pub mod cluster;
 #[cfg(test)]
 mod fake;
-pub mod fetch;
-pub mod labels;
-pub mod leader;
-pub mod memory;
 pub mod metrics;
-pub mod notice;
-pub mod poll;
-pub mod quantity;
-pub mod resources;
-pub mod retry;
-mod secret_folder;
+pub mod names;
+pub mod objects;
+pub mod obstacle;
+pub mod pod_status;
+pub mod reconcile;
 pub mod server;
-pub mod status;
-pub mod tls;
-pub mod validate;
-pub mod watches;
 pub mod webhook;

@@ -1,6 +1,6 @@
-//! What the operator counts of its own work.
+//! Metrics of the controller.
 //!
-//! Knows nothing of how the numbers are served.
+//! Knows nothing of how they are served.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use prometheus_client::{
 /// How a reconcile ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum End {
-    /// All was done.
+    /// Successfully.
     Done,
-    /// It is tried again.
+    /// With an error; it is retried.
     Failed,
 }
 
@@ -29,7 +29,7 @@ struct KindLabel {
     kind: String,
 }
 
-/// A handle to the numbers; clones share them.
+/// A handle to the metrics; clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     reconciles: Family<EndLabel, Counter>,
@@ -48,24 +48,24 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Adds the numbers to those that are served.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("kvasir_operator_reconciles", "Reconciles, by how they ended", self.reconciles.clone());
         registry.register(
             "kvasir_operator_writes",
-            "Requests that change something at the API server, by kind of object",
+            "Write requests to the API server, by kind of object",
             self.writes.clone(),
         );
         registry.register("kvasir_operator_reconcile_seconds", "How long a reconcile takes", self.seconds.clone());
     }
 
-    /// A reconcile ended.
+    /// Counts a reconcile that ended.
     pub fn reconciled(&self, end: End, took: Duration) {
         self.reconciles.get_or_create(&EndLabel { end }).inc();
         self.seconds.observe(took.as_secs_f64());
     }
 
-    /// A request that changes something is about to be sent.
+    /// Counts a write request that is about to be sent.
     pub fn wrote(&self, kind: &str) {
         self.writes.get_or_create(&KindLabel { kind: kind.to_owned() }).inc();
     }

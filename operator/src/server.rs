@@ -1,6 +1,6 @@
 //! The operator's own health and metrics, over HTTP.
 //!
-//! Knows nothing of what is measured, and is told by a closure why the operator is not ready, if it is not.
+//! Knows nothing of what is measured. A closure says why the operator is not ready.
 
 use std::{net::SocketAddr, sync::Arc};
 

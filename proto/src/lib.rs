@@ -1,4 +1,6 @@
-//! The wire types of Kvasir, generated from `proto/kvasir`.
+//! The wire types of Kvasir, generated from the `.proto` files in `proto/kvasir`.
+//!
+//! The feature `client` adds the client stubs, `server` the traits of the server.
 
 /// The public gRPC API.
 pub mod v1 {

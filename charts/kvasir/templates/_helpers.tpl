@@ -1,4 +1,4 @@
-{{/* The name that all names begin with: the release, and the chart if the release does not say so already. */}}
+{{/* Prefix of all names: the release, and the chart unless the name of the release contains it. */}}
 {{- define "kvasir.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
@@ -14,7 +14,7 @@
 
 {{- define "kvasir.operator" -}}{{ include "kvasir.fullname" . }}-operator{{- end -}}
 {{- define "kvasir.leader" -}}{{ include "kvasir.fullname" . }}-leader{{- end -}}
-{{/* The operator derives the same name (leader.rs): from what is looked after, not from the release. */}}
+{{/* The operator derives the same name (api_server/leader): from the managed namespaces, not from the release. */}}
 {{- define "kvasir.lease" -}}kvasir-operator{{ with .Values.operator.watchNamespace }}-{{ . }}{{ end }}{{- end -}}
 {{- define "kvasir.webhook" -}}{{ include "kvasir.fullname" . }}-webhook{{- end -}}
 {{- define "kvasir.webhookSecret" -}}{{ include "kvasir.fullname" . }}-webhook-cert{{- end -}}
@@ -23,7 +23,7 @@
 
 {{- define "kvasir.image" -}}{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}{{- end -}}
 
-{{/* What tells the operator's pods from all others; never changes in the life of a release. */}}
+{{/* Selects the operator's pods; must not change during the life of a release. */}}
 {{- define "kvasir.selector" -}}
 app.kubernetes.io/name: kvasir-operator
 app.kubernetes.io/instance: {{ .Release.Name | quote }}

@@ -1,9 +1,10 @@
-//! What happens to the nodes, and batches that others shall hold.
+//! Cluster events, and batches with an ack.
 
-use crate::world::{Node, Service};
 use futures::StreamExt as _;
 use kvasir_client::{AckLevel, Client, ClusterEvent, Error, PutOptions, RetryPolicy};
 use kvasir_proto::v1::ClusterEventKind as Kind;
+use kvasir_testing::node::Node;
+use kvasir_testing::service::Service;
 use std::sync::atomic::Ordering;
 
 fn name(event: Option<Result<ClusterEvent, Error>>) -> String {
@@ -17,8 +18,9 @@ fn name(event: Option<Result<ClusterEvent, Error>>) -> String {
     }
 }
 
+/// The stream starts over when events or the node were lost.
 #[tokio::test]
-async fn events_begin_anew_when_they_were_lost_or_their_node_was() {
+async fn events_start_over() {
     let a = Node::new("a").serve();
     let b = Node::replica_of("b", &a.node).serve();
     let service = Service::before(a.address).await;
@@ -35,7 +37,7 @@ async fn events_begin_anew_when_they_were_lost_or_their_node_was() {
     a.node.levers.happen(Kind::Lagged, "");
     assert_eq!(name(events.next().await), "restarted");
     assert_eq!(name(events.next().await), "joined a");
-    assert_eq!(service.connections(), 1, "the node was good, and was left");
+    assert_eq!(service.connections(), 1, "the node was good, but the client left it");
     service.point_to(b.address);
     a.node.levers.hang_up();
     assert_eq!(name(events.next().await), "restarted");
@@ -43,7 +45,7 @@ async fn events_begin_anew_when_they_were_lost_or_their_node_was() {
 }
 
 #[tokio::test]
-async fn events_end_with_an_error_when_no_node_has_them() {
+async fn events_end_with_an_error_without_a_node() {
     let a = Node::new("a").serve();
     a.node.levers.older.store(true, Ordering::SeqCst);
     let client = Client::builder(a.address.to_string()).retry(RetryPolicy::none()).connect().await.unwrap();
@@ -53,7 +55,7 @@ async fn events_end_with_an_error_when_no_node_has_them() {
 }
 
 #[tokio::test]
-async fn a_batch_that_others_do_not_hold_is_an_error() {
+async fn batch_that_others_lack_is_an_error() {
     let a = Node::new("a").serve();
     let client = Client::connect(a.address.to_string()).await.unwrap();
     let entries = || (0..3).map(|n| (format!("k{n}"), "v"));
@@ -62,6 +64,6 @@ async fn a_batch_that_others_do_not_hold_is_an_error() {
     let keys = || ["k0", "k1", "none"];
     let deletes = client.batch_delete_with(keys(), AckLevel::Count(1)).await;
     assert!(matches!(deletes, Err(Error::NotHeld { .. })), "{deletes:?}");
-    // Nothing is deleted any more: nobody has to hold it.
+    // There is nothing left to delete, so no node has to hold a delete.
     assert_eq!(client.batch_delete_with(keys(), AckLevel::Count(1)).await.unwrap(), [false; 3]);
 }

@@ -1,13 +1,14 @@
-//! A client whose node goes away must be served by another one.
+//! A client whose node goes away is served by another node.
 
-use crate::world::{Node, Service};
 use futures::TryStreamExt as _;
 use kvasir_client::{Client, Error, ListOptions, PutOptions, RetryPolicy};
+use kvasir_testing::node::Node;
+use kvasir_testing::service::Service;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// A request timeout that no sound machine comes near, however busy: a client that waits for it shows.
-const PATIENCE: Duration = Duration::from_mins(2);
+/// A request timeout far above what any call takes, so that a client that waits for it is noticed.
+const PATIENCE: Duration = Duration::from_secs(2 * 60);
 
 async fn patient(service: &Service) -> Client {
     Client::builder(service.address.to_string())
@@ -23,7 +24,7 @@ async fn put(client: &Client, key: &str) {
 }
 
 #[tokio::test]
-async fn a_draining_node_is_left_for_another_on_a_new_connection() {
+async fn draining_node_is_left_for_another() {
     let a = Node::new("a").serve();
     let b = Node::replica_of("b", &a.node).serve();
     let service = Service::before(a.address).await;
@@ -31,7 +32,7 @@ async fn a_draining_node_is_left_for_another_on_a_new_connection() {
     put(&client, "before").await;
     assert_eq!(client.who_am_i().await.unwrap().member.name, "a");
 
-    // The node answers on, but not for writes; the Service no longer sends it new connections.
+    // The node still answers, but refuses writes; the Service sends it no new connections.
     a.node.levers.draining.store(true, Ordering::SeqCst);
     service.point_to(b.address);
     let started = Instant::now();
@@ -42,7 +43,7 @@ async fn a_draining_node_is_left_for_another_on_a_new_connection() {
 }
 
 #[tokio::test]
-async fn calls_that_fail_together_make_one_new_connection() {
+async fn failures_together_make_one_connection() {
     let a = Node::new("a").serve();
     let b = Node::replica_of("b", &a.node).serve();
     let service = Service::before(a.address).await;
@@ -63,7 +64,7 @@ async fn calls_that_fail_together_make_one_new_connection() {
 }
 
 #[tokio::test]
-async fn a_killed_node_is_left_for_another() {
+async fn killed_node_is_left_for_another() {
     let a = Node::new("a").serve();
     let b = Node::replica_of("b", &a.node).serve();
     let service = Service::before(a.address).await;
@@ -77,7 +78,7 @@ async fn a_killed_node_is_left_for_another() {
 }
 
 #[tokio::test]
-async fn a_call_under_way_at_a_node_that_is_killed_is_made_again_at_another() {
+async fn call_in_flight_at_a_killed_node_is_tried_again() {
     let a = Node::new("a").serve();
     let b = Node::replica_of("b", &a.node).serve();
     let service = Service::before(a.address).await;
@@ -99,7 +100,7 @@ async fn a_call_under_way_at_a_node_that_is_killed_is_made_again_at_another() {
 }
 
 #[tokio::test]
-async fn a_node_that_falls_silent_is_left_after_the_request_timeout() {
+async fn silent_node_is_left_after_the_timeout() {
     let a = Node::new("a").serve();
     let b = Node::replica_of("b", &a.node).serve();
     let service = Service::before(a.address).await;
@@ -116,9 +117,9 @@ async fn a_node_that_falls_silent_is_left_after_the_request_timeout() {
 }
 
 #[tokio::test]
-async fn a_node_that_starts_late_is_waited_for() {
+async fn late_node_is_waited_for() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let service = Service::before(free).await; // accepts, then closes: nothing is behind it
+    let service = Service::before(free).await; // accepts, then closes: it has no backend
     let client = Client::builder(service.address.to_string()).build().unwrap();
     let call = tokio::spawn(async move { client.put("k", "v", PutOptions::default()).await });
     tokio::time::sleep(Duration::from_millis(400)).await;
@@ -129,7 +130,7 @@ async fn a_node_that_starts_late_is_waited_for() {
 }
 
 #[tokio::test]
-async fn when_the_budget_is_spent_the_error_tells_what_was_tried() {
+async fn spent_budget_is_an_error_with_the_reason() {
     let a = Node::new("a").serve();
     a.node.levers.draining.store(true, Ordering::SeqCst);
     let budget = Duration::from_secs(2);
@@ -138,12 +139,12 @@ async fn when_the_budget_is_spent_the_error_tells_what_was_tried() {
         .connect()
         .await
         .unwrap();
-    // That the budget is kept to the millisecond is in the unit tests of the policy, which have a clock of their own.
+    // The unit tests of the policy, which have a paused clock, check the budget to the millisecond.
     let error = client.put("k", "v", PutOptions::default()).await.unwrap_err();
     match error {
         Error::Unavailable { reason, attempts, address, .. } => {
             assert_eq!(reason, "draining");
-            // The budget may have cut the last attempt off before the node saw it.
+            // The budget may have cut the last attempt short before the node saw it.
             let (attempts, calls) = (u64::from(attempts), a.node.calls());
             assert!(attempts == calls || attempts == calls + 1, "{attempts} attempts, {calls} calls");
             assert!(attempts > 1);
@@ -154,7 +155,7 @@ async fn when_the_budget_is_spent_the_error_tells_what_was_tried() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_not_tried_again() {
+async fn refusal_is_not_tried_again() {
     let a = Node::new("a").serve();
     let client = Client::connect(a.address.to_string()).await.unwrap();
     let refused = client.put("", "v", PutOptions::default()).await.unwrap_err();
@@ -165,7 +166,7 @@ async fn a_refusal_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn connect_says_that_nothing_is_there() {
+async fn connect_fails_if_nothing_listens() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let error = Client::builder(free.to_string()).retry(RetryPolicy::none()).connect().await.unwrap_err();
     match error {
@@ -175,7 +176,7 @@ async fn connect_says_that_nothing_is_there() {
 }
 
 #[tokio::test]
-async fn a_listing_that_breaks_off_goes_on_at_another_node() {
+async fn listing_continues_at_another_node() {
     let a = Node::new("a").serve();
     let b = Node::replica_of("b", &a.node).serve();
     let service = Service::before(a.address).await;
@@ -184,7 +185,7 @@ async fn a_listing_that_breaks_off_goes_on_at_another_node() {
     for key in &keys {
         put(&client, key).await;
     }
-    // Breaks off in the second message of the first page: seven entries have been handed out by then.
+    // Breaks off in the second message of the first page, after seven entries.
     a.node.levers.break_lists_after.store(1, Ordering::SeqCst);
     service.point_to(b.address);
     let entries: Vec<_> = client.list("k", ListOptions::default()).try_collect().await.unwrap();
@@ -194,7 +195,7 @@ async fn a_listing_that_breaks_off_goes_on_at_another_node() {
 }
 
 #[tokio::test]
-async fn a_listing_that_breaks_off_at_the_same_place_again_and_again_is_given_up() {
+async fn listing_without_progress_ends_with_an_error() {
     let a = Node::new("a").serve();
     let client = Client::builder(a.address.to_string())
         .retry(RetryPolicy { budget: Duration::from_millis(300), ..RetryPolicy::default() })

@@ -1,8 +1,6 @@
-//! The SDK and `kvctl` against real gRPC servers on loopback.
+//! The SDK against stand-ins for nodes, over real gRPC on loopback.
 
 mod events;
 mod failover;
-mod kvctl;
 mod pipe;
 mod sdk;
-mod world;

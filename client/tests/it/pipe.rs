@@ -1,8 +1,9 @@
-//! Many calls on one stream.
+//! Pipes.
 
-use crate::world::{Node, Served, Service};
 use futures::future::join_all;
 use kvasir_client::{Ack, AckLevel, Client, Error, PIPE_IN_FLIGHT, Pipe, PutOptions, RetryPolicy};
+use kvasir_testing::node::{Node, Served};
+use kvasir_testing::service::Service;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tonic::Code;
@@ -18,24 +19,24 @@ async fn put(pipe: &Pipe, key: String) -> Result<(), Error> {
 }
 
 #[tokio::test]
-async fn each_call_has_its_own_answer_whatever_their_order() {
+async fn pipe_answers_each_call_in_any_order() {
     let (node, pipe) = pair().await;
-    // What is slow is asked for first, and answered last.
+    // The slow calls are sent first and answered last.
     let puts = (0..1000).map(|n| {
         let key = if n % 10 == 0 { format!("slow/{n}") } else { format!("k/{n}") };
         let pipe = &pipe;
         async move {
-            pipe.put(&key, n.to_string(), PutOptions::with_ttl(Duration::from_mins(10))).await.unwrap();
+            pipe.put(&key, n.to_string(), PutOptions::with_ttl(Duration::from_secs(10 * 60))).await.unwrap();
             let found = pipe.get(&key).await.unwrap().unwrap();
             assert_eq!(&found.value[..], n.to_string().as_bytes());
-            assert!(found.ttl.unwrap() > Duration::from_mins(5));
+            assert!(found.ttl.unwrap() > Duration::from_secs(5 * 60));
         }
     });
     join_all(puts).await;
     let levers = &node.node.levers;
     assert_eq!(levers.pipes.load(Ordering::SeqCst), 1);
-    let most = levers.most_under_way.load(Ordering::SeqCst);
-    assert!(most > 1 && most <= PIPE_IN_FLIGHT as u64, "{most} were under way");
+    let most = levers.most_in_progress.load(Ordering::SeqCst);
+    assert!(most > 1 && most <= PIPE_IN_FLIGHT as u64, "{most} were in progress");
 
     assert_eq!(pipe.get("none").await.unwrap(), None);
     assert!(pipe.exists("k/1").await.unwrap() && !pipe.exists("none").await.unwrap());
@@ -45,11 +46,11 @@ async fn each_call_has_its_own_answer_whatever_their_order() {
 }
 
 #[tokio::test]
-async fn calls_under_way_at_a_node_that_is_killed_are_made_again_at_another() {
+async fn calls_in_flight_at_a_killed_node_are_tried_again() {
     let a = Node::new("a").serve();
     let b = Node::replica_of("b", &a.node).serve();
     let service = Service::before(a.address).await;
-    let patience = Duration::from_mins(2);
+    let patience = Duration::from_secs(2 * 60);
     let client = Client::builder(service.address.to_string())
         .request_timeout(patience)
         .retry(RetryPolicy { budget: patience, ..RetryPolicy::default() })
@@ -77,7 +78,7 @@ async fn calls_under_way_at_a_node_that_is_killed_are_made_again_at_another() {
 }
 
 #[tokio::test]
-async fn a_draining_node_is_left_once_by_all_calls_together() {
+async fn pipe_leaves_a_draining_node_once() {
     let a = Node::new("a").serve();
     let b = Node::replica_of("b", &a.node).serve();
     let service = Service::before(a.address).await;
@@ -95,7 +96,7 @@ async fn a_draining_node_is_left_once_by_all_calls_together() {
 }
 
 #[tokio::test]
-async fn a_node_that_falls_silent_is_an_error_within_the_budget() {
+async fn silent_node_is_an_error_within_the_budget() {
     let node = Node::new("a").serve();
     let client = Client::builder(node.address.to_string())
         .request_timeout(Duration::from_secs(2))
@@ -111,7 +112,7 @@ async fn a_node_that_falls_silent_is_an_error_within_the_budget() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_not_tried_again_and_disturbs_no_other_call() {
+async fn refusal_does_not_disturb_other_calls() {
     let (node, pipe) = pair().await;
     let slow = put(&pipe, "slow".to_owned());
     let refused = put(&pipe, String::new());
@@ -124,7 +125,7 @@ async fn a_refusal_is_not_tried_again_and_disturbs_no_other_call() {
 }
 
 #[tokio::test]
-async fn a_node_without_pipes_says_so() {
+async fn node_without_pipes_is_an_error() {
     let (node, pipe) = pair().await;
     node.node.levers.older.store(true, Ordering::SeqCst);
     for _ in 0..2 {
@@ -136,7 +137,7 @@ async fn a_node_without_pipes_says_so() {
 }
 
 #[tokio::test]
-async fn calls_that_are_given_up_leave_their_places() {
+async fn abandoned_calls_free_their_places() {
     let (node, pipe) = pair().await;
     node.node.levers.silent.store(true, Ordering::SeqCst);
     for _ in 0..3 {
@@ -148,14 +149,14 @@ async fn calls_that_are_given_up_leave_their_places() {
 }
 
 #[tokio::test]
-async fn an_ack_that_is_not_met_is_an_error_and_the_node_is_told_how_long_to_wait() {
+async fn unmet_ack_is_an_error_within_the_timeout() {
     let (node, pipe) = pair().await;
     let asked = || Duration::try_from(node.node.levers.acks.lock().unwrap().pop().unwrap().timeout.unwrap()).unwrap();
     match pipe.put("k", "v", PutOptions::with_ack(AckLevel::All)).await {
         Err(Error::NotHeld { peers: 0, voters: 1, majority: 2, .. }) => {}
         other => panic!("{other:?}"),
     }
-    // The stream has no deadline: without this the node would wait for longer than the client does.
+    // The stream has no deadline: without a timeout in the ack the node would wait for longer than the client.
     assert_eq!(asked(), Duration::from_millis(4900));
     let ack = Ack { level: AckLevel::Majority, timeout: Some(Duration::from_secs(1)) };
     assert!(matches!(pipe.delete_with("k", ack).await, Err(Error::NotHeld { .. })));
@@ -163,7 +164,7 @@ async fn an_ack_that_is_not_met_is_an_error_and_the_node_is_told_how_long_to_wai
 }
 
 #[tokio::test]
-async fn a_session_carries_its_token_through_the_pipe_and_beside_it() {
+async fn session_carries_its_token_through_a_pipe() {
     let (_node, pipe) = pair().await;
     let mut session = pipe.session();
     let mut last = session.token();

@@ -1,12 +1,12 @@
-//! Each call of the SDK against a node.
+//! Each call of the SDK.
 
-use crate::world::{Node, ORIGIN, Served};
 use futures::TryStreamExt as _;
 use kvasir_client::{
     Ack, AckLevel, BatchGetOptions, Bytes, Client, Entry, Error, ListOptions, MemberState, Phase, PutOptions, Role,
     SkewedPeer, Text, Value, Version,
 };
 use kvasir_proto::v1::{self, ack::Asked};
+use kvasir_testing::node::{Node, ORIGIN, Served};
 use std::time::{Duration, UNIX_EPOCH};
 
 async fn pair() -> (Served, Client) {
@@ -16,7 +16,7 @@ async fn pair() -> (Served, Client) {
 }
 
 #[tokio::test]
-async fn values_come_back_as_they_were_put() {
+async fn values_are_read_as_they_were_put() {
     let (_node, client) = pair().await;
     let version = client.put("k", vec![0, 255, 10], PutOptions::default()).await.unwrap();
     assert_eq!(version, Version { hlc: 1, origin: ORIGIN });
@@ -30,7 +30,7 @@ async fn values_come_back_as_they_were_put() {
 }
 
 #[tokio::test]
-async fn a_ttl_arrives_and_what_is_left_comes_back() {
+async fn ttl_is_sent_and_the_rest_returned() {
     let (_node, client) = pair().await;
     client.put("k", "v", PutOptions::with_ttl(Duration::from_millis(60_500))).await.unwrap();
     let left = client.get("k").await.unwrap().unwrap().ttl.unwrap();
@@ -41,7 +41,7 @@ async fn a_ttl_arrives_and_what_is_left_comes_back() {
 }
 
 #[tokio::test]
-async fn large_values_pass_in_both_directions() {
+async fn large_values_are_put_and_read() {
     let (_node, client) = pair().await;
     for size in [1 << 20, 16 << 20] {
         client.put("large", vec![7; size], PutOptions::default()).await.unwrap();
@@ -54,7 +54,7 @@ async fn list(client: &Client, prefix: &str, options: ListOptions) -> Vec<Entry>
 }
 
 #[tokio::test]
-async fn a_listing_crosses_messages_and_pages_and_keeps_to_its_limits() {
+async fn listing_crosses_pages_and_keeps_its_limit() {
     let (node, client) = pair().await;
     for i in 0..1203 {
         client.put(format!("a/{i:05}"), format!("{i}"), PutOptions::default()).await.unwrap();
@@ -75,11 +75,11 @@ async fn a_listing_crosses_messages_and_pages_and_keeps_to_its_limits() {
     }
     let before = node.node.calls();
     assert!(list(&client, "", ListOptions { limit: Some(0), keys_only: true }).await.is_empty());
-    assert_eq!(node.node.calls(), before, "nothing wanted, nothing asked");
+    assert_eq!(node.node.calls(), before, "a limit of 0 sends no request");
 }
 
 #[tokio::test]
-async fn the_cluster_calls_are_read_whole() {
+async fn cluster_calls_return_every_field() {
     let (_node, client) = pair().await;
     let members = client.members().await.unwrap();
     assert_eq!(members.len(), 2);
@@ -110,19 +110,19 @@ async fn the_cluster_calls_are_read_whole() {
 }
 
 #[tokio::test]
-async fn a_touch_that_others_do_not_hold_is_an_error_that_says_how_many_lack_it() {
+async fn touch_that_others_lack_is_an_error() {
     let (node, client) = pair().await;
-    assert!(!client.touch_with("k", None, AckLevel::All).await.unwrap(), "nothing is there to wait for");
+    assert!(!client.touch_with("k", None, AckLevel::All).await.unwrap(), "there is nothing to wait for");
     let version = client.put("k", "v", PutOptions::default()).await.unwrap();
     let not_held = Error::NotHeld { version, peers: 0, voters: 1, lacking: 1, majority: 2 };
-    assert!(not_held.to_string().contains("0 others (that have not: 1; "), "{not_held}");
-    let ttl = Some(Duration::from_mins(1));
+    assert!(not_held.to_string().contains("0 others did, 1 did not"), "{not_held}");
+    let ttl = Some(Duration::from_secs(60));
     let ack = Ack { level: AckLevel::Majority, timeout: Some(Duration::from_secs(1)) };
     assert_eq!(client.touch_with("k", ttl, ack).await, Err(not_held.clone()));
     assert_eq!(client.pipe().touch_with("k", ttl, ack).await, Err(not_held.clone()));
     let mut session = client.session();
     assert_eq!(session.touch_with("k", ttl, ack).await, Err(not_held));
-    assert!(!session.token().is_empty(), "what is not held by others is seen all the same");
+    assert!(!session.token().is_empty(), "the session saw the write although other nodes lack it");
     let asked = node.node.levers.acks.lock().unwrap().clone();
     let majority = Some(Asked::Level(v1::AckLevel::Majority.into()));
     assert!(asked.len() == 3 && asked.iter().all(|ack| ack.asked == majority), "{asked:?}");
@@ -130,7 +130,7 @@ async fn a_touch_that_others_do_not_hold_is_an_error_that_says_how_many_lack_it(
 }
 
 #[tokio::test]
-async fn a_batch_of_reads_leaves_the_values_out_if_asked_to() {
+async fn batch_get_omits_values_with_keys_only() {
     let (_node, client) = pair().await;
     let version = client.put("k", "v", PutOptions::default()).await.unwrap();
     let (keys, keys_only) = (["none", "k"], BatchGetOptions { keys_only: true });
@@ -141,7 +141,7 @@ async fn a_batch_of_reads_leaves_the_values_out_if_asked_to() {
 }
 
 #[tokio::test]
-async fn values_of_a_type_pass_through_whatever_carries_them() {
+async fn typed_values_pass_client_pipe_and_session() {
     let (_node, client) = pair().await;
     let (pipe, mut session) = (client.pipe(), client.session());
     session.put_string("text", "grüß", PutOptions::default()).await.unwrap();
@@ -154,13 +154,13 @@ async fn values_of_a_type_pass_through_whatever_carries_them() {
     session.put_with(&Text, "own", &"codec".to_owned(), PutOptions::default()).await.unwrap();
     let seen = session.token();
     assert_eq!(session.get_with(&Text, "own").await.unwrap().as_deref(), Some("codec"));
-    assert_ne!(session.token(), seen, "a read that is decoded is the session's too");
+    assert_ne!(session.token(), seen, "a decoded read belongs to the session too");
     assert!(matches!(session.get_json::<i32>("text").await, Err(Error::Codec { key, .. }) if key == "text"));
     assert_eq!(session.get_string("none").await.unwrap(), None);
 }
 
 #[tokio::test]
-async fn a_client_is_shared_between_tasks() {
+async fn client_is_shared_between_tasks() {
     let (_node, client) = pair().await;
     let tasks = (0..20).map(|i| {
         let client = client.clone();

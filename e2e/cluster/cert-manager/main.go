@@ -1,9 +1,9 @@
 // Command cert-manager runs those of cert-manager's own controllers that issue and renew certificates from
-// self-signed and CA issuers, as one process beside the control plane. cert-manager's commands are in modules that the
+// self-signed and CA issuers, as one process next to the control plane. cert-manager's commands are in modules that the
 // module proxy does not carry; the packages they are made of are in this one's dependencies.
 //
 // Left out: ACME, Vault and Venafi, the shims for Ingress and Gateway, the CA injector, and the validating webhook, so that
-// an object that makes no sense is accepted and fails later.
+// an object that is invalid is accepted and fails later.
 package main
 
 import (
@@ -67,7 +67,7 @@ func run(ctx context.Context, kubeconfig, namespace string) error {
 	group, ctx := errgroup.WithContext(ctx)
 	options := controller.ContextOptions{Kubeconfig: kubeconfig, KubernetesAPIQPS: 100, KubernetesAPIBurst: 200}
 	options.ClusterResourceNamespace = namespace
-	// An hour and more where nobody waits for a test.
+	// The defaults are an hour and more.
 	options.CertificateRequestMinimumBackoffDuration = 2 * time.Second
 	options.CertificateRequestMaximumBackoffDuration = 10 * time.Second
 	factory, err := controller.NewContextFactory(ctx, options)

@@ -1,6 +1,6 @@
-//! Writes to a cluster of its own while other tests do to the Kubernetes what they do, and holds its members at the end to
-//! every write that was acknowledged: `e2e-writer FOLDER`. It makes the file `started` in the folder when the cluster serves, writes
-//! until there is a file `stop`, and exits with 1 if anything was lost. `scripts/test e2e` runs it.
+//! Writes to its own cluster while other tests disturb the Kubernetes, and finally checks that every member holds every
+//! acknowledged write: `e2e-writer FOLDER`. It creates the file `started` in the folder once the cluster serves, writes
+//! until a file `stop` exists, and exits with 1 if anything was lost. `scripts/test e2e` runs it.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,24 +15,24 @@ use kvasir_e2e::{Lab, artifacts, until, within};
 use serde_json::json;
 
 const NAME: &str = "writer";
-/// The cluster.
+/// The name of the cluster.
 const CLUSTER: &str = "kept";
 const MEMBERS: usize = 3;
-/// Between two calls.
+/// Pause between two calls.
 const PAUSE: Duration = Duration::from_millis(100);
-/// After a call that failed.
+/// Pause after a failed call.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
-/// Every so many puts, one that was acknowledged before is deleted.
+/// After this many puts, a key acknowledged earlier is deleted.
 const PUTS_PER_DELETE: usize = 4;
-/// That one was put so many puts before: all members have it by then.
+/// The deleted key was put this many puts earlier, so all members hold it.
 const AGE: usize = 40;
-/// No more are put; what is there is looked after all the same.
+/// The most keys; from then on the writer only checks them.
 const MAX_PUTS: usize = 60_000;
-/// The run ends by itself after so long.
+/// The run ends on its own after this time.
 const LONGEST: Duration = Duration::from_hours(3);
-/// With fewer acknowledged writes nothing was tried.
+/// A run with fewer acknowledged writes tested nothing.
 const LEAST: usize = 50;
-/// How many keys are named of those that are lost.
+/// How many lost keys are listed.
 const NAMED: usize = 20;
 
 #[tokio::main]
@@ -74,9 +74,9 @@ async fn run(trial: &Trial, folder: &Path) -> Result<()> {
     check(trial, &ledger).await
 }
 
-/// Puts and deletes with `ack: MAJORITY` until there is a file `stop`. That a call fails is no fault: other tests end nodes.
+/// Puts and deletes with `ack: MAJORITY` until a file `stop` exists. A failed call is no error: other tests stop nodes.
 ///
-/// Deletes are made by a client that tries nothing twice: of one that does, "not there" may be said of the first attempt's work.
+/// The client for deletes does not retry: a retry could report "not found" because the first attempt succeeded.
 async fn write(client: &Client, once: &Client, stop: &Path) -> Ledger {
     let (mut ledger, began, mut puts) = (Ledger::default(), Instant::now(), 0);
     let majority = || Ack::from(AckLevel::Majority);
@@ -100,7 +100,7 @@ async fn write(client: &Client, once: &Client, stop: &Path) -> Ledger {
         if puts.is_multiple_of(PUTS_PER_DELETE) && puts > AGE && ledger.holds(&old) {
             match once.delete_with(old.clone(), majority()).await {
                 Ok(true) => ledger.delete(&old),
-                // One that was acknowledged may be late at this member; if it is lost, it is missing at the end.
+                // An acknowledged write may arrive late at this member; a lost one is missing at the end.
                 Ok(false) => eprintln!("{NAME}: delete {old}: not there"),
                 Err(error) => {
                     eprintln!("{NAME}: delete {old}: {error}");
@@ -113,7 +113,7 @@ async fn write(client: &Client, once: &Client, stop: &Path) -> Ledger {
     ledger
 }
 
-/// Holds every member to what was acknowledged.
+/// Checks that every member holds what was acknowledged.
 async fn check(trial: &Trial, ledger: &Ledger) -> Result<()> {
     let pods = until("all members to be back", async || {
         let pods = trial.member_pods(CLUSTER).await?;
@@ -124,7 +124,7 @@ async fn check(trial: &Trial, ledger: &Ledger) -> Result<()> {
     .await?;
     for pod in &pods {
         let (name, client) = (pod.name_any(), trial.speak_to(pod)?);
-        // What is under way has a moment to arrive.
+        // Writes in flight have a moment to arrive.
         let mut latest = None;
         let even = within(GENEROUS, "what was acknowledged", async || {
             let balance = ledger.balance(&held(&client).await?);

@@ -1,4 +1,4 @@
-//! Who clients of members are and what they may do: tokens, certificates and `ServiceAccounts`, and the rules.
+//! Who the clients of members are and what they may do: tokens, certificates, `ServiceAccounts`, and the rules.
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Pod, Secret, ServiceAccount};
@@ -9,10 +9,10 @@ use kvasir_crds::condition;
 use kvasir_e2e::lab::{RELEASE, command, workspace};
 use kvasir_e2e::trial::ip;
 use kvasir_e2e::{Trial, run, until, within};
+use kvasir_testing::authority::Authority;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::authority::Authority;
 use crate::security::{KUBELET, degraded, processes, secret, sound, text};
 
 const TOKEN: &str = "a-token-of-the-test-app";
@@ -21,8 +21,8 @@ const TOKEN: &str = "a-token-of-the-test-app";
 fn clients_speak_tls_and_may_do_what_the_rules_say() {
     run("access", async |t| {
         let folder = tempfile::tempdir()?;
-        let authority = Authority::new()?;
-        let issued = authority.issue("ops", &[], 30)?;
+        let authority = Authority::new("authority of the test");
+        let issued = authority.issue_for_days("ops", &[], 30);
         let (certificate, key) = (folder.path().join("ops.crt"), folder.path().join("ops.key"));
         tokio::fs::write(&certificate, issued.certificate).await?;
         tokio::fs::write(&key, issued.key).await?;
@@ -51,13 +51,13 @@ fn clients_speak_tls_and_may_do_what_the_rules_say() {
         refused(app.put("other/k", "v", PutOptions::default()).await, "PermissionDenied")?;
         refused(app.status().await, "PermissionDenied")?;
         refused(client(&member, trusting.clone())?.get("app/k").await, "Unauthenticated")?;
-        refused(with_token("some-other-token-of-whom")?.get("app/k").await, "Unauthenticated")?;
+        refused(with_token("some-other-token-of-a-stranger")?.get("app/k").await, "Unauthenticated")?;
         ensure!(t.speak_to(&member)?.get("app/k").await.is_err(), "a member answers without TLS");
         let ops = client(&member, trusting.clone().certificate(certificate, key))?;
         ops.status().await?;
         refused(ops.get("app/k").await, "PermissionDenied")?;
 
-        // A change of the rules reaches members without a restart.
+        // Changed rules reach members without a restart.
         let before = processes(t).await?;
         let patch = json!({ "spec": { "access": { "rules": rules("other/") } } });
         t.kubectl(&["patch", "kvcluster/demo", "--type=merge", "-p", &patch.to_string()]).await?;
@@ -67,7 +67,7 @@ fn clients_speak_tls_and_may_do_what_the_rules_say() {
         })
         .await?;
         refused(app.put("app/k", "w", PutOptions::default()).await, "PermissionDenied")?;
-        // So does another token, and the old one is no longer of use.
+        // So does a changed token, and the old one is refused.
         let tokens = json!({ "stringData": { "tokens.yaml": "app: the-next-token-of-the-app" } });
         t.kubectl(&["patch", "secret/demo-tokens", "--type=merge", "-p", &tokens.to_string()]).await?;
         let next = with_token("the-next-token-of-the-app")?;
@@ -82,10 +82,11 @@ fn clients_speak_tls_and_may_do_what_the_rules_say() {
     });
 }
 
+/// A client with a `ServiceAccount`'s token has the rights of that `ServiceAccount`, for as long as Kubernetes accepts the token.
 #[test]
-fn service_accounts_show_themselves_by_tokens_that_kubernetes_knows() {
+fn access_service_account_tokens() {
     run("accounts", async |t| {
-        // What holds in all namespaces does not go with the test's own.
+        // Cluster-scoped objects are not deleted with the test's namespace.
         let binding = format!("kvasir-{}-demo", t.namespace);
         let unbind = ["delete", "clusterrolebinding", &binding, "--ignore-not-found"];
         command("kubectl", &unbind).await?;
@@ -109,7 +110,7 @@ async fn by_service_accounts(t: &Trial, binding: &str) -> Result<()> {
     let trusting = trusting(t, &member, "demo-tls", &folder).await?;
     let with_token = |token: &str| client(&member, trusting.clone().token(token.trim())?);
 
-    // Members may not ask, which the cluster's conditions tell, with what is to be done.
+    // Without the right to review tokens, the cluster's conditions report what to do.
     t.kubectl(&["create", "serviceaccount", "other"]).await?;
     let app = tokio::fs::read_to_string(examples.join("client.yaml")).await?;
     apply(t, &app.replace("kvasir.dev/shell:0.1.0", &t.lab.shell_image)).await?;
@@ -121,13 +122,14 @@ async fn by_service_accounts(t: &Trial, binding: &str) -> Result<()> {
     degraded(t, "TokenReviewForbidden", &role).await?;
     with_token(TOKEN)?.put("app/k", "v", PutOptions::default()).await.context("tokens of the Secret need no review")?;
     let conditions = t.get("demo").await?.status.unwrap_or_default().conditions;
-    let told = conditions.iter().find(|of| of.type_ == condition::DEGRADED).context("no condition Degraded")?;
-    let (_, advice) = told.message.split_once("kubectl ").with_context(|| format!("no command: {}", told.message))?;
+    let degraded = conditions.iter().find(|of| of.type_ == condition::DEGRADED).context("no condition Degraded")?;
+    let (_, advice) =
+        degraded.message.split_once("kubectl ").with_context(|| format!("no command: {}", degraded.message))?;
     let advice: Vec<_> = advice.split_whitespace().collect();
     ensure!(advice.contains(&binding), "{advice:?}");
     command("kubectl", &advice).await?;
 
-    // As an application sees it: the token that the kubelet mounts.
+    // The token that the kubelet mounts for an application.
     t.kubectl(&["wait", "--for=condition=Ready", "pod/app", "--timeout=120s"]).await?;
     until("members to know the application", async || {
         let said = t.exec("app", "app", &["kvctl", "put", "app/k", "of the pod"]).await?;
@@ -139,12 +141,12 @@ async fn by_service_accounts(t: &Trial, binding: &str) -> Result<()> {
     ensure!(elsewhere.code != 0 && elsewhere.stderr.contains("PermissionDenied"), "{elsewhere:?}");
     let value = of_app.get("app/k").await?.context("what the application wrote is gone")?;
     ensure!(value.value.as_ref() == b"of the pod", "{value:?}");
-    // Another account is known and may do nothing; a token for somebody else, or of nobody, is none.
+    // Another account is authenticated and has no rights; a token for another audience, or a forged one, is refused.
     refused(with_token(&token("other", &audience).await?)?.get("app/k").await, "PermissionDenied")?;
     refused(with_token(&token("app", &[]).await?)?.get("app/k").await, "Unauthenticated")?;
     refused(with_token("eyJhbGciOiJub25lIn0.e30.")?.get("app/k").await, "Unauthenticated")?;
     sound(t).await?;
-    // An account that goes takes its tokens with it.
+    // A deleted account's tokens become invalid.
     let accounts = t.api::<ServiceAccount>();
     accounts.delete("app", &DeleteParams::default()).await?;
     until("the token of a deleted account to be of no use", async || {
@@ -159,7 +161,7 @@ async fn apply(t: &Trial, manifest: &str) -> Result<()> {
     t.kubectl(&["apply", "-f", &file.path().to_string_lossy()]).await.map(drop)
 }
 
-/// Trust in a member by the authorities in a Secret, which are kept in the folder.
+/// Trusts the authorities in a Secret, which are written into the folder.
 pub(crate) async fn trusting(t: &Trial, member: &Pod, secret: &str, folder: &TempDir) -> Result<Credentials> {
     let file = folder.path().join("ca.crt");
     tokio::fs::write(&file, text(&t.api::<Secret>().get(secret).await?, "ca.crt")?).await?;
@@ -167,7 +169,7 @@ pub(crate) async fn trusting(t: &Trial, member: &Pod, secret: &str, folder: &Tem
     Ok(Credentials::default().ca_file(file).server_name(name))
 }
 
-/// A client that speaks to one member over TLS, and tries nothing twice.
+/// A client of one member over TLS, without retries.
 pub(crate) fn client(member: &Pod, credentials: Credentials) -> Result<Client> {
     let address = format!("https://{}:7070", ip(member)?);
     Ok(Client::builder(address).retry(RetryPolicy::none()).credentials(credentials).build()?)

@@ -1,4 +1,4 @@
-//! Certificates of nodes by cert-manager: its own controllers issue and renew them.
+//! Node certificates from cert-manager, whose controllers issue and renew them.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::access::{client, trusting};
 use crate::security::{KUBELET, degraded, example, processes};
 
-/// An authority that cert-manager makes and signs with, named as the example of a cluster has it.
+/// An authority created by cert-manager, with the name that the example uses.
 const AUTHORITY: &str = r"
 apiVersion: cert-manager.io/v1
 kind: Issuer
@@ -37,11 +37,11 @@ kind: Issuer
 metadata: {name: authority}
 spec: {ca: {secretName: authority}}
 ";
-/// The Certificate that the operator asks for, and its Secret.
+/// The Certificate that the operator creates, and its Secret.
 const CERTIFICATE: &str = "demo-issued-tls";
 
 #[test]
-fn cert_manager_issues_certificates_and_members_take_renewed_ones() {
+fn cert_manager_certificates_are_used_and_renewed() {
     run("cert-manager", async |t| {
         if !t.lab.cert_manager().await? {
             eprintln!("cert-manager: this cluster has none, and only the throwaway one can start it; not tested here");
@@ -57,7 +57,7 @@ fn cert_manager_issues_certificates_and_members_take_renewed_ones() {
         t.settled("demo", 3).await?;
         t.kubectl(&["wait", "--for=condition=Available", "kvcluster/demo", "--timeout=60s"]).await?;
 
-        // Clients speak TLS to each member, and members mutual TLS to each other and to the sidecar.
+        // Clients use TLS with each member; members use mutual TLS with each other and with the sidecar.
         let folder = tempfile::tempdir()?;
         let members = t.member_pods("demo").await?;
         let mut clients = Vec::new();
@@ -72,7 +72,7 @@ fn cert_manager_issues_certificates_and_members_take_renewed_ones() {
         let nodes: Vec<_> = members.iter().map(kube::ResourceExt::name_any).chain(["app".to_owned()]).collect();
         in_force(t, &nodes, ends_at(&first)?).await?;
 
-        // A renewal, asked for as `cmctl renew` does it.
+        // A renewal, requested as `cmctl renew` does it.
         let before = processes(t).await?;
         let renew = json!([{ "op": "add", "path": "/status/conditions/-", "value": {
             "type": "Issuing", "status": "True", "reason": "ManuallyTriggered", "message": "by the test",
@@ -83,7 +83,7 @@ fn cert_manager_issues_certificates_and_members_take_renewed_ones() {
         let second = until("cert-manager to renew the certificate", async || {
             let now = certificate(t).await?;
             let status = &now.data["status"];
-            // Each is written by a controller of its own, the end last.
+            // Each is written by a different controller, the expiry last.
             ensure!(status["revision"].as_i64() == Some(2) && ends_at(&now)? > ends_at(&first)?, "{status}");
             Ok(now)
         })
@@ -99,7 +99,7 @@ fn cert_manager_issues_certificates_and_members_take_renewed_ones() {
         }
         ensure!(before == processes(t).await?, "pods changed: {before:?} {:?}", processes(t).await?);
 
-        // All this the operator asked for once.
+        // The operator applied all of this only once.
         ensure!(second.metadata.generation == Some(1), "the Certificate was changed: {:?}", second.metadata);
         if let Some(begin) = begin {
             let operator = format!("system:serviceaccount:{OPERATOR_NAMESPACE}:{OPERATOR}");
@@ -121,14 +121,15 @@ async fn certificate(t: &Trial) -> Result<DynamicObject> {
     Ok(api.get(CERTIFICATE).await?)
 }
 
-/// Until when cert-manager says that the certificate is valid, in milliseconds since 1970.
+/// Expiry of the certificate according to cert-manager, in milliseconds since 1970.
 fn ends_at(certificate: &DynamicObject) -> Result<i64> {
     let status = &certificate.data["status"];
     let text = status["notAfter"].as_str().with_context(|| format!("no end: {status}"))?;
     Ok(text.parse::<Timestamp>()?.as_millisecond())
 }
 
-/// Waits until these nodes show a certificate of that end: members to clients and to peers, a sidecar to peers alone.
+/// Waits until these nodes use a certificate with this expiry: members for clients and peers, a sidecar for peers
+/// alone.
 async fn in_force(t: &Trial, nodes: &[String], end: i64) -> Result<()> {
     for node in nodes {
         let uses: &[&str] = if node == "app" { &["peer"] } else { &["client", "peer"] };

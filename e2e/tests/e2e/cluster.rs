@@ -1,4 +1,4 @@
-//! The life of a `KvCluster` as kubectl sees it: made, looked at, scaled, refused, deleted.
+//! The life of a `KvCluster` as kubectl shows it: created, described, scaled, refused, deleted.
 
 use anyhow::ensure;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -37,9 +37,13 @@ fn applied_it_becomes_available_and_its_columns_tell() {
         let generation = cluster.metadata.generation;
         let status = cluster.status.clone().unwrap_or_default();
         ensure!(Some(status.observed_generation) == generation, "{}", json!(status));
-        // Not at the first look: an answer may have been late in just that moment.
-        until("each condition as at rest", async || {
+        // Not at the first attempt: members are queried one after the other, and an answer may have been late.
+        until("members and conditions as at rest", async || {
             let status = t.get("demo").await?.status.unwrap_or_default();
+            let names: Vec<&str> = status.members.iter().map(|member| member.name.as_str()).collect();
+            ensure!(names == ["demo-0", "demo-1", "demo-2"], "{names:?}");
+            let equal = status.members.iter().all(|m| m.ready && m.synced && m.keys == Some(7));
+            ensure!(equal, "{}", json!(status.members));
             let rest = [("Available", "True"), ("Progressing", "False"), ("Degraded", "False"), ("Redundant", "True")];
             for (kind, wanted) in rest {
                 let condition = status.conditions.iter().find(|condition| condition.type_ == kind);
@@ -51,16 +55,12 @@ fn applied_it_becomes_available_and_its_columns_tell() {
             Ok(())
         })
         .await?;
-        let names: Vec<&str> = status.members.iter().map(|member| member.name.as_str()).collect();
-        ensure!(names == ["demo-0", "demo-1", "demo-2"], "{names:?}");
-        ensure!(status.members.iter().all(|m| m.ready && m.synced && m.keys == Some(7)), "{}", json!(status.members));
-
-        // What `kubectl describe` shows of how it came to be, told once.
+        // `kubectl describe` shows each event of the creation once.
         let events = t.api::<Event>().list(&ListParams::default()).await?.items;
         let of_cluster = |event: &&Event| event.regarding.as_ref().is_some_and(|it| it.uid == cluster.metadata.uid);
         let reasons: Vec<&str> = events.iter().filter(of_cluster).filter_map(|event| event.reason.as_deref()).collect();
         for reason in ["Created", "Available"] {
-            ensure!(reasons.iter().filter(|told| **told == reason).count() == 1, "not {reason} once: {reasons:?}");
+            ensure!(reasons.iter().filter(|shown| **shown == reason).count() == 1, "not {reason} once: {reasons:?}");
         }
         Ok(())
     });
@@ -76,7 +76,7 @@ fn scaled_up_and_down_no_key_is_lost() {
             t.settled("demo", replicas).await?;
             t.all_hold("demo", &keys).await?;
         }
-        // Members that left are not waited for by those that stay.
+        // Members that stay do not wait for those that left.
         for pod in t.member_pods("demo").await? {
             let client = t.speak_to(&pod)?;
             until("the members to be three", async || {
@@ -132,7 +132,7 @@ fn an_invalid_spec_is_refused_with_what_to_do() {
             Ok(_) => anyhow::bail!("the name 0bad was taken"),
             Err(error) => ensure!(format!("{error:#}").contains("choose a metadata.name"), "{error:#}"),
         }
-        // The same call with a sound spec goes through: it was the specs that were refused.
+        // The same call with a valid spec succeeds, so the specs were the reason for the refusals.
         t.ask_for_cluster("good", json!({ "replicas": 1, "syncInterval": "500ms", "discovery": { "kubernetes": {} } }))
             .await?;
         Ok(())
@@ -143,7 +143,7 @@ fn an_invalid_spec_is_refused_with_what_to_do() {
 fn deleted_it_takes_everything_with_it() {
     run("delete", async |t| {
         t.cluster("demo", 2).await?;
-        // Everything is there first: an empty list at the end must mean that it went.
+        // Everything exists first, so an empty list at the end means that it was deleted.
         let before = owned(t, "demo").await?;
         for kind in OWNED {
             ensure!(before.keys().any(|object| object.starts_with(&format!("{kind}/"))), "no {kind} in {before:?}");

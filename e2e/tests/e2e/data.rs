@@ -1,4 +1,4 @@
-//! Keys: seen everywhere at once, gone everywhere at once, and within reach of any gRPC client.
+//! Keys: puts and deletes reach all nodes at once, and any gRPC client can use them.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,14 +15,15 @@ use kvasir_e2e::trial::{held, ip, restarts, same};
 use kvasir_e2e::{App, Trial, alone, run, until};
 use serde_json::{Value, json};
 
-/// A put promises to be at every other node within a second. What is seen here includes the end of a process in a pod and the way of
-/// its output through kubelet and API server, on a machine that may be busy: five times that.
+/// A put must reach every other node within a second. The measurement here includes a process that ends in a pod and
+/// its output's way through kubelet and API server, on a busy machine: five times that.
 const SPREAD: Duration = Duration::from_secs(5);
-/// How far apart nodes may end a TTL.
+/// How far apart nodes may expire a key.
 const TOGETHER: Duration = Duration::from_millis(250);
 
+/// What one sidecar puts, the sidecar on another Kubernetes node gets and deletes.
 #[test]
-fn what_one_sidecar_puts_another_node_s_sidecar_gets_and_deletes() {
+fn data_spreads_between_sidecars() {
     alone("sidecars", async |t| {
         t.cluster("demo", 3).await?;
         let [first, second] = [&t.lab.nodes[t.lab.nodes.len() - 1], &t.lab.nodes[t.lab.nodes.len() - 2]];
@@ -32,7 +33,7 @@ fn what_one_sidecar_puts_another_node_s_sidecar_gets_and_deletes() {
         let node = |pod: &k8s_openapi::api::core::v1::Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
         ensure!(node(&writer.pod().await?) != node(&reader.pod().await?), "both are on one node");
 
-        // One process in the reader asks again and again, so that no start of a process is measured.
+        // One process in the reader polls, so that no process start is measured.
         for round in 0..5 {
             let key = format!("greeting-{round}");
             let put = async {
@@ -54,7 +55,7 @@ fn what_one_sidecar_puts_another_node_s_sidecar_gets_and_deletes() {
             let took = gone.saturating_duration_since(deleted);
             ensure!(took < SPREAD, "the delete was seen after {took:?}");
         }
-        // Two sidecars beside the three members, everyone knows everyone.
+        // Three members and two sidecars, all of which know each other.
         until("five nodes", async || {
             let table = writer.kvctl_ok(&["members", "-o", "json"]).await?;
             for name in ["demo-0", "demo-1", "demo-2", "writer", "reader"] {
@@ -66,7 +67,7 @@ fn what_one_sidecar_puts_another_node_s_sidecar_gets_and_deletes() {
     });
 }
 
-/// When a key was first seen to be there, or not to be, from inside a pod.
+/// When a key was first seen, or first missing, from inside a pod.
 async fn seen(app: &App<'_>, key: &str, there: bool) -> Result<Instant> {
     let code = if there { 0 } else { 3 };
     let script = format!(
@@ -87,7 +88,7 @@ fn a_ttl_ends_everywhere_at_the_same_moment() {
         let mut clients =
             members.iter().map(|pod| Ok((pod.name_any(), t.speak_to(pod)?))).collect::<Result<Vec<_>>>()?;
 
-        // The sidecars serve on their pods' own loopback: this process asks them too, so that all are timed by one clock.
+        // The sidecars serve on their pods' loopback: this process polls them too, so one clock times all.
         let tunnels = [t.tunnel(&one, 7070).await?, t.tunnel(&two, 7070).await?];
         for (app, tunnel) in [&one, &two].into_iter().zip(&tunnels) {
             let client = Client::builder(tunnel.address.to_string()).connect().await?;
@@ -108,7 +109,7 @@ fn a_ttl_ends_everywhere_at_the_same_moment() {
             earliest - before
         );
         ensure!(apart <= TOGETHER, "one node had the key {apart:?} after another had it no more");
-        // By the clock of the node that took the put, whose request was under way from `before` to `after`.
+        // By the clock of the node that accepted the put, which was in flight from `before` to `after`.
         let whole = Duration::from_millis(1); // what that clock counts in
         ensure!(earliest + whole >= before + ttl, "it ended {:?} after the put", earliest - before);
         ensure!(latest <= after + ttl + TOGETHER, "it was still there {:?} after the put", latest - after);
@@ -116,11 +117,11 @@ fn a_ttl_ends_everywhere_at_the_same_moment() {
     });
 }
 
-/// Between which two moments a key ended at a node; how long they are apart is up to the machine, not to the node.
+/// The two moments between which a key expired at a node; their distance depends on the machine, not on the node.
 struct End {
-    /// A question asked then was still answered with the key.
+    /// The last read that returned the key was sent then.
     there: Instant,
-    /// The first answer without it came then.
+    /// The first answer without the key arrived then.
     gone: Instant,
 }
 
@@ -153,7 +154,7 @@ fn a_stock_grpc_client_needs_nothing_but_reflection() {
         {
             ensure!(services.lines().any(|line| line == service), "{service} is not in {services}");
         }
-        // "hello" in base64, as protobuf's JSON has bytes.
+        // "hello" in base64, which protobuf's JSON uses for bytes.
         let put = ["-plaintext", "-d", r#"{"key":"greeting","value":"aGVsbG8="}"#, &address, "kvasir.v1.Kv/Put"];
         command("grpcurl", &put).await?;
         let get = ["-plaintext", "-d", r#"{"key":"greeting"}"#, &address, "kvasir.v1.Kv/Get"];
@@ -162,7 +163,7 @@ fn a_stock_grpc_client_needs_nothing_but_reflection() {
         let health = command("grpcurl", &["-plaintext", &address, "grpc.health.v1.Health/Check"]).await?;
         ensure!(health.contains("SERVING") && !health.contains("NOT_SERVING"), "{health}");
 
-        let missing = ["-plaintext", "-d", r#"{"key":"nobody"}"#, &address, "kvasir.v1.Kv/Get"];
+        let missing = ["-plaintext", "-d", r#"{"key":"missing"}"#, &address, "kvasir.v1.Kv/Get"];
         let refused = command("grpcurl", &missing).await.err().context("a missing key was found")?;
         ensure!(format!("{refused:#}").contains("NotFound"), "{refused:#}");
         let empty = ["-plaintext", "-d", r#"{"key":"","value":""}"#, &address, "kvasir.v1.Kv/Put"];
@@ -172,8 +173,9 @@ fn a_stock_grpc_client_needs_nothing_but_reflection() {
     });
 }
 
+/// A full node also says in its status that it is full.
 #[test]
-fn a_full_node_refuses_writes_serves_reads_and_says_so() {
+fn a_full_node_refuses_writes_and_serves_reads() {
     run("full", async |t| {
         t.ask_for_cluster("demo", json!({ "replicas": 2, "maxMemory": "1Mi" })).await?;
         t.settled("demo", 2).await?;
@@ -201,7 +203,7 @@ fn a_full_node_refuses_writes_serves_reads_and_says_so() {
         };
         let message = degraded("True").await?;
         ensure!(message.contains("maxMemory"), "Degraded does not say what to do: {message}");
-        // Every member answers for every key that was taken, and goes on refusing.
+        // Every member returns every accepted key, and still refuses puts.
         for pod in t.member_pods("demo").await? {
             let client = t.speak_to(&pod)?;
             for key in &kept {
@@ -213,7 +215,7 @@ fn a_full_node_refuses_writes_serves_reads_and_says_so() {
             let again = client.put("one-more", vec![b'x'; 64 << 10], PutOptions::default()).await;
             ensure!(matches!(again, Err(Error::Full(_))), "{}: {again:?}", pod.name_any());
         }
-        // Deletes are taken, and make room.
+        // Deletes are accepted and make room.
         for key in &kept[..kept.len() / 2] {
             client.delete(key.clone()).await?;
         }

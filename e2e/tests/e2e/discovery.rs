@@ -1,5 +1,5 @@
-//! Each way for members to find each other, on a real cluster: they become one, the status tells by which way each was
-//! found, and a pod that is made anew, at another address, is found again.
+//! Each discovery provider on a real cluster: members form one cluster, the status reports which provider found each,
+//! and a replaced pod is found at its new address.
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Pod, Secret, Service};
@@ -53,9 +53,9 @@ fn members_find_each_other_by_nats() {
     });
 }
 
-/// One way is enough to serve; that another does not work is told, and is over when it works.
+/// One working provider is enough to serve; a failing one is reported until it works.
 #[test]
-fn a_way_that_fails_beside_one_that_works_is_told() {
+fn a_failing_provider_next_to_a_working_one_is_shown() {
     run("two-ways", async |t| {
         let secret = json!({ "metadata": { "name": "nats" }, "stringData": { "password": "hush" } });
         t.api::<Secret>().create(&PostParams::default(), &serde_json::from_value(secret)?).await?;
@@ -74,23 +74,23 @@ fn a_way_that_fails_beside_one_that_works_is_told() {
         })
         .await?;
         start_nats(t).await?;
-        until("nothing to be wrong, and both ways to be told", async || {
+        until("nothing to be wrong, and both providers to be reported", async || {
             let status = t.get("demo").await?.status.unwrap_or_default();
             ensure!(!verdict(&status, condition::DEGRADED)?.0, "{}", json!(status.conditions));
-            // Of two ways that know an address the first counts, in the order of the settings.
+            // If two providers know an address, the first in the settings counts.
             found_by(&status, "nats")
         })
         .await
     });
 }
 
-/// Applies the example of a way.
+/// Applies the example of a provider.
 async fn example(t: &Trial, way: &str) -> Result<()> {
     let file = workspace().join(format!("examples/discovery/{way}.yaml"));
     t.kubectl(&["apply", "-f", &file.to_string_lossy()]).await.map(drop)
 }
 
-/// Three members become one by this way; and again, after the pod of one of them was made anew.
+/// Three members form a cluster by this provider, and again after one of their pods is replaced.
 async fn found_again(t: &Trial, way: &str) -> Result<()> {
     t.kubectl(&["wait", "--for=condition=Available", "kvcluster/demo", "--timeout=180s"]).await?;
     t.settled("demo", 3).await?;
@@ -101,7 +101,7 @@ async fn found_again(t: &Trial, way: &str) -> Result<()> {
     let before = t.member_pods("demo").await?.into_iter().find(|pod| pod.name_any() == "demo-1");
     let before = before.context("demo-1 is not there")?.uid();
     t.api::<Pod>().delete("demo-1", &DeleteParams::default()).await?;
-    until("demo-1 to be made anew", async || {
+    until("demo-1 to be replaced", async || {
         let pods = t.member_pods("demo").await?;
         ensure!(pods.iter().any(|pod| pod.name_any() == "demo-1" && pod.uid() != before), "{} pods", pods.len());
         Ok(())
@@ -112,7 +112,7 @@ async fn found_again(t: &Trial, way: &str) -> Result<()> {
     well(t, way).await
 }
 
-/// Waits until the status says that every member was found by this way, and that nothing is wrong.
+/// Waits until the status reports that this provider found every member, and that nothing is wrong.
 async fn well(t: &Trial, way: &str) -> Result<()> {
     until(&format!("every member to be found by {way}"), async || {
         let status = t.get("demo").await?.status.unwrap_or_default();
@@ -135,7 +135,7 @@ fn verdict(status: &KvClusterStatus, kind: &str) -> Result<(bool, String, String
     Ok((condition.status == "True", condition.reason.clone(), condition.message.clone()))
 }
 
-/// A NATS server that wants the password of the Secret nats, as a pod behind a Service.
+/// A NATS server that requires the password in the Secret nats, as a pod behind a Service.
 async fn start_nats(t: &Trial) -> Result<()> {
     let pod = json!({
         "metadata": { "name": "nats", "labels": { "app": "nats" } },

@@ -1,4 +1,4 @@
-//! Members that die, go and are replaced: nothing acknowledged is lost, and clients do not notice.
+//! Members that are killed, deleted and replaced: no acknowledged write is lost, and clients do not notice.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,12 +33,12 @@ fn a_killed_container_returns_with_every_key() {
             Ok(())
         })
         .await?;
-        // Ready means synced: no waiting here.
+        // Ready means synced: the test does not wait here.
         let pod = t.api::<Pod>().get("demo-1").await?;
         let client = t.speak_to(&pod)?;
         same(&keys, &held(&client).await?)?;
         ensure!(client.who_am_i().await?.member.origin != origin, "it is the same process");
-        // And it takes part: a write at it is seen by the others, and theirs by it.
+        // And it takes part: writes spread from it and to it.
         client.put("after-the-kill", "back", PutOptions::default()).await?;
         let mut keys = keys;
         keys.insert("after-the-kill".into(), b"back".to_vec());
@@ -67,10 +67,10 @@ fn a_deleted_pod_returns_with_every_key() {
     });
 }
 
-/// What was acknowledged, by key.
+/// The acknowledged writes, by key.
 type Acknowledged = BTreeMap<String, Vec<u8>>;
 
-/// A stream of writes through the Service.
+/// Writers that use the Service.
 struct Load {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicUsize>,
@@ -78,7 +78,7 @@ struct Load {
 }
 
 impl Load {
-    /// Several writers, each with keys of its own, and each reads back now and then; a call that fails ends it.
+    /// Several writers, each with its own keys; each reads back now and then. A failed call ends its writer.
     fn start(clients: Vec<Client>) -> Self {
         let (stop, total) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let writer = |(w, client): (usize, Client)| {
@@ -105,7 +105,7 @@ impl Load {
         Self { stop, acknowledged: total, tasks }
     }
 
-    /// Waits until so many more writes are acknowledged.
+    /// Waits until this many more writes are acknowledged.
     async fn goes_on(&self, writes: usize) -> Result<()> {
         let enough = self.acknowledged.load(Ordering::Relaxed) + writes;
         until("the load to go on", async || {
@@ -116,7 +116,7 @@ impl Load {
         .await
     }
 
-    /// Stops it, and gives every write that was acknowledged.
+    /// Stops the writers, and returns every acknowledged write.
     async fn finish(self) -> Result<Acknowledged> {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Acknowledged::new();
@@ -127,8 +127,9 @@ impl Load {
     }
 }
 
+/// A rolling restart under load loses no write either.
 #[test]
-fn a_rolling_restart_under_load_loses_nothing_and_fails_no_call() {
+fn a_rolling_restart_under_load_fails_no_call() {
     run("rolling", async |t| {
         t.cluster("demo", 3).await?;
         let before = t.member_pods("demo").await?;

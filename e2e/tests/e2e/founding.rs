@@ -1,4 +1,4 @@
-//! Members that start and cannot reach the others, or cannot talk to them: they wait, and nothing is founded beside what is there.
+//! Members that start and cannot reach the others, or cannot talk to them: they wait, and found no second cluster.
 
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,10 @@ use tokio::net::TcpStream;
 
 /// How long an answer on the admin port may take.
 const ANSWER: Duration = Duration::from_secs(5);
-/// How long it is seen that nothing more happens.
+/// How long nothing else may happen.
 const QUIET: Duration = Duration::from_secs(30);
 
-/// What the Degraded condition says, if it is true.
+/// The message of the Degraded condition, if it is true.
 async fn complaint(t: &Trial, cluster: &str) -> Result<String> {
     let status = t.get(cluster).await?.status.unwrap_or_default();
     let degraded = status.conditions.iter().find(|it| it.type_ == "Degraded").context("no Degraded condition")?;
@@ -34,7 +34,7 @@ async fn set_image(t: &Trial, cluster: &str, image: Option<&str>) -> Result<()> 
 }
 
 #[test]
-fn a_release_that_cannot_talk_to_the_other_stops_at_its_first_pod() {
+fn an_incompatible_release_stops_at_its_first_pod() {
     run("release", async |t| {
         let Some(next) = t.lab.image_of_another_release().await? else {
             eprintln!("release: only the throwaway cluster can be given another image; not tested here");
@@ -51,7 +51,8 @@ fn a_release_that_cannot_talk_to_the_other_stops_at_its_first_pod() {
             Ok(())
         })
         .await?;
-        // What would go wrong goes wrong within this: the node has looked for peers for longer, and a ready pod is followed by the next.
+        // A mistake would show within this time: the node has looked for peers longer, and the StatefulSet replaces the
+        // next pod once one is ready.
         let began = Instant::now();
         while began.elapsed() < QUIET {
             let pods = t.member_pods("demo").await?;
@@ -66,14 +67,14 @@ fn a_release_that_cannot_talk_to_the_other_stops_at_its_first_pod() {
         }
         let status = t.node_status("demo-2").await?;
         ensure!(status["keys"] == 0 && status["unjoinable"].as_array().is_some_and(|it| it.len() >= 2), "{status}");
-        // Going back needs nobody's help.
+        // Returning to the old release needs no further steps.
         set_image(t, "demo", None).await?;
         t.settled("demo", 3).await?;
         t.all_hold("demo", &keys).await
     });
 }
 
-/// What a member's admin port answers, asked without the API server.
+/// The answer of a member's admin port, without the API server.
 async fn readyz(pod: &Pod) -> Result<(u16, String)> {
     let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).context("no address")?;
     let ask = async {
@@ -87,7 +88,7 @@ async fn readyz(pod: &Pod) -> Result<(u16, String)> {
     tokio::time::timeout(ANSWER, ask).await.context("no answer")?
 }
 
-/// With the API server away, all members' processes are killed: none of the new ones takes anything.
+/// All members' processes are killed while the API server is away: none of the new ones accepts writes.
 async fn all_wait(t: &Trial, pods: &[Pod]) -> Result<()> {
     for pod in pods {
         let status = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref()?.first());
@@ -115,8 +116,9 @@ async fn all_wait(t: &Trial, pods: &[Pod]) -> Result<()> {
     Ok(())
 }
 
+/// Members that start while the API server is away wait for each other.
 #[test]
-fn members_that_start_without_the_api_server_wait_for_each_other() {
+fn members_found_without_the_api_server() {
     alone("api-away", async |t| {
         t.cluster("demo", 3).await?;
         let keys = t.fill("demo", 50).await?;
@@ -127,7 +129,7 @@ fn members_that_start_without_the_api_server_wait_for_each_other() {
             return Ok(());
         }
         let waited = all_wait(t, &pods).await;
-        // Whatever was seen, the others need it.
+        // On success and on failure, other tests need the API server.
         t.lab.control(&["start", "kube-apiserver"]).await?;
         let back = Instant::now();
         waited?;

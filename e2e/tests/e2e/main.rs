@@ -1,10 +1,9 @@
-//! The whole product on a real Kubernetes: what a person is promised, tried as a person would.
+//! The whole product on a real Kubernetes, used as its users do.
 //!
-//! Each test has a namespace and a cluster of its own. A few run at a time, and one that changes the operator or measures time runs alone
-//! (`make test-e2e`).
+//! Each test has its own namespace and cluster. A few run at a time; a test that changes the operator or measures time
+//! runs alone (`make test-e2e`).
 
 mod access;
-mod authority;
 mod cert_manager;
 mod cluster;
 mod data;

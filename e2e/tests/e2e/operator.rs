@@ -1,4 +1,4 @@
-//! The operator itself: it writes nothing when there is nothing to do, harms nothing when it restarts, and leaves the
+//! The operator itself: it writes nothing when there is nothing to do, does no harm when it restarts, and leaves the
 //! clusters when it is uninstalled.
 
 use std::collections::BTreeMap;
@@ -18,16 +18,17 @@ use kvasir_e2e::lab::{OPERATOR, OPERATOR_NAMESPACE, RELEASE, command, workspace}
 use kvasir_e2e::trial::restarts;
 use kvasir_e2e::{Trial, alone, audit, run, until, within};
 
-/// The kinds of objects that the operator makes of a cluster of several members.
+/// The kinds of objects that the operator creates for a cluster of several members.
 pub(crate) const OWNED: [&str; 7] =
     ["ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Service", "StatefulSet", "PodDisruptionBudget"];
 
-/// What does not change for so long has come to rest: far longer than the operator takes to look at what it wrote itself.
+/// Without a change for this long, the objects are stable: far longer than the operator takes to react to its own
+/// writes.
 const SETTLED: Duration = Duration::from_secs(5);
 /// How long nothing may happen.
 const QUIET: Duration = Duration::from_secs(30);
 
-/// Every object that the operator made for a cluster, as `Kind/name`, and its resourceVersion.
+/// Every object that the operator created for a cluster, as `Kind/name`, with its resourceVersion.
 pub(crate) async fn owned(t: &Trial, cluster: &str) -> Result<BTreeMap<String, String>> {
     let mut all = BTreeMap::new();
     for kind in OWNED {
@@ -71,7 +72,7 @@ fn with_nothing_to_do_it_writes_nothing() {
             all.insert("KvCluster/demo".into(), cluster.resource_version().context("no resourceVersion")?);
             Ok(all)
         };
-        // The last write's own echo, and the end of what the test itself did, are over when nothing changes for a while.
+        // The watch events of the last write, and of the test's own changes, are over when nothing changes for a while.
         until("the objects to come to rest", async || {
             let before = look().await?;
             tokio::time::sleep(SETTLED).await;
@@ -96,7 +97,7 @@ fn with_nothing_to_do_it_writes_nothing() {
         };
         let user = format!("system:serviceaccount:{OPERATOR_NAMESPACE}:{OPERATOR}");
         let ours = |write: &audit::Write| {
-            // The leader renews its Lease, whatever there is to do.
+            // The leader renews its Lease in any case.
             write.user == user
                 && write.resource != "leases"
                 && [&t.namespace, OPERATOR_NAMESPACE, ""].contains(&&*write.namespace)
@@ -122,7 +123,7 @@ fn its_restart_restarts_no_member() {
         };
         let (pods, objects) = (look().await?, owned(t, "demo").await?);
         restart_operator().await?;
-        // It has taken over when it acts: on this change, which is no member's business.
+        // A new leader has taken over when it acts: on this change, which concerns no member.
         t.kubectl(&["patch", "kvcluster/demo", "--type=merge", "-p", r#"{"spec":{"replicas":4}}"#]).await?;
         t.settled("demo", 4).await?;
         t.kubectl(&["scale", "kvcluster/demo", "--replicas=3"]).await?;
@@ -130,7 +131,7 @@ fn its_restart_restarts_no_member() {
         ensure!(pods == look().await?, "members changed: {pods:?} {:?}", look().await?);
         let unchanged = |map: &BTreeMap<String, String>| {
             let mut map = map.clone();
-            // These tell of the number of members: the ConfigMap to the members themselves.
+            // These objects contain the number of members; members read it from the ConfigMap.
             let counts = ["StatefulSet/", "PodDisruptionBudget/", "ConfigMap/"];
             map.retain(|object, _| !counts.iter().any(|kind| object.starts_with(kind)));
             map
@@ -153,10 +154,10 @@ fn uninstalled_it_leaves_clusters_and_their_kind() {
             t.all_hold("demo", &keys).await
         }
         .await;
-        // Whatever came of it, the tests that follow need the operator.
+        // On success and on failure, the following tests need the operator.
         t.lab.install_operator().await?;
         outcome?;
-        // And it takes up again what it left.
+        // And it continues its work.
         t.kubectl(&["scale", "kvcluster/demo", "--replicas=3"]).await?;
         t.settled("demo", 3).await?;
         t.all_hold("demo", &keys).await
@@ -186,18 +187,18 @@ fn an_upgrade_of_the_chart_brings_its_definition() {
             anyhow::Ok(())
         }
         .await;
-        // Whatever came of it, the tests that follow need the chart as it is.
+        // On success and on failure, the following tests need the current chart.
         t.lab.install_operator().await?;
         outcome?;
         let after = names().await?;
         ensure!(after.contains("[\"kvc\"]"), "the new chart left the old definition: {after}");
-        // The cluster lived through both.
+        // The cluster survived both.
         t.settled("demo", 1).await
     });
 }
 
 #[test]
-fn one_that_looks_after_a_single_namespace_has_no_rights_in_others() {
+fn a_namespaced_operator_has_no_rights_elsewhere() {
     alone("single", async |t| {
         let only = format!("operator.watchNamespace={}", t.namespace);
         let who = format!("--as=system:serviceaccount:{OPERATOR_NAMESPACE}:{OPERATOR}");
@@ -223,9 +224,9 @@ fn one_that_looks_after_a_single_namespace_has_no_rights_in_others() {
     });
 }
 
-/// How long the API server is away: longer than any back-off that would be forgiven.
+/// How long the API server is away: longer than any back-off.
 const OUTAGE: Duration = Duration::from_secs(74);
-/// How soon the operator is to act once the API server is back; it takes five seconds on a machine with time to spare.
+/// How soon the operator must act once the API server is back; it takes five seconds on an idle machine.
 const BACK: Duration = Duration::from_secs(20);
 
 #[test]
@@ -238,11 +239,12 @@ fn operator_acts_soon_after_an_api_outage() {
         }
         tokio::time::sleep(OUTAGE).await;
         t.lab.control(&["start", "kube-apiserver"]).await?;
-        // After a long outage these wait for minutes. In a real cluster they lose their leases and are restarted.
+        // After a long outage these components wait for minutes. In a real cluster they lose their leases and are
+        // restarted.
         for component in ["kube-scheduler", "kube-controller-manager"] {
             t.lab.control(&["restart", component]).await?;
         }
-        // Asked for as soon as the API server takes it.
+        // Requested as soon as the API server accepts it.
         until("the API server to take a change", async || {
             t.kubectl(&["patch", "kvcluster/demo", "--type=merge", "-p", r#"{"spec":{"replicas":4}}"#]).await
         })
@@ -304,7 +306,7 @@ fn role_binding_that_cannot_be_changed_is_replaced() {
         let bindings = t.api::<RoleBinding>();
         let mut other = bindings.get("demo").await?;
         bindings.delete("demo", &DeleteParams::default()).await?;
-        // The operator may be the first to make it again: then there is nothing to test, and it is taken away once more.
+        // The operator may recreate it first: then there is nothing to test, and it is deleted once more.
         other.metadata.resource_version = None;
         other.metadata.uid = None;
         other.metadata.managed_fields = None;
@@ -327,7 +329,7 @@ fn role_binding_that_cannot_be_changed_is_replaced() {
     });
 }
 
-/// Who leads, by the Lease.
+/// The leader according to the Lease.
 async fn leader(t: &Trial) -> Result<Option<String>> {
     let leases: Api<Lease> = Api::namespaced(t.lab.client.clone(), OPERATOR_NAMESPACE);
     Ok(leases.get(OPERATOR).await?.spec.and_then(|spec| spec.holder_identity))
@@ -344,12 +346,12 @@ fn operators_agree_on_one_leader() {
         let before = generation(t).await?;
         scale_operator(t, 2).await?;
         let outcome = async {
-            let first = leader(t).await?.context("nobody leads")?;
+            let first = leader(t).await?.context("no operator leads")?;
             for _ in 0..10 {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 ensure!(leader(t).await? == Some(first.clone()), "the Lease changed hands with both alive");
             }
-            // The other takes over at once from one that ends, and acts.
+            // When the leader ends, the other operator takes over at once and acts.
             command("kubectl", &["-n", OPERATOR_NAMESPACE, "delete", "pod", &first, "--wait=false"]).await?;
             until("another leader", async || {
                 let now = leader(t).await?;
@@ -362,7 +364,7 @@ fn operators_agree_on_one_leader() {
             t.settled("demo", 3).await
         }
         .await;
-        // Whatever came of it, the tests that follow have one.
+        // On success and on failure, the following tests have one operator.
         scale_operator(t, 1).await?;
         outcome
     });
@@ -376,10 +378,10 @@ fn operator_rollout_writes_no_stateful_set() {
         for _ in 0..2 {
             restart_operator().await?;
         }
-        // The last one leads and has looked at everything.
+        // The remaining operator leads and has reconciled everything.
         t.kubectl(&["annotate", "kvcluster/demo", "example.org/seen=1"]).await?;
         until("a leader among the pods that are there", async || {
-            let leader = leader(t).await?.context("nobody leads")?;
+            let leader = leader(t).await?.context("no operator leads")?;
             command("kubectl", &["-n", OPERATOR_NAMESPACE, "get", "pod", &leader]).await
         })
         .await?;
@@ -392,7 +394,7 @@ fn operator_rollout_writes_no_stateful_set() {
 #[test]
 fn drain_takes_members_that_were_never_ready() {
     alone("drain-unready", async |t| {
-        // An image without the node's program: its containers run and end, and no member is ever ready.
+        // An image without the node's program: its containers start and end, and no member becomes ready.
         t.ask_for_cluster("demo", serde_json::json!({ "replicas": 3, "image": t.lab.shell_image })).await?;
         let pod = until("a member that crashes", async || {
             let pods = t.member_pods("demo").await?;
@@ -412,7 +414,7 @@ fn drain_takes_members_that_were_never_ready() {
     });
 }
 
-/// Restarts the operator and waits until the new one is ready and the old one gone.
+/// Restarts the operator and waits until the new pod is ready and the old one is gone.
 async fn restart_operator() -> Result<()> {
     let deployment = format!("deployment/{OPERATOR}");
     command("kubectl", &["-n", OPERATOR_NAMESPACE, "rollout", "restart", &deployment]).await?;
@@ -420,7 +422,7 @@ async fn restart_operator() -> Result<()> {
     Ok(())
 }
 
-/// Has so many operators, and waits for it.
+/// Scales the operator to this many replicas, and waits for them.
 pub(crate) async fn scale_operator(t: &Trial, replicas: u32) -> Result<()> {
     let words =
         ["-n", OPERATOR_NAMESPACE, "scale", &format!("deployment/{OPERATOR}"), &format!("--replicas={replicas}")];

@@ -1,4 +1,4 @@
-//! What keeps others out: encryption and certificates between nodes, and what is said when a Secret is missing.
+//! Encryption and certificates between nodes, and what the operator reports when a Secret is missing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use kvasir_crds::{EncryptionStatus, condition};
 use kvasir_e2e::lab::workspace;
 use kvasir_e2e::trial::restarts;
 use kvasir_e2e::{Trial, run, until, within};
+use kvasir_testing::authority::{Authority, Issued};
 use serde_json::json;
 
 use crate::access::{client, trusting};
-use crate::authority::{Authority, Issued};
 
-/// A key that the test makes, in base64.
+/// A key made by the test, in base64.
 const KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
-/// How long a kubelet may take to bring a changed Secret to its pods.
+/// How long a kubelet may take to update a changed Secret in its pods.
 pub(crate) const KUBELET: Duration = Duration::from_mins(3);
 
 #[test]
@@ -46,7 +46,7 @@ fn keys_are_exchanged_while_members_and_sidecars_run() {
         let second = encryption(t, "a second key", |now| now.settled && now.keys.len() == 2).await?;
         ensure!(second.primary == first.primary, "{second:?}");
         app.kvctl_ok(&["put", "between", "1"]).await?;
-        // The operator does not ask the sidecar, which may have its file later than the members.
+        // The operator does not ask the sidecar, which may receive its file later than the members.
         sidecar_has(t, &second.keys).await?;
         write(t, &format!("{cookie}\nkeys: [{KEY}, {made}]")).await?;
         let third =
@@ -56,7 +56,7 @@ fn keys_are_exchanged_while_members_and_sidecars_run() {
         write(t, &format!("{cookie}\nkeys: [{KEY}]")).await?;
         encryption(t, "the old key to be gone", |now| now.settled && now.keys == [third.primary.clone()]).await?;
 
-        // After the last step everyone still hears everyone, and nobody was restarted for it.
+        // After the last step all nodes still reach each other, and none was restarted.
         app.kvctl_ok(&["put", "after", "2"]).await?;
         let member = t.member_pods("demo").await?.pop().context("there are members")?;
         let client = t.speak_to(&member)?;
@@ -71,7 +71,7 @@ fn keys_are_exchanged_while_members_and_sidecars_run() {
 }
 
 #[test]
-fn a_secret_that_is_missing_or_makes_no_sense_is_told() {
+fn a_missing_or_invalid_secret_is_reported() {
     run("no-secret", async |t| {
         let spec = json!({ "replicas": 1, "encryption": { "secretRef": { "name": "mine" } } });
         t.ask_for_cluster("demo", spec).await?;
@@ -83,7 +83,7 @@ fn a_secret_that_is_missing_or_makes_no_sense_is_told() {
         t.settled("demo", 1).await?;
         encryption(t, "the member to have the key", |now| now.settled && now.keys.len() == 1).await?;
 
-        // What would cut members off from each other cannot be asked for.
+        // A change that would cut members off from each other is refused.
         for (patch, message) in [
             (json!({ "spec": { "encryption": null } }), "leave encryption as it is"),
             (json!({ "spec": { "encryption": { "secretRef": { "name": "other" } } } }), "leave encryption as it is"),
@@ -93,7 +93,7 @@ fn a_secret_that_is_missing_or_makes_no_sense_is_told() {
             let error = error.with_context(|| format!("{patch} was taken"))?;
             ensure!(format!("{error:#}").contains(message), "{patch}: {error:#}");
         }
-        // TLS for clients is no such thing.
+        // TLS for clients is no such change.
         let tls = json!({ "spec": { "tls": { "operator": {} } } });
         t.kubectl(&["patch", "kvcluster/demo", "--type=merge", "-p", &tls.to_string()]).await?;
         Ok(())
@@ -101,7 +101,7 @@ fn a_secret_that_is_missing_or_makes_no_sense_is_told() {
 }
 
 #[test]
-fn nodes_know_each_other_by_certificates_of_the_operator() {
+fn peers_authenticate_by_the_operator_s_certificates() {
     run("peer-tls", async |t| {
         t.ask_for_cluster("demo", json!({ "replicas": 3, "tls": { "operator": {}, "client": false, "peers": true } }))
             .await?;
@@ -117,7 +117,7 @@ fn nodes_know_each_other_by_certificates_of_the_operator() {
                 pod.name_any()
             );
         }
-        // Members have no right to Secrets but by their mounts.
+        // Members read Secrets only through their mounts.
         let account = format!("--as=system:serviceaccount:{}:demo", t.namespace);
         for (resource, right) in [("pods", true), ("secrets", false)] {
             let may = t.kubectl(&["auth", "can-i", "get", resource, &account]).await;
@@ -128,7 +128,7 @@ fn nodes_know_each_other_by_certificates_of_the_operator() {
 }
 
 #[test]
-fn the_operator_s_authority_is_exchanged_while_nodes_speak_to_each_other() {
+fn the_operator_s_authority_rotates_without_downtime() {
     run("authority", async |t| {
         t.ask_for_cluster("demo", json!({ "replicas": 3, "tls": { "operator": {}, "client": false, "peers": true } }))
             .await?;
@@ -140,7 +140,7 @@ fn the_operator_s_authority_is_exchanged_while_nodes_speak_to_each_other() {
         let (authority, certificate) = (of_secret("ca.crt").await?, of_secret("tls.crt").await?);
         let (before, taken) = (processes(t).await?, reloads(t, &nodes).await?);
 
-        // An authority whose key is lost signs no more: another one is put beside it, and signs nothing yet.
+        // An authority whose key is lost signs no more: a second authority is added, and signs nothing yet.
         change(t, "demo-tls", &[("ca.key", "")]).await?;
         let both = until("a second authority", async || {
             let now = of_secret("ca.crt").await?;
@@ -148,9 +148,10 @@ fn the_operator_s_authority_is_exchanged_while_nodes_speak_to_each_other() {
             Ok(now)
         })
         .await?;
-        ensure!(of_secret("tls.crt").await? == certificate, "the new authority signed before anybody knows it");
+        ensure!(of_secret("tls.crt").await? == certificate, "the new authority signed before all nodes trust it");
         let known = taken_again(t, &nodes, &taken).await?;
-        // A certificate that is spoilt is made anew, by the new one. Nodes go on with theirs until they have it.
+        // A corrupt certificate is replaced by one of the new authority. Nodes keep their old one until they receive
+        // it.
         let ends = ends(t, &nodes).await?;
         change(t, "demo-tls", &[("tls.crt", "")]).await?;
         until("another certificate", async || {
@@ -169,7 +170,7 @@ fn the_operator_s_authority_is_exchanged_while_nodes_speak_to_each_other() {
         .await?;
         ensure!(before == processes(t).await?, "pods changed: {before:?} {:?}", processes(t).await?);
 
-        // A member that begins anew links to all the others, and what is written anywhere comes everywhere.
+        // A restarted member links to all others, and writes spread in every direction.
         t.api::<Pod>().delete("demo-0", &DeleteParams::default()).await?;
         until("another demo-0", async || {
             let now = t.member_pods("demo").await?;
@@ -187,15 +188,15 @@ fn the_operator_s_authority_is_exchanged_while_nodes_speak_to_each_other() {
 }
 
 #[test]
-fn a_certificate_of_one_s_own_is_waited_for_and_its_end_is_told() {
+fn own_certificates_are_awaited_and_their_end_shown() {
     run("own-certificate", async |t| {
         t.ask_for_cluster("demo", json!({ "replicas": 1, "tls": { "secretRef": { "name": "mine" } } })).await?;
         degraded(t, "TlsSecretMissing", "there is no Secret mine").await?;
         ensure!(t.member_pods("demo").await?.is_empty(), "a member was started without its certificate");
-        let authority = Authority::new()?;
-        let put = async |days: u64| {
-            let Issued { certificate, key } =
-                authority.issue("own", &[format!("*.demo-peers.{}.svc", t.namespace)], days)?;
+        let authority = Authority::new("authority of the test");
+        let put = async |days: u32| {
+            let name = format!("*.demo-peers.{}.svc", t.namespace);
+            let Issued { certificate, key } = authority.issue_for_days("own", &[&name], days);
             secret(t, "mine", &[("tls.crt", &certificate), ("tls.key", &key), ("ca.crt", &authority.pem)]).await
         };
         put(10).await?;
@@ -215,7 +216,7 @@ fn a_certificate_of_one_s_own_is_waited_for_and_its_end_is_told() {
 }
 
 #[test]
-fn what_cannot_keep_anybody_out_is_refused() {
+fn a_secret_that_protects_nothing_is_refused() {
     run("insecure", async |t| {
         let tokens = json!({ "name": "s", "key": "k" });
         let rule = |subject: &str, verb: &str| json!({ "tokensSecret": tokens, "rules": [{ "subjects": [subject], "verbs": [verb] }] });
@@ -252,12 +253,12 @@ pub(crate) async fn example(t: &Trial, name: &str) -> Result<()> {
     t.kubectl(&["apply", "-f", &file.to_string_lossy()]).await.map(drop)
 }
 
-/// Puts another file of keys into the cluster's Secret.
+/// Writes another key file into the cluster's Secret.
 async fn write(t: &Trial, file: &str) -> Result<()> {
     change(t, "demo-encryption", &[("peers.yaml", file)]).await
 }
 
-/// Has a Secret with this content.
+/// Creates a Secret with this content.
 pub(crate) async fn secret(t: &Trial, name: &str, content: &[(&str, &str)]) -> Result<()> {
     if t.api::<Secret>().get_opt(name).await?.is_none() {
         let empty = json!({ "metadata": { "name": name } });
@@ -266,7 +267,7 @@ pub(crate) async fn secret(t: &Trial, name: &str, content: &[(&str, &str)]) -> R
     change(t, name, content).await
 }
 
-/// Puts something else into a Secret that is there.
+/// Replaces the content of an existing Secret.
 async fn change(t: &Trial, name: &str, content: &[(&str, &str)]) -> Result<()> {
     let content: BTreeMap<&str, &str> = content.iter().copied().collect();
     let patch = json!({ "stringData": content });
@@ -274,7 +275,7 @@ async fn change(t: &Trial, name: &str, content: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-/// Waits for a status that speaks of such keys.
+/// Waits until the status reports these keys.
 async fn encryption(t: &Trial, what: &str, fits: impl Fn(&EncryptionStatus) -> bool) -> Result<EncryptionStatus> {
     within(KUBELET, what, async || {
         let status = t.get("demo").await?.status.unwrap_or_default();
@@ -285,7 +286,7 @@ async fn encryption(t: &Trial, what: &str, fits: impl Fn(&EncryptionStatus) -> b
     .await
 }
 
-/// A number of each node's status.
+/// A number from each node's status.
 async fn figures(t: &Trial, nodes: &[String], pointer: &str) -> Result<Vec<u64>> {
     let mut all = Vec::new();
     for node in nodes {
@@ -296,12 +297,12 @@ async fn figures(t: &Trial, nodes: &[String], pointer: &str) -> Result<Vec<u64>>
     Ok(all)
 }
 
-/// How often each node took other files for its links.
+/// How often each node has reloaded the files of its links.
 async fn reloads(t: &Trial, nodes: &[String]) -> Result<Vec<u64>> {
     figures(t, nodes, "/reloads/peerTls/times").await
 }
 
-/// Waits until each node has taken other files than it had then.
+/// Waits until each node has reloaded its files since then.
 async fn taken_again(t: &Trial, nodes: &[String], then: &[u64]) -> Result<Vec<u64>> {
     within(KUBELET, "all nodes to take what is in the Secret", async || {
         let now = reloads(t, nodes).await?;
@@ -311,12 +312,12 @@ async fn taken_again(t: &Trial, nodes: &[String], then: &[u64]) -> Result<Vec<u6
     .await
 }
 
-/// Until when the certificates are valid that nodes show each other, in milliseconds since 1970.
+/// Expiry of the certificates that nodes use between each other, in milliseconds since 1970.
 async fn ends(t: &Trial, nodes: &[String]) -> Result<Vec<u64>> {
     figures(t, nodes, "/certificates/peer/notAfterMs").await
 }
 
-/// Waits until the sidecar of the application has these keys, in this order.
+/// Waits until the application's sidecar has these keys, in this order.
 async fn sidecar_has(t: &Trial, keys: &[String]) -> Result<()> {
     within(KUBELET, "the sidecar to have the keys of the members", async || {
         let status = t.node_status("app").await?;
@@ -350,7 +351,7 @@ pub(crate) async fn sound(t: &Trial) -> Result<()> {
     .await
 }
 
-/// The members and how often they were restarted.
+/// The members and their restart counts.
 pub(crate) async fn processes(t: &Trial) -> Result<Vec<(String, Option<String>, i32)>> {
     let pods: Vec<Pod> = t.member_pods("demo").await?;
     Ok(pods.iter().map(|pod| (pod.name_any(), pod.uid(), restarts(pod))).collect())

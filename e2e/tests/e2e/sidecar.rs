@@ -1,4 +1,4 @@
-//! Sidecars: who gets one, who does not, and what is said of those that should have and have not.
+//! Sidecars: which pods get one, and how the operator reports pods that lack theirs.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ fn sidecar(pod: &Pod) -> Option<&Container> {
 }
 
 #[test]
-fn a_labelled_pod_gets_a_sidecar_and_an_unlabelled_one_is_left_alone() {
+fn only_a_labelled_pod_gets_a_sidecar() {
     run("inject", async |t| {
         t.cluster("demo", 1).await?;
         let labelled = t.app("labelled", Some("demo"), &t.lab.nodes[0]).await?;
@@ -52,9 +52,9 @@ fn a_labelled_pod_gets_a_sidecar_and_an_unlabelled_one_is_left_alone() {
             Ok(())
         })
         .await?;
-        // The missing key has an exit code of its own, and get prints the value and nothing else.
+        // kvctl has an exit code for a missing key, and `get` prints only the value.
         ensure!(labelled.kvctl_ok(&["get", "k"]).await?.trim_end_matches('\n') == "v", "more than the value");
-        let missing = labelled.kvctl(&["get", "nobody"]).await?;
+        let missing = labelled.kvctl(&["get", "missing"]).await?;
         let unreachable = labelled.kvctl(&["--address", "127.0.0.1:9", "get", "k"]).await?;
         ensure!(missing.code != 0 && missing.code != unreachable.code && missing.stdout.is_empty(), "{missing:?}");
         Ok(())
@@ -75,7 +75,7 @@ fn a_job_with_a_sidecar_completes() {
         t.kubectl(&["wait", "--for=condition=Complete", "job/load", "--timeout=120s"]).await?;
         let pods = t.api::<Pod>().list(&ListParams::default().labels("job-name=load")).await?.items;
         ensure!(pods.len() == 1 && sidecar(&pods[0]).is_some(), "the job ran {} pods: {pods:?}", pods.len());
-        // What it wrote at its sidecar, which is gone, the cluster holds.
+        // The sidecar is gone; the cluster holds what the application wrote through it.
         let member = t.member_pods("demo").await?.pop().context("there is one member")?;
         let value = t.speak_to(&member)?.get("loaded").await?.context("the job's write is lost")?;
         ensure!(value.value.as_ref() == b"yes", "{value:?}");
@@ -84,7 +84,7 @@ fn a_job_with_a_sidecar_completes() {
 }
 
 #[test]
-fn a_pod_that_came_through_without_is_counted_and_told() {
+fn a_pod_without_its_sidecar_is_counted_and_warned() {
     alone("missing", async |t| {
         t.cluster("demo", 1).await?;
         scale_operator(t, 0).await?;
@@ -157,7 +157,7 @@ fn cluster_made_again_refuses_an_old_sidecar() {
             Ok(())
         })
         .await?;
-        // It keeps what it had, and none of the members takes that.
+        // The stale sidecar keeps its entries, and no member takes them.
         ensure!(app.kvctl_ok(&["get", "k"]).await?.trim_end() == "old", "the sidecar lost its map");
         t.all_hold("demo", &BTreeMap::new()).await?;
 
@@ -183,7 +183,7 @@ fn cluster_made_again_refuses_an_old_sidecar() {
 }
 
 #[test]
-fn the_webhook_s_certificate_is_made_anew_when_it_is_lost() {
+fn the_webhook_s_lost_certificate_is_replaced() {
     alone("certificate", async |t| {
         t.cluster("demo", 1).await?;
         let secrets: Api<Secret> = Api::namespaced(t.lab.client.clone(), OPERATOR_NAMESPACE);

@@ -1,4 +1,5 @@
-//! What a `KvCluster` says of itself when something is wrong: in the words of whoever refused it, and never that nothing is.
+//! The status of a `KvCluster` when something is wrong: it quotes the component that refused, and never claims that
+//! nothing is wrong.
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
@@ -14,7 +15,7 @@ async fn condition(t: &Trial, kind: &str) -> Result<Condition> {
     status.conditions.into_iter().find(|condition| condition.type_ == kind).with_context(|| format!("no {kind}"))
 }
 
-/// Waits until a condition of `demo` has this status and says this; gives it.
+/// Waits until a condition of `demo` has this status and contains this text; returns it.
 async fn says(t: &Trial, kind: &str, status: &str, words: &[&str]) -> Result<Condition> {
     until(&format!("{kind} to be {status} and to say {words:?}"), async || {
         let condition = condition(t, kind).await?;
@@ -25,15 +26,15 @@ async fn says(t: &Trial, kind: &str, status: &str, words: &[&str]) -> Result<Con
     .await
 }
 
-/// The notes of the events on `demo` that have this reason.
-async fn told(t: &Trial, reason: &str) -> Result<Vec<String>> {
+/// The notes of the events on `demo` with this reason.
+async fn notes(t: &Trial, reason: &str) -> Result<Vec<String>> {
     let events = t.api::<Event>().list(&ListParams::default()).await?.items;
     let of_cluster = |event: &Event| event.regarding.as_ref().is_some_and(|it| it.kind.as_deref() == Some("KvCluster"));
     let chosen = events.into_iter().filter(|event| of_cluster(event) && event.reason.as_deref() == Some(reason));
     Ok(chosen.filter_map(|event| event.note).collect())
 }
 
-/// Waits until the status remembers so many keys.
+/// Waits until the status records this many keys.
 async fn remembered(t: &Trial, keys: i64) -> Result<()> {
     until(&format!("status.data to have {keys} keys"), async || {
         let data = t.get("demo").await?.status.unwrap_or_default().data.context("no data")?;
@@ -43,12 +44,12 @@ async fn remembered(t: &Trial, keys: i64) -> Result<()> {
     .await
 }
 
-/// Waits until the loss of so many keys is told, and sees that it can be acknowledged.
+/// Waits until the loss of this many keys is reported, and checks that it can be acknowledged.
 async fn lost(t: &Trial, keys: i64) -> Result<()> {
     let count = format!("{keys} keys");
     says(t, "Degraded", "True", &["DataLost", &count]).await?;
     let notes = until("the event", async || {
-        let notes = told(t, "DataLost").await?;
+        let notes = self::notes(t, "DataLost").await?;
         ensure!(!notes.is_empty(), "none yet");
         Ok(notes)
     })
@@ -69,7 +70,7 @@ fn a_single_member_that_is_replaced_tells_of_its_keys() {
     run("lost-one", async |t| {
         t.cluster("demo", 1).await?;
         says(t, "Redundant", "False", &["SingleMember"]).await?;
-        ensure!(told(t, "NotRedundant").await?.len() == 1, "{:?}", told(t, "NotRedundant").await?);
+        ensure!(notes(t, "NotRedundant").await?.len() == 1, "{:?}", notes(t, "NotRedundant").await?);
         t.fill("demo", 50).await?;
         remembered(t, 50).await?;
         t.api::<Pod>().delete("demo-0", &DeleteParams::default()).await?;
@@ -105,13 +106,13 @@ fn members_on_two_nodes_are_redundant() {
         t.kubectl(&["scale", "kvcluster/demo", "--replicas=2"]).await?;
         t.settled("demo", 2).await?;
         says(t, "Redundant", "True", &["2 Kubernetes nodes"]).await?;
-        ensure!(told(t, "DataLost").await?.is_empty(), "nothing was lost: {:?}", told(t, "DataLost").await?);
+        ensure!(notes(t, "DataLost").await?.is_empty(), "nothing was lost: {:?}", notes(t, "DataLost").await?);
         Ok(())
     });
 }
 
 #[test]
-fn a_quota_is_told_in_the_api_servers_words() {
+fn a_quota_is_reported_in_the_api_server_s_words() {
     run("quota", async |t| {
         let quota = json!({ "metadata": { "name": "small" }, "spec": { "hard": { "pods": "1" } } });
         t.api::<ResourceQuota>().create(&PostParams::default(), &serde_json::from_value(quota)?).await?;
@@ -123,7 +124,7 @@ fn a_quota_is_told_in_the_api_servers_words() {
         t.ask_for_cluster("demo", json!({ "replicas": 2 })).await?;
         says(t, "Degraded", "True", &["FailedCreate", "exceeded quota: small", "Raise the ResourceQuota"]).await?;
         t.api::<ResourceQuota>().delete("small", &DeleteParams::default()).await?;
-        // What creates pods tries more and more seldom: a change of the spec wakes it.
+        // The StatefulSet's controller retries less and less often: a change of the spec triggers it.
         t.kubectl(&["scale", "kvcluster/demo", "--replicas=3"]).await?;
         t.settled("demo", 3).await?;
         says(t, "Degraded", "False", &["AllWell"]).await.map(drop)
@@ -131,7 +132,7 @@ fn a_quota_is_told_in_the_api_servers_words() {
 }
 
 #[test]
-fn a_member_without_a_place_is_told() {
+fn an_unschedulable_member_is_reported() {
     run("unschedulable", async |t| {
         let spec = json!({ "replicas": 1, "resources": { "requests": { "cpu": "9999" } } });
         t.ask_for_cluster("demo", spec).await?;
@@ -140,9 +141,9 @@ fn a_member_without_a_place_is_told() {
 }
 
 #[test]
-fn a_sidecar_that_cannot_be_pulled_is_told() {
+fn a_sidecar_without_its_image_is_reported() {
     run("sidecar-image", async |t| {
-        // Members and sidecars have one image: without it neither runs.
+        // Members and sidecars use one image: without it neither runs.
         t.ask_for_cluster("demo", json!({ "replicas": 1, "image": "127.0.0.1:9/none:0" })).await?;
         t.start_app("shop", Some("demo"), &t.lab.nodes[0]).await?;
         let degraded = says(t, "Degraded", "True", &["demo-0", "shop", "127.0.0.1:9/none:0"]).await?;

@@ -1,5 +1,5 @@
-//! All targets in one program, since linking takes longer than compiling: the
-//! environment's `TARGET` says which of them runs.
+//! All targets in one program, since linking takes longer than compiling: the environment variable `TARGET` chooses
+//! one.
 #![no_main]
 
 use std::sync::LazyLock;

@@ -1,4 +1,4 @@
-//! `seeds DIR`: writes the inputs to begin with, a folder for each target.
+//! `seeds DIR`: writes the initial inputs, one folder per target.
 
 use std::path::PathBuf;
 

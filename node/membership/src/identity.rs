@@ -1,19 +1,18 @@
-//! Who a node is. One address belongs to one node at a time: of two that claim
-//! it, the later one is right.
+//! The identity of a node. An address belongs to one node at a time: of two nodes that claim it, the later one wins.
 
 use std::{cmp::Reverse, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-/// The longest node name: what fits a DNS label, and so a pod's name as Kubernetes makes them.
+/// The longest node name: a DNS label, as a pod's name in a `StatefulSet` is.
 pub const MAX_NAME_BYTES: usize = 63;
-/// The longest version string that a node may give.
+/// The longest version string of a node.
 pub const MAX_VERSION_BYTES: usize = 32;
 
-/// From this generation on, the rank grows no more by doubling.
+/// From this generation on the rank no longer grows by doubling.
 const MAX_DOUBLINGS: u32 = 40;
 
-/// What a node is to its cluster.
+/// A node's part in its cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
@@ -21,7 +20,7 @@ pub enum Role {
     /// One of the cluster's own nodes.
     #[default]
     Member,
-    /// A full replica beside one application.
+    /// A full replica in the pod of an application.
     Sidecar,
 }
 
@@ -35,34 +34,33 @@ impl Role {
     }
 }
 
-/// The identity of one life of a node. A restart makes a new one.
+/// The identity of one process of a node. A restart makes another identity.
 ///
-/// Two are equal when they are the same life at the same address in the same
-/// generation; what else it carries follows from that.
+/// Identities are equal if origin, address, generation and `leaving` are; the other fields follow from these.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeId {
     /// The name, unique in the cluster; at most [`MAX_NAME_BYTES`].
     pub name: String,
-    /// The origin of this life's writes: a random number, never 0.
+    /// The origin of the process's writes: a random number, never 0.
     #[serde(with = "postcard::fixint::le")]
     pub origin: u64,
-    /// What the node is to its cluster.
+    /// The node's part in its cluster.
     pub role: Role,
-    /// Where peers reach it, by TCP and by UDP.
+    /// Where peers reach the node, by TCP and by UDP.
     pub peer_address: SocketAddr,
-    /// When it started, in milliseconds since 1970.
+    /// When the process started, in milliseconds since 1970.
     pub started_ms: u64,
-    /// The version of its program; at most [`MAX_VERSION_BYTES`].
+    /// The version of the program; at most [`MAX_VERSION_BYTES`].
     pub version: String,
-    /// How often it was declared dead and came back.
+    /// How often the process was declared dead and took a new identity.
     pub generation: u32,
-    /// Whether it has said goodbye. Being part of the identity, it tells
-    /// everyone who hears of the node's end that it left, and didn't fail.
+    /// Whether the node has left. It is part of the identity, so that every node that hears of this one's end knows that
+    /// it left and did not fail.
     pub leaving: bool,
 }
 
 impl NodeId {
-    /// The identity of a node that starts now, with this program's version.
+    /// The identity of a process that starts now, with this program's version.
     pub fn new(name: &str, origin: u64, role: Role, peer_address: SocketAddr, started_ms: u64) -> Self {
         Self {
             name: name.to_owned(),
@@ -76,33 +74,31 @@ impl NodeId {
         }
     }
 
-    /// Whoever listens at `address`.
-    pub(crate) fn somebody_at(address: SocketAddr) -> Self {
+    /// Stands for the unknown node that listens at `address`.
+    pub(crate) fn unknown_at(address: SocketAddr) -> Self {
         Self { version: String::new(), ..Self::new("", 0, Role::Member, address, 0) }
     }
 
-    /// The smaller, the elder.
+    /// The order of age: the smaller is the elder.
     pub const fn seniority(&self) -> (u64, u64) {
         (self.started_ms, self.origin)
     }
 
-    /// What decides between two that claim one address: the larger wins.
+    /// Decides between two nodes that claim one address: the larger rank wins.
     ///
-    /// That is the later start, as a rule. But a wall clock may have gone back
-    /// between two starts, and then the node would lose to its own past life
-    /// until that is forgotten. So each time it is declared dead adds to the
-    /// rank, twice as much as the time before: few tries make up for any clock.
+    /// Normally that is the later start. But if the wall clock went back between two starts, the process would lose to its
+    /// predecessor until that is forgotten. So each declaration of death adds to the rank, twice as much as the last one:
+    /// few attempts make up for any clock.
     fn rank(&self) -> (u64, u32, bool, u64) {
         let added = (1u64 << self.generation.min(MAX_DOUBLINGS)) - 1;
         (self.started_ms.saturating_add(added), self.generation, self.leaving, self.origin)
     }
 
-    /// This node, under an identity that wins this address from `rival`; none for a node that leaves.
+    /// This process under an identity that wins the address from `rival`; none if it has left.
     ///
-    /// One step is enough, whatever the rival's generation. The start moves at
-    /// most one millisecond past the rival's, so nodes that accepted the rival's
-    /// accept this one.
-    pub(crate) fn outbidding(&self, rival: &Self) -> Option<Self> {
+    /// One step is enough for any generation of the rival. The start moves at most one millisecond past the rival's, so
+    /// nodes that accepted the rival's start accept this one.
+    pub(crate) fn outranking(&self, rival: &Self) -> Option<Self> {
         let mut next = foca::Identity::renew(self)?;
         let wins = |next: &Self| next.rank() > rival.rank();
         while !wins(&next) && next.generation < MAX_DOUBLINGS {
@@ -113,13 +109,13 @@ impl NodeId {
         }
         if !wins(&next) {
             next.started_ms = next.started_ms.max(rival.started_ms).saturating_add(1);
-            // Any from there on will do; but not the same again, or it would be the same identity.
+            // Any generation from here on will do, except the present one, which would make the same identity.
             next.generation = if self.generation == MAX_DOUBLINGS { MAX_DOUBLINGS + 1 } else { MAX_DOUBLINGS };
         }
         Some(next)
     }
 
-    /// By how much this life starts later than `latest_ms`, if it does.
+    /// By how much the process started later than `latest_ms`, if it did.
     pub(crate) const fn ahead_of(&self, latest_ms: u64) -> Option<u64> {
         match self.started_ms.checked_sub(latest_ms) {
             None | Some(0) => None,
@@ -127,7 +123,7 @@ impl NodeId {
         }
     }
 
-    /// Whether this is a later life than `other`, both having one name.
+    /// Whether this is a later process than `other` under the same name.
     pub(crate) fn succeeds(&self, other: &Self) -> bool {
         self.name == other.name && self.origin != other.origin && Reverse(self.seniority()) < Reverse(other.seniority())
     }
@@ -153,7 +149,7 @@ impl foca::Identity for NodeId {
         }
         Some(match self.generation.checked_add(1) {
             Some(generation) => Self { generation, ..self.clone() },
-            // The last generation was taken, which only a forged identity can have made necessary.
+            // Only forged identities can have driven this node to the last generation.
             None => Self { started_ms: self.started_ms.saturating_add(1), generation: MAX_DOUBLINGS, ..self.clone() },
         })
     }
@@ -178,16 +174,19 @@ mod tests {
     }
 
     #[test]
-    fn the_later_life_wins_the_address() {
+    fn identity_that_started_later_wins_the_address() {
         assert!(started(2).win_addr_conflict(&started(1)));
         assert!(!started(1).win_addr_conflict(&started(2)));
         let renewed = started(1_000).renew().unwrap();
         assert!(renewed.win_addr_conflict(&started(1_000)));
-        assert!(started(1_002).win_addr_conflict(&renewed), "a restart beats a past life that was once declared dead");
+        assert!(
+            started(1_002).win_addr_conflict(&renewed),
+            "a restart beats its predecessor that was declared dead once"
+        );
     }
 
     #[test]
-    fn a_life_whose_clock_went_back_by_a_day_outbids_its_past_in_few_tries() {
+    fn identity_after_a_clock_step_outranks_its_past() {
         let past = started(100_000_000);
         let mut now = started(100_000_000 - 86_400_000);
         let mut tries = 0;
@@ -199,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn identity_outbids_any_rival_in_one_step() {
+    fn identity_outranks_any_rival_in_one_step() {
         let me = started(1_800_000_000_000);
         let address = me.peer_address;
         for (ahead_ms, generation, leaving) in [
@@ -213,20 +212,20 @@ mod tests {
         ] {
             let start = me.started_ms.strict_add_signed(ahead_ms);
             let rival = NodeId { generation, leaving, ..NodeId::new("x", u64::MAX, Role::Sidecar, address, start) };
-            let next = me.outbidding(&rival).unwrap();
+            let next = me.outranking(&rival).unwrap();
             assert!(next.win_addr_conflict(&rival) && next.win_addr_conflict(&me), "{rival:?}: {next:?}");
-            let again = next.outbidding(&NodeId { started_ms: next.started_ms, ..rival.clone() }).unwrap();
+            let again = next.outranking(&NodeId { started_ms: next.started_ms, ..rival.clone() }).unwrap();
             assert!(again.win_addr_conflict(&next) && again != next, "{rival:?}: {again:?}");
             assert!(next.started_ms <= me.started_ms.max(rival.started_ms) + 1, "{rival:?}: {next:?}");
             assert_eq!((next.origin, next.leaving), (me.origin, false));
         }
         let last = NodeId { generation: u32::MAX, ..me };
         let renewed = last.renew().unwrap();
-        assert!(renewed.win_addr_conflict(&last) && renewed != last, "the last generation is no end");
+        assert!(renewed.win_addr_conflict(&last) && renewed != last, "the last generation can be renewed");
     }
 
     #[test]
-    fn who_leaves_never_comes_back() {
+    fn identity_that_left_is_never_renewed() {
         let leaving = NodeId { leaving: true, ..started(1) };
         assert!(leaving.win_addr_conflict(&started(1)) && !started(1).win_addr_conflict(&leaving));
         assert_eq!(leaving.renew(), None);

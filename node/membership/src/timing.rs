@@ -1,6 +1,5 @@
-//! How the nodes keep track of who lives: the intervals and sizes of the
-//! protocol. They need not be the same on all nodes, but a node that probes more
-//! seldom than it suspects is of little use to the others.
+//! The intervals and sizes of the protocol. They may differ between nodes, but a node whose probe period is longer than its
+//! suspicion time detects little.
 
 use std::{
     num::{NonZeroU8, NonZeroUsize},
@@ -9,38 +8,37 @@ use std::{
 
 /// The intervals and sizes of the membership protocol.
 ///
-/// A death is seen after the time until somebody's turn to probe the dead comes
-/// (a few periods), one more period without an answer, and the suspicion.
+/// A death is detected after: the time until some node probes the dead one (a few periods), one period without an answer,
+/// and the suspicion time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// How often this node probes one member. Of less than four others each is probed often enough if the next probe waits
-    /// longer, up to 7/3 of this, after one that was answered.
+    /// How often this node probes one member. With fewer than four others the next probe waits longer, up to 7/3 of this,
+    /// after a probe that was answered; each member is still probed as often as with four.
     pub probe_period: Duration,
-    /// How long it waits for the answer before it asks others to probe.
+    /// How long this node waits for the answer before it asks other members to probe.
     pub probe_timeout: Duration,
-    /// How long a member that didn't answer may take to say that it lives.
+    /// How long a suspect has to refute the suspicion before it is declared dead.
     pub suspicion: Duration,
-    /// How often news go out, while there are any.
+    /// How often this node gossips, as long as it has updates to pass on.
     pub gossip_period: Duration,
-    /// How often a member is asked for all members it knows.
+    /// How often this node asks a member for all members that it knows.
     pub exchange_period: Duration,
-    /// How often some of those who failed are tried again.
+    /// How often this node contacts some of the failed nodes again.
     pub retry_period: Duration,
-    /// How often addresses that no member has are tried.
+    /// How often this node announces itself to addresses that no member has.
     pub announce_period: Duration,
-    /// How long the dead are remembered, so that old news cannot revive them.
+    /// How long the dead are remembered, so that old updates cannot revive them.
     pub forget_after: Duration,
-    /// How many members are asked to probe one that didn't answer.
+    /// How many members are asked to probe a member that did not answer.
     pub indirect_probes: NonZeroUsize,
     /// How many members a round of gossip goes to.
     pub gossip_fanout: NonZeroUsize,
-    /// How many times one node passes on a piece of news.
+    /// How many times one node passes on an update.
     pub transmissions: NonZeroU8,
 }
 
 impl Timing {
-    /// For a local network: a death is seen within 3 s. News are passed on
-    /// often enough for some hundred nodes.
+    /// For a local network: a death is detected within 3 s. Updates are passed on often enough for some hundred nodes.
     pub const LAN: Self = Self {
         probe_period: Duration::from_millis(200),
         probe_timeout: Duration::from_millis(80),

@@ -1,14 +1,13 @@
-//! The form of a datagram: a short envelope that keeps strangers out, and the
-//! protocol's own message in [postcard](https://postcard.jamesmunns.com).
+//! The format of a datagram: a short envelope that identifies the cluster, and foca's message in
+//! [postcard](https://postcard.jamesmunns.com).
 //!
 //! ```text
 //! "KVSW"  version  hash of the cluster  message
 //! 4       1        8                    up to 1155
 //! ```
 //!
-//! The hash is that of the cluster's name. If the cluster has a UID, only the
-//! first four bytes are, and the other four are the hash of the UID: that is
-//! how a node can tell another cluster of its own cluster's name from others.
+//! The hash is that of the cluster's name. If the cluster has a UID, its last four bytes are replaced by a hash of the UID,
+//! so that a node can tell a cluster of its own cluster's name from other clusters.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -22,37 +21,37 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{MAX_NAME_BYTES, MAX_VERSION_BYTES, NodeId, Role};
 
-/// The largest datagram sent or taken: it fits the smallest MTU that is met in
-/// practice (1280, IPv6's least) with room for an encrypting envelope.
+/// The largest datagram that is sent or accepted. With an encrypting envelope it fits the smallest MTU in practice (1280, the
+/// minimum of IPv6).
 pub const MAX_DATAGRAM: usize = 1168;
-/// How a datagram begins.
+/// The first bytes of a datagram.
 pub const MAGIC: [u8; 4] = *b"KVSW";
-/// How one begins that is encrypted.
+/// The first bytes of an encrypted datagram.
 pub const SEALED_MAGIC: [u8; 4] = *b"KVSX";
-/// The protocol's version, unless a test has a node speak another one.
+/// The protocol's version. Only tests make a node speak another one.
 pub const VERSION: u8 = 1;
-/// How long the envelope is, bytes.
+/// The length of the envelope in bytes.
 pub const ENVELOPE: usize = MAGIC.len() + 1 + 8;
-/// What is left for the message.
+/// The space for the message.
 pub(super) const MAX_MESSAGE: NonZeroUsize = NonZeroUsize::new(MAX_DATAGRAM - ENVELOPE).expect("1155 is not zero");
 
 /// Why a datagram was dropped.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
-    /// It isn't of this protocol.
+    /// It is not of this protocol.
     #[error("not a kvasir membership datagram")]
     Foreign,
     /// It is encrypted.
-    #[error("it is encrypted, and this node's are not: give all nodes the same encryption settings")]
+    #[error("the datagram is encrypted, but this node uses no encryption: give all nodes the same encryption settings")]
     Encrypted,
-    /// It is of another version of it.
+    /// It is of another version of the protocol.
     #[error(
         "membership protocol version {theirs}, this node speaks {ours}: run nodes of neighbouring releases together"
     )]
     Version {
-        /// What the sender speaks.
+        /// The sender's version.
         theirs: u8,
-        /// What this node speaks.
+        /// This node's version.
         ours: u8,
     },
     /// It is of another cluster.
@@ -60,58 +59,58 @@ pub enum Refused {
     Cluster,
     /// It is of another cluster with the same name.
     #[error(
-        "datagram of an earlier or later cluster of the same name: its clusterUid is not this node's. What remains of the earlier one must be deleted"
+        "datagram of an earlier or later cluster of the same name: its clusterUid is not this node's. Delete what remains of the earlier cluster"
     )]
     OtherUid,
-    /// It is longer than any that is sent.
+    /// It is longer than any datagram of the protocol.
     #[error("datagram longer than {MAX_DATAGRAM} bytes")]
     TooLong,
     /// Its sender claims this node's address.
-    #[error("another node claims this node's address: give each its own advertise address and peer port")]
+    #[error("another node claims this node's address: give each node its own advertise address and peer port")]
     Impostor,
     /// Its sender claims this node's origin.
     #[error(
         "`{name}` at {address} claims this node's origin: the datagram is forged, or comes from a copy of this process"
     )]
     Origin {
-        /// The name it gives.
+        /// The sender's name, as it claims.
         name: String,
-        /// Where it says it listens.
+        /// The sender's address, as it claims.
         address: SocketAddr,
     },
-    /// It is about a node that started too far in this node's future.
+    /// It comes from or names a node whose start is too far in this node's future.
     #[error(
-        "`{name}` at {address} says that it started {ahead_ms} ms from now, at most {limit_ms} ms (maxClockSkew) are accepted: check the time service of both machines"
+        "`{name}` at {address} claims to have started {ahead_ms} ms in the future, at most {limit_ms} ms (maxClockSkew) are accepted: check the time service of both machines"
     )]
     Ahead {
         /// The node's name.
         name: String,
-        /// Where it says it listens.
+        /// The node's address, as it claims.
         address: SocketAddr,
-        /// How far ahead its start is.
+        /// How far ahead the start is.
         ahead_ms: u64,
-        /// How far it may be.
+        /// How far ahead it may be.
         limit_ms: u64,
     },
     /// This node knows as many nodes as it may.
-    #[error("{MAX_KNOWN} nodes are known, dead ones included: no more are taken in")]
+    #[error("this node knows {MAX_KNOWN} nodes, dead ones included, and accepts no more")]
     Full,
-    /// It asks for an answer or a new identity, and there were too many lately.
-    #[error("more datagrams that ask for an answer than members send: the rest gets none")]
+    /// It asks for an answer or a new identity of this node, and too many did so recently.
+    #[error("more datagrams ask for an answer than members send: further ones get none")]
     TooMany,
-    /// Its message makes no sense.
+    /// Its message cannot be decoded.
     #[error("malformed membership datagram: {0}")]
     Malformed(foca::Error),
 }
 
-/// How many nodes are remembered, alive or dead: what forged datagrams can make this node keep. As many as can have seats
-/// in a cluster; what one message names may come on top.
+/// How many nodes are remembered, alive or dead. Bounds what forged datagrams make this node keep. As many as can have seats
+/// in a cluster; the nodes that one message names may come on top.
 pub const MAX_KNOWN: usize = 2048;
-/// Where the part of the envelope begins that stands for the UID, if there is one.
+/// Where the hash of the UID begins in the envelope, if the cluster has one.
 const UID_AT: usize = ENVELOPE - 4;
 
 impl Refused {
-    /// All kinds of refusal, as metrics name them.
+    /// The labels of all kinds of refusal in metrics.
     pub const KINDS: [&'static str; 13] = [
         "foreign",
         "encrypted",
@@ -128,7 +127,7 @@ impl Refused {
         "unopened",
     ];
 
-    /// Its place among them.
+    /// The index of this kind in [`KINDS`](Self::KINDS).
     pub const fn kind(&self) -> usize {
         match self {
             Self::Foreign => 0,
@@ -146,12 +145,11 @@ impl Refused {
         }
     }
 
-    /// The place of those that could not be opened, and so could not be read.
+    /// The index of datagrams that could not be decrypted.
     pub const UNOPENED: usize = 12;
 }
 
-/// The first bytes of every datagram of one cluster, whose nodes speak this version: the cluster of this name, and
-/// of this UID unless it is empty.
+/// The envelope of a cluster's datagrams in this version of the protocol. An empty UID means none.
 pub fn envelope(cluster: &str, uid: &str, version: u8) -> [u8; ENVELOPE] {
     let mut envelope = [0; ENVELOPE];
     envelope[..4].copy_from_slice(&MAGIC);
@@ -163,7 +161,7 @@ pub fn envelope(cluster: &str, uid: &str, version: u8) -> [u8; ENVELOPE] {
     envelope
 }
 
-/// Takes off the envelope.
+/// Checks and removes the envelope.
 pub(super) fn open<'a>(datagram: &'a [u8], envelope: &[u8; ENVELOPE]) -> Result<&'a [u8], Refused> {
     if datagram.starts_with(&SEALED_MAGIC) {
         return Err(Refused::Encrypted);
@@ -187,23 +185,22 @@ pub(super) fn open<'a>(datagram: &'a [u8], envelope: &[u8; ENVELOPE]) -> Result<
     }
 }
 
-/// A message, read before the protocol gets it.
-pub(super) struct Letter<'a> {
+/// A message, decoded before foca gets it.
+pub(super) struct Parsed<'a> {
     pub(super) header: Header<NodeId>,
-    /// The header as it came.
-    head: &'a [u8],
-    /// What it says of members, and each as it came.
+    header_bytes: &'a [u8],
+    /// The updates about members, each with its bytes.
     pub(super) updates: Vec<(Member<NodeId>, &'a [u8])>,
-    /// What follows.
+    /// The bytes after the updates.
     rest: &'a [u8],
 }
 
-impl<'a> Letter<'a> {
-    /// None if the message is malformed, as the protocol itself will find.
+impl<'a> Parsed<'a> {
+    /// None if the message is malformed; foca finds the same and knows the reason.
     pub(super) fn read(wire: &mut Wire, message: &'a [u8]) -> Option<Self> {
         let mut rest = message;
         let header = foca::Codec::decode_header(wire, &mut rest).ok()?;
-        let head = &message[..message.len() - rest.len()];
+        let header_bytes = &message[..message.len() - rest.len()];
         let mut updates = Vec::new();
         if rest.len() >= 2 && header.message != Message::Broadcast {
             for _ in 0..rest.get_u16() {
@@ -212,17 +209,17 @@ impl<'a> Letter<'a> {
                 updates.push((update, &before[..before.len() - rest.len()]));
             }
         }
-        Some(Self { header, head, updates, rest })
+        Some(Self { header, header_bytes, updates, rest })
     }
 
-    /// The node that it names beside its sender.
-    pub(super) const fn other(&self) -> Option<&NodeId> {
-        other_in(&self.header.message)
+    /// The third node that the message concerns, besides sender and addressee.
+    pub(super) const fn third_node(&self) -> Option<&NodeId> {
+        third_node(&self.header.message)
     }
 
-    /// The message with the updates that are left.
+    /// The message with the updates that are left in `updates`.
     pub(super) fn write(&self) -> Vec<u8> {
-        let mut message = self.head.to_vec();
+        let mut message = self.header_bytes.to_vec();
         message.put_u16(u16::try_from(self.updates.len()).unwrap_or(u16::MAX));
         message.extend(self.updates.iter().flat_map(|(_, bytes)| *bytes));
         message.extend(self.rest);
@@ -230,8 +227,8 @@ impl<'a> Letter<'a> {
     }
 }
 
-/// A message without a sender's incarnation: `updates` from `from` to `to`.
-pub(super) fn letter(
+/// Encodes a message from `from` to `to`, with incarnation 0 of the sender.
+pub(super) fn encode(
     wire: &mut Wire,
     from: &NodeId,
     to: &NodeId,
@@ -242,7 +239,7 @@ pub(super) fn letter(
     let header = Header { src: from.clone(), src_incarnation: 0, dst: to.clone(), message };
     foca::Codec::encode_header(wire, &header, &mut bytes)?;
     if header.message == Message::Announce {
-        return Ok(bytes); // which nothing may follow
+        return Ok(bytes); // nothing may follow
     }
     bytes.put_u16(u16::try_from(updates.len()).unwrap_or(u16::MAX));
     for update in updates {
@@ -251,11 +248,10 @@ pub(super) fn letter(
     Ok(bytes)
 }
 
-/// How messages are written. A message tells of its addressee only the origin
-/// and generation that the sender takes it for: the rest is known to whoever
-/// gets it.
+/// The codec of messages. Of the addressee a message carries only the origin and the generation that the sender expects: the
+/// addressee knows the rest.
 pub(super) struct Wire {
-    /// The address of this node.
+    /// This node's address.
     pub(super) me: SocketAddr,
 }
 
@@ -282,12 +278,12 @@ struct Addressee {
     generation: u32,
 }
 
-/// What is wrong with the bytes of a message.
+/// Why a message cannot be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WireError {
     #[error("{0}")]
     Postcard(#[from] postcard::Error),
-    #[error("it names a node whose {0} can't be")]
+    #[error("it names a node with an impossible {0}")]
     Identity(&'static str),
 }
 
@@ -308,13 +304,13 @@ fn take<T: for<'de> Deserialize<'de>>(mut buf: impl Buf) -> Result<T, WireError>
     Ok(value)
 }
 
-/// The node that a message names beside its sender.
-const fn other_in(message: &Message<NodeId>) -> Option<&NodeId> {
+/// The third node that a message concerns, besides sender and addressee.
+const fn third_node(message: &Message<NodeId>) -> Option<&NodeId> {
     match message {
-        Message::PingReq { target: other, .. }
-        | Message::IndirectAck { target: other, .. }
-        | Message::IndirectPing { origin: other, .. }
-        | Message::ForwardedAck { origin: other, .. } => Some(other),
+        Message::PingReq { target: node, .. }
+        | Message::IndirectAck { target: node, .. }
+        | Message::IndirectPing { origin: node, .. }
+        | Message::ForwardedAck { origin: node, .. } => Some(node),
         Message::Ping(_)
         | Message::Ack(_)
         | Message::Announce
@@ -325,7 +321,7 @@ const fn other_in(message: &Message<NodeId>) -> Option<&NodeId> {
     }
 }
 
-/// Bounds what a stranger can make this node keep, and send to.
+/// Bounds what a forged message can make this node keep and send to.
 fn check(id: &NodeId) -> Result<(), WireError> {
     let reachable = match id.peer_address.ip() {
         IpAddr::V4(ip) => !(ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast()),
@@ -356,11 +352,11 @@ impl foca::Codec<NodeId> for Wire {
     fn decode_header(&mut self, buf: impl Buf) -> Result<Header<NodeId>, WireError> {
         let HeaderIn { from, incarnation, to, message } = take(buf)?;
         check(&from)?;
-        if let Some(other) = other_in(&message) {
-            check(other)?;
+        if let Some(node) = third_node(&message) {
+            check(node)?;
         }
-        // What came to this socket is meant for this address, by whatever name
-        // or translated address the sender found it.
+        // A datagram that reached this socket is meant for this address, even if the sender knows another address for
+        // it, by a translation on the way.
         let dst = NodeId {
             origin: to.origin,
             generation: to.generation,
@@ -402,16 +398,15 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_is_small() {
+    fn wire_identity_is_small() {
         let pod = NodeId::new("demo-0", 7, Role::Member, ([10, 42, 0, 7], 7071).into(), 1_800_000_000_000);
         assert_eq!(size(&pod), 39);
         assert_eq!(size(&largest()), 144);
     }
 
-    /// The longest header has two identities; five more must fit behind it, as
-    /// a joining node is told of at least that many.
+    /// The longest header has two identities. Five more must fit behind it: a joining node hears of at least that many.
     #[test]
-    fn a_datagram_has_room_for_the_largest_identities() {
+    fn wire_has_room_for_the_largest_identities() {
         let (id, mut bytes) = (largest(), Vec::new());
         let message = Message::PingReq { target: id.clone(), probe_number: u8::MAX };
         let header = Header { src: id.clone(), src_incarnation: u16::MAX, dst: id.clone(), message };
@@ -420,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_identities_are_refused() {
+    fn wire_refuses_impossible_identities() {
         let good = largest();
         let mut wire = Wire { me: good.peer_address };
         let mut decode = |id: NodeId| {
@@ -429,7 +424,7 @@ mod tests {
             wire.decode_member(&bytes[..]).map(|_| ()).map_err(|error| error.to_string())
         };
         assert_eq!(decode(good.clone()), Ok(()));
-        let refused = |part: &str| Err(format!("it names a node whose {part} can't be"));
+        let refused = |part: &str| Err(format!("it names a node with an impossible {part}"));
         assert_eq!(decode(NodeId { name: "n".repeat(MAX_NAME_BYTES + 1), ..good.clone() }), refused("name"));
         assert_eq!(decode(NodeId { name: String::new(), ..good.clone() }), refused("name"));
         assert_eq!(decode(NodeId { version: "v".repeat(MAX_VERSION_BYTES + 1), ..good.clone() }), refused("version"));
@@ -440,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn wire_tells_a_namesake_by_its_uid() {
+    fn wire_tells_clusters_of_one_name_apart_by_uid() {
         let datagram = |uid| [&envelope("ns/demo", uid, VERSION)[..], b"hello"].concat();
         assert_eq!(open(&datagram("a"), &envelope("ns/demo", "a", VERSION)).unwrap(), b"hello");
         for (theirs, ours) in [("a", "b"), ("a", ""), ("", "b")] {
@@ -450,12 +445,12 @@ mod tests {
         assert_eq!(
             envelope("ns/demo", "", VERSION)[5..],
             xxh3_64(b"ns/demo").to_le_bytes(),
-            "as it was before there were UIDs"
+            "without a UID the format is that of releases without UIDs"
         );
     }
 
     #[test]
-    fn the_envelope_keeps_strangers_out() {
+    fn wire_envelope_keeps_other_clusters_out() {
         let mine = envelope("ns/demo", "", VERSION);
         let datagram = [&mine[..], b"hello"].concat();
         assert_eq!(open(&datagram, &mine).unwrap(), b"hello");

@@ -1,19 +1,18 @@
-//! The hybrid logical clock and the dots it stamps. Knows nothing of I/O: the
-//! caller brings the wall clock.
+//! The hybrid logical clock, and dots. Knows nothing of I/O: the caller brings the wall clock.
 //!
 //! After Kulkarni et al., "Logical Physical Clocks" (2014), with both parts in
 //! one 64-bit word: 48 bits of milliseconds since 1970 above 16 bits of
-//! counter, so that stamps compare as plain integers.
+//! counter, so that timestamps compare as plain integers.
 
 /// Bits of the counter below the milliseconds.
 const COUNTER_BITS: u32 = 16;
 
-/// The smallest stamp at `ms` milliseconds since 1970.
+/// The smallest timestamp at `ms` milliseconds since 1970.
 pub const fn stamp_at(ms: u64) -> u64 {
     ms << COUNTER_BITS
 }
 
-/// The milliseconds since 1970 of a stamp.
+/// The milliseconds since 1970 of a timestamp.
 pub const fn ms_of(hlc: u64) -> u64 {
     hlc >> COUNTER_BITS
 }
@@ -35,21 +34,25 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A new stamp, above every stamp issued or observed before, and not below
-    /// the wall clock `now_ms`.
+    /// A new timestamp, above every timestamp issued or observed before, and not below the wall clock `now_ms`.
     pub fn tick(&mut self, now_ms: u64) -> u64 {
-        // A counter that overflows carries into the milliseconds: the stamp
-        // runs ahead of the wall clock by 1 ms, and stays unique.
+        if planted!("clock-goes-back") && ms_of(self.last) > now_ms {
+            self.last = 0;
+        }
+        // A counter that overflows carries into the milliseconds: the timestamp runs ahead of the wall clock by 1 ms, and stays
+        // unique.
         self.last = (self.last + 1).max(stamp_at(now_ms));
         self.last
     }
 
-    /// Takes note of a stamp of another node: later ticks are above it.
+    /// Notes a timestamp of another node: later ticks are above it.
     pub fn observe(&mut self, hlc: u64) {
-        self.last = self.last.max(hlc);
+        if !planted!("clock-ignores-peers") {
+            self.last = self.last.max(hlc);
+        }
     }
 
-    /// The largest stamp issued or observed.
+    /// The largest timestamp issued or observed.
     pub const fn last(&self) -> u64 {
         self.last
     }

@@ -1,8 +1,10 @@
-//! What Kvasir stands on: the clock, the store, and the replication protocol
-//! over them, as plain state machines. A crate of its own, so that nothing in
-//! it can come to know of sockets, threads or the wall clock.
+//! The data plane's state machines: the clock, the store, and the replication protocol over them. They are a crate of
+//! their own so that nothing in them can use sockets, threads or the wall clock.
+
+#[macro_use]
+mod planted;
 
 pub mod clock;
-pub mod replica;
+pub mod protocol;
 pub mod session;
 pub mod store;

@@ -19,9 +19,8 @@ const SLOT: u64 = slot(size_of::<Bytes>() + size_of::<Record>());
 /// What a key takes in one of the indexes, bytes.
 const INDEX_SLOT: u64 = slot(size_of::<(u64, Bytes)>());
 
-/// What an allocation of `len` bytes takes: 8, or up to 64 a multiple of 16, and
-/// above that one of four sizes to each doubling. So it is in mimalloc, which the
-/// node uses, and about so in the other allocators in use.
+/// What an allocation of `len` bytes takes: 8, or up to 64 a multiple of 16, and above that one of four sizes to each doubling.
+/// This is exact for mimalloc, which the node uses, and close for other allocators.
 const fn allocated(len: u64) -> u64 {
     match len {
         0..=8 => 8,
@@ -30,18 +29,16 @@ const fn allocated(len: u64) -> u64 {
     }
 }
 
-/// What an element of `size` bytes takes in a B-tree of the standard library: a
-/// node has 11 places and 16 bytes more, and an inner one, of which there is one
-/// for seven leaves or so, 12 pointers besides. Of the places 6.9 are taken when
-/// keys come in order, and 8.5 when they come in none: it is counted as 7.45,
-/// a little less than halfway, since a process takes something besides.
+/// What an element of `size` bytes takes in a B-tree of the standard library. A tree node has 11 places and 16 bytes more; an
+/// inner node, one for about seven leaves, also has 12 pointers. 6.9 places are taken if keys come in order, and 8.5 if they
+/// come in random order. This counts 7.45, a little less than halfway, because a process takes some more.
 const fn slot(size: usize) -> u64 {
     let leaf = 11 * size as u64 + 16;
     (allocated(leaf) + allocated(leaf + 12 * 8) / 7) * 100 / 745
 }
 
-/// What a [`Bytes`] of `len` bytes takes beside its own place: the bytes, and
-/// the three words of those that own them. An empty one takes nothing.
+/// What a [`Bytes`] of `len` bytes takes in addition to its own place: the bytes, and three words that count its owners. An
+/// empty one takes nothing.
 const fn owned(len: usize) -> u64 {
     if len == 0 { 0 } else { allocated(len as u64) + allocated(3 * 8) }
 }
@@ -51,17 +48,16 @@ const fn owned(len: usize) -> u64 {
 pub struct Record {
     /// The write.
     pub dot: Dot,
-    /// The value; `None` for a tombstone: a delete, or a value whose time has
-    /// come and whose memory was freed.
+    /// The value; `None` for a tombstone: a delete, or a value that has ended and whose memory was freed.
     pub value: Option<Bytes>,
     /// When the value ends, milliseconds since 1970.
     pub expires_ms: Option<u64>,
-    /// The dot under which the write was made, if it was issued again.
+    /// The original dot, if the write was reissued.
     pub first: Option<Box<Dot>>,
 }
 
 impl Record {
-    /// The value, if it is there at `now_ms`.
+    /// The value, if it has not ended at `now_ms`.
     pub fn live(&self, now_ms: u64) -> Option<&Bytes> {
         match self.expires_ms {
             Some(end) if end <= now_ms => None,
@@ -70,17 +66,16 @@ impl Record {
     }
 }
 
-/// Buckets that a map's fingerprint is also kept by, so that two maps which
-/// differ need not be exchanged whole.
+/// The number of buckets, each with a fingerprint of its own, so that two maps that differ need not be exchanged whole.
 pub const BUCKETS: usize = 1024;
 
 /// A last-writer-wins map.
 #[derive(Debug)]
 pub struct Store {
     map: BTreeMap<Key, Record>,
-    /// Values that will end, by when.
+    /// Values with a TTL, by their end.
     expiry: BTreeSet<(u64, Bytes)>,
-    /// Tombstones, by the stamp since which they are one: see [`dead_since`].
+    /// Tombstones, by when they became one: see [`dead_since`].
     dead: BTreeSet<(u64, Bytes)>,
     with_value: u64,
     memory: u64,
@@ -105,10 +100,20 @@ impl Default for Store {
     }
 }
 
-/// The stamp since which a record that ends or has ended is a tombstone: the
-/// delete's own, or that of the value's end. The same on every node.
+/// The timestamp at which a record becomes a tombstone: that of the delete, or of the value's end. The same on every node.
 fn dead_since(record: &Record) -> u64 {
     record.expires_ms.map_or(record.dot.hlc, |end| record.dot.hlc.max(stamp_at(end.min(ms_of(u64::MAX)))))
+}
+
+/// Whether the write that is held stands against another one of its key.
+fn stands(held: Dot, dot: Dot) -> bool {
+    if planted!("last-arrival-wins") {
+        return held == dot;
+    }
+    if planted!("tie-goes-to-first-arrival") {
+        return held.hlc >= dot.hlc;
+    }
+    held >= dot
 }
 
 impl Store {
@@ -122,13 +127,13 @@ impl Store {
     /// Key and value must own their memory: a slice of a frame would keep the
     /// whole frame alive.
     pub fn merge(&mut self, mut key: Bytes, record: Record) -> bool {
-        // `Bytes` allocates what counts its owners when the first clone is made:
-        // now, so that no read and no scan takes memory later.
+        // `Bytes` allocates the count of its owners with the first clone: do it now, so that no read and no scan takes memory
+        // later.
         drop(record.value.clone());
         let (dot, cost, end, dead) = (record.dot, cost(&key, &record), record.expires_ms, dead_since(&record));
         let has_value = record.value.is_some();
         match self.map.entry(Key(key.clone())) {
-            Entry::Occupied(held) if held.get().dot >= dot => return false,
+            Entry::Occupied(held) if stands(held.get().dot, dot) => return false,
             Entry::Occupied(mut held) => {
                 // The indexes share the map's copy of the key, and keep no second one alive.
                 key.clone_from(&held.key().0);
@@ -173,10 +178,10 @@ impl Store {
         }
     }
 
-    /// Frees the values whose time has come, at most `limit` of them, and hands
-    /// each key to `ended`. What is left is a tombstone with the dot of the write.
+    /// Frees the values that have ended, at most `limit` of them, and hands each key to `ended`. A tombstone with the dot of
+    /// the write is left.
     ///
-    /// Reads do not depend on it: they compare the time themselves.
+    /// Reads do not depend on this: they compare the time themselves.
     pub fn expire(&mut self, now_ms: u64, limit: usize, mut ended: impl FnMut(&Bytes, &Record)) {
         for _ in 0..limit {
             if self.expiry.first().is_none_or(|(end, _)| *end > now_ms) {
@@ -189,37 +194,39 @@ impl Store {
                 self.with_value -= 1;
                 self.buried += cost(&key, record);
                 ended(&key, record);
+                let lost = planted!("expiry-without-tombstone").then(|| key.clone());
                 self.dead.insert((dead_since(record), key));
+                if let Some(lost) = lost {
+                    self.remove(&lost);
+                }
             }
         }
     }
 
-    /// Drops the tombstones of `stamp` and before, at most `limit` of them.
-    /// Returns whether none of them is left: only then is the fingerprint a
-    /// function of what was taken in and of `stamp`.
+    /// Drops the tombstones up to the timestamp `upto`, at most `limit` of them. Returns whether none of them is left: only
+    /// then does the fingerprint depend on nothing but what was taken in and `upto`.
     ///
-    /// Whoever calls it knows that every member holds each of them, and has
-    /// [expired](Self::expire) what ends by the stamp, whatever the wall clock
-    /// says: of what has not, nothing is dropped.
-    pub fn collect(&mut self, stamp: u64, limit: usize) -> bool {
+    /// The caller knows that every member holds each of them, and has [expired](Self::expire) values that end by `upto`,
+    /// whatever the wall clock says: values that have not been expired are not dropped.
+    pub fn collect(&mut self, upto: u64, limit: usize) -> bool {
         for _ in 0..limit {
-            let Some((_, key)) = self.dead.first().filter(|(since, _)| *since <= stamp).cloned() else { break };
+            let Some((_, key)) = self.dead.first().filter(|(since, _)| *since <= upto).cloned() else { break };
             if let Some(old) = self.map.remove(&key.as_ref() as &dyn Sought) {
                 self.forget(&key, &old);
             }
         }
-        self.is_collected(stamp)
+        self.is_collected(upto)
     }
 
-    /// The stamp since which the oldest tombstone is one.
+    /// The timestamp at which the oldest tombstone became one.
     pub fn oldest_tombstone(&self) -> Option<u64> {
         self.dead.first().map(|(since, _)| *since)
     }
 
     /// Whether nothing is left that [`Self::collect`] would drop.
-    pub fn is_collected(&self, stamp: u64) -> bool {
-        self.dead.first().is_none_or(|(since, _)| *since > stamp)
-            && self.expiry.first().is_none_or(|(end, _)| *end > ms_of(stamp))
+    pub fn is_collected(&self, upto: u64) -> bool {
+        self.dead.first().is_none_or(|(since, _)| *since > upto)
+            && self.expiry.first().is_none_or(|(end, _)| *end > ms_of(upto))
     }
 
     /// The value that ends first, for eviction.
@@ -227,7 +234,7 @@ impl Store {
         self.expiry.first().map(|(_, key)| key)
     }
 
-    /// Takes a record out, tombstone or not, without a trace: not a delete.
+    /// Removes a record, tombstone or not, without a trace: not a delete.
     pub fn remove(&mut self, key: &Bytes) {
         if let Some(record) = self.map.remove(&key.as_ref() as &dyn Sought) {
             self.forget(key, &record);
@@ -265,24 +272,22 @@ impl Store {
         self.map.len() as u64 - self.with_value
     }
 
-    /// The memory of all entries, bytes: what the process would not take without
-    /// them, within a tenth.
+    /// The memory of all entries, bytes, within a tenth of what they really take.
     pub const fn memory(&self) -> u64 {
         self.memory
     }
 
-    /// What of [`Self::memory`] deletes and expired values take.
+    /// The part of [`Self::memory`] that deletes and expired values take.
     pub const fn buried(&self) -> u64 {
         self.buried
     }
 
-    /// What [`Self::memory`] would rise by if a value without an end were put
-    /// under a new key.
+    /// By how much [`Self::memory`] rises if a value without an end is put under a new key.
     pub const fn cost_of(key_len: usize, value_len: usize) -> u64 {
         SLOT + owned(key_len) + owned(value_len)
     }
 
-    /// What [`Self::memory`] would rise by if a value that has none were given an end.
+    /// By how much [`Self::memory`] rises if a value without an end gets one.
     pub const COST_OF_END: u64 = INDEX_SLOT;
 
     /// What [`Self::memory`] counts for a key's record.
@@ -290,8 +295,7 @@ impl Store {
         self.get(key).map_or(0, |record| cost(key, record))
     }
 
-    /// A commutative sum over all entries: equal on two replicas with equal
-    /// maps, whatever the order in which they came to be so.
+    /// A commutative sum over all entries: equal on two replicas with equal maps, whatever the order of the writes.
     pub const fn fingerprint(&self) -> u128 {
         self.fingerprint
     }
@@ -314,7 +318,7 @@ pub fn bucket_of(key: &[u8]) -> usize {
     xxh3_64(key) as usize % BUCKETS
 }
 
-/// A dot names one write, so key and dot stand for the value too.
+/// A dot identifies one write, so key and dot stand for the value, too.
 fn summand(key: &[u8], dot: Dot) -> u128 {
     let mut short = [0; 16 + 112];
     let mut long = Vec::new();
@@ -386,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn tombstones_go_up_to_a_stamp_whatever_the_wall_clock_says() {
+    fn tombstones_are_collected_whatever_the_clock_says() {
         let mut store = Store::default();
         store.merge("deleted".into(), delete(stamp_at(5)));
         store.merge("later".into(), delete(stamp_at(9)));
@@ -414,7 +418,7 @@ mod tests {
                 first: None,
             },
         );
-        // A dot names one write: whatever was drawn twice for it is dropped.
+        // A dot identifies one write: a second write that was drawn for it is dropped.
         prop::collection::vec((0u8..8, record), 0..60).prop_map(|mut all| {
             let mut dots = BTreeSet::new();
             all.retain(|(_, r)| dots.insert(r.dot));

@@ -1,6 +1,6 @@
-//! The accounted memory of a map against what a process takes that holds it,
-//! with the node's allocator. Each shape has a process of its own: what one
-//! leaves behind would be counted to the next.
+//! The memory that a store accounts for, against the growth of a process that fills it, with the node's allocator.
+//!
+//! Each shape of entries has a process of its own, because freed memory of one would be counted to the next.
 
 use std::process::Command;
 
@@ -12,18 +12,18 @@ use kvasir_replica::store::{Record, Store};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const ENTRIES: u64 = 1_000_000;
-/// Which shape a process is to take.
+/// The environment variable that tells a process its shape.
 const SHAPE: &str = "KVASIR_MEMORY_SHAPE";
 
 struct Shape {
     name: &'static str,
     key: fn(u64) -> String,
-    /// Bytes; `None`: a delete, of a key that was never there unless `over`, as it comes from peers.
+    /// Bytes. `None`: a delete from a peer; of a key that was never there, unless `over`.
     value: Option<usize>,
-    /// In key order, or in none.
+    /// Written out of key order.
     scattered: bool,
     ends: bool,
-    /// Each key has had a value of 64 bytes without an end before.
+    /// Each key had another value before, of 64 bytes and without an end.
     over: bool,
 }
 
@@ -49,7 +49,7 @@ const SHAPES: [Shape; 9] = [
     Shape { name: "tombstones of values", value: None, over: true, ..PLAIN },
 ];
 
-/// Every number below 2^20 once, out of order: each step can be undone.
+/// A permutation of the numbers below 2^20: each step is invertible.
 fn scatter(mut n: u64) -> u64 {
     for factor in [0x9e37_79b1, 0x85eb_ca6b] {
         n = n.wrapping_mul(factor) & 0xf_ffff;
@@ -64,7 +64,7 @@ fn resident() -> u64 {
     kib.parse::<u64>().unwrap() * 1024
 }
 
-/// Fills a map; prints what it says that it takes, and what the process grew by.
+/// Fills a store. Prints the memory that it accounts for, and the growth of the process.
 fn fill(shape: &Shape) {
     let before = resident();
     let mut store = Store::default();
@@ -82,21 +82,22 @@ fn fill(shape: &Shape) {
         (0..ENTRIES).for_each(|n| write(n, 0, Some(64), false));
     }
     (0..ENTRIES).for_each(|n| write(n, 1, shape.value, shape.ends));
-    // A read must not cost memory that was not accounted.
+    // Reads must not take memory that is not accounted for.
     let read: usize = store.scan(None).map(|(key, record)| (key.clone(), record.value.clone()).0.len()).sum();
     assert!(read > 0);
     println!("figures {} {}", store.memory(), resident() - before);
 }
 
+/// The memory of a million entries is accounted for within a tenth.
 #[test]
-fn what_a_million_entries_take_is_accounted_within_a_tenth() {
+fn memory_is_accounted_within_a_tenth() {
     if let Ok(name) = std::env::var(SHAPE) {
         return fill(SHAPES.iter().find(|shape| shape.name == name).unwrap());
     }
     let mut wrong = Vec::new();
     for shape in &SHAPES {
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "what_a_million_entries_take_is_accounted_within_a_tenth", "--nocapture"])
+            .args(["--exact", "memory_is_accounted_within_a_tenth", "--nocapture"])
             .env(SHAPE, shape.name)
             .env("MIMALLOC_PURGE_DELAY", "10") // as the image has it
             .output()

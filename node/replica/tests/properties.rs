@@ -1,11 +1,11 @@
-//! Clock and store against the plainest thing that does the same, and the refusal of a clock that is ahead.
+//! Properties for any input: clock and store against plain models, and which clocks and timestamps are refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use kvasir_proto::peer::v1::{Entry, Message, Push, message::Kind};
 use kvasir_replica::clock::{Clock, Dot, ms_of, stamp_at};
-use kvasir_replica::replica::{Bounds, LinkId, PeerId, Replica, STAMP_END, Settings, View, Violation};
+use kvasir_replica::protocol::{Bounds, LinkId, PeerId, Replica, STAMP_END, Settings, View, Violation};
 use kvasir_replica::store::{Record, Store};
 use proptest::prelude::*;
 
@@ -38,9 +38,9 @@ fn linked(max_clock_skew_ms: u64) -> (Replica, LinkId) {
     (replica, link)
 }
 
-/// Whatever a peer passes on, there is always a larger stamp to give to a write.
+/// Whatever timestamp a peer sends, there is a larger one for the next write.
 #[test]
-fn a_stamp_that_no_clock_gives_is_refused() {
+fn clock_refuses_impossible_timestamps() {
     let (mut replica, link) = linked(10_000);
     let entries = vec![Entry { key: "k".into(), hlc: u64::MAX, origin: 3, ..Entry::default() }];
     let push = Push { prev: 0, last: stamp_at(NOW_MS), entries, now_ms: NOW_MS };
@@ -51,9 +51,9 @@ fn a_stamp_that_no_clock_gives_is_refused() {
 }
 
 proptest! {
-    /// Above all that it gave or saw, and the wall clock; and above the largest of them by 1 at most.
+    /// A timestamp is above all that the clock gave or saw, by no more than 1 unless the wall clock is further.
     #[test]
-    fn a_clock_rises_above_all_and_no_further(
+    fn clock_rises_above_all_and_no_further(
         steps in prop::collection::vec((any::<bool>(), 0u64..1 << 40, 0u64..1 << 16), 1..200),
     ) {
         let mut clock = Clock::default();
@@ -66,17 +66,17 @@ proptest! {
                 let largest = *all.last().expect("0 is there");
                 let stamp = clock.tick(ms);
                 prop_assert_eq!(stamp, (largest + 1).max(stamp_at(ms)));
-                prop_assert!(given.insert(stamp), "{} was given twice", stamp);
+                prop_assert!(given.insert(stamp), "{} was used twice", stamp);
                 all.insert(stamp);
             }
             prop_assert_eq!(Some(&clock.last()), all.last());
         }
     }
 
-    /// A peer that is further ahead than the limit is refused, and leaves this node's clock as it was. Not one whose
-    /// stamps are ahead of its clock.
+    /// A peer whose clock is too far ahead is refused, and does not change this node's clock. A peer whose timestamps are
+    /// ahead of its clock is not refused.
     #[test]
-    fn a_clock_that_is_ahead_is_refused(ahead_ms in 0u64..40_000, more_ms in 0u64..4_000_000, limit_ms in 1u64..20_000) {
+    fn clock_of_a_peer_too_far_ahead_is_refused(ahead_ms in 0u64..40_000, more_ms in 0u64..4_000_000, limit_ms in 1u64..20_000) {
         let (mut replica, link) = linked(limit_ms);
         let last = stamp_at(NOW_MS + ahead_ms + more_ms);
         let push = Push { prev: 0, last, entries: Vec::new(), now_ms: NOW_MS + ahead_ms };
@@ -94,7 +94,7 @@ proptest! {
 
 // ---- store
 
-/// What a store does, without an index or a sum.
+/// A store without indexes and sums.
 #[derive(Default)]
 struct Model(BTreeMap<Bytes, Record>);
 
@@ -113,7 +113,7 @@ impl Model {
         some.into_iter().map(|(_, key)| key).collect()
     }
 
-    /// Values with an end, the first to end first.
+    /// The keys of values with an end, in the order of their ends.
     fn ending(&self) -> Vec<Bytes> {
         self.in_order(|record| record.expires_ms.filter(|_| record.value.is_some()))
     }
@@ -148,7 +148,7 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    // Milliseconds, counters and origins from few, so that they meet.
+    // Few milliseconds, counters and origins, so that equal ones occur.
     let stamp = || (1u64..40, 0u64..2).prop_map(|(ms, counter)| stamp_at(ms) | counter);
     let value =
         prop::option::weighted(0.7, (any::<u8>(), 0usize..40).prop_map(|(byte, len)| Bytes::from(vec![byte; len])));
@@ -165,8 +165,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
+    /// A store behaves as a plain map does.
     #[test]
-    fn a_store_is_a_plain_map(steps in steps()) {
+    fn store_is_a_plain_map(steps in steps()) {
         let (mut store, mut model) = (Store::default(), Model::default());
         for step in steps {
             match step.clone() {
@@ -195,12 +196,12 @@ proptest! {
             let all: Vec<_> = store.scan(None).map(|(key, record)| (key.clone(), record.clone())).collect();
             prop_assert_eq!(all, model.0.clone().into_iter().collect::<Vec<_>>(), "after {:?}", step);
             prop_assert_eq!(store.first_to_end().cloned(), model.ending().into_iter().next());
-            // The sums are those of a store that was never anything else.
-            let mut anew = Store::default();
-            model.0.iter().for_each(|(key, record)| assert!(anew.merge(key.clone(), record.clone())));
+            // The sums depend on the content alone, not on how it came about.
+            let mut fresh = Store::default();
+            model.0.iter().for_each(|(key, record)| assert!(fresh.merge(key.clone(), record.clone())));
             let sums = |store: &Store| (store.len(), store.keys(), store.tombstones(), store.memory(), store.fingerprint());
-            prop_assert_eq!(sums(&store), sums(&anew), "after {:?}", step);
-            prop_assert!(store.buckets() == anew.buckets(), "after {:?}", step);
+            prop_assert_eq!(sums(&store), sums(&fresh), "after {:?}", step);
+            prop_assert!(store.buckets() == fresh.buckets(), "after {:?}", step);
         }
         for at in 0..6u8 {
             prop_assert_eq!(store.get(&[at]), model.0.get(&[at][..]));

@@ -1,17 +1,15 @@
-//! A cluster that is restarted thousands of times remembers a few lives, not
-//! thousands: over a network that delivers everything at once, so that hours
-//! pass in seconds.
-
-#![allow(unreachable_pub)] // a test is nobody's library
+//! A cluster whose nodes restart thousands of times remembers a few processes, not thousands.
+//!
+//! The network delivers everything at once, so that hours pass in seconds.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use kvasir_replica::replica::{Bounds, LinkId, REMEMBER_ENDED_MS, Replica, Settings, View};
+use kvasir_replica::protocol::{Bounds, LinkId, REMEMBER_ENDED_MS, Replica, Settings, View};
 
 const NODES: usize = 3;
-const LIVES: u64 = 10_000;
-/// Between two restarts; each restarts one node, in turn.
+const RESTARTS: u64 = 10_000;
+/// The time between two restarts. Nodes restart in turn.
 const LIFE_MS: u64 = 30_000;
 const STEP_MS: u64 = 5_000;
 
@@ -66,7 +64,7 @@ impl Cluster {
         }
     }
 
-    /// The memory is lost; the others notice at once.
+    /// The node's memory is lost. The others notice at once.
     fn restart(&mut self, place: usize) {
         let gone: Vec<_> = self.links.keys().copied().filter(|(a, b)| *a == place || *b == place).collect();
         for (a, b) in gone {
@@ -98,31 +96,32 @@ impl Cluster {
     }
 }
 
+/// After ten thousand restarts there are three seats, and three entries in the vector.
 #[test]
-fn ten_thousand_restarts_leave_three_seats_and_three_vector_entries() {
+fn restarts_leave_no_seats_behind() {
     let mut cluster = Cluster::new();
     cluster.run(LIFE_MS);
     let mut most = 0;
-    for life in 0..LIVES {
+    for life in 0..RESTARTS {
         let place = (life % NODES as u64) as usize;
         cluster.restart(place);
         cluster.run(LIFE_MS);
         let now_ms = cluster.now_ms;
         let node = &mut cluster.nodes[place];
-        assert!(node.is_ready(), "life {life} came up");
-        // Each life writes, and deletes what the one before it wrote.
+        assert!(node.is_ready(), "process {life} is ready");
+        // Each process writes, and deletes what the one before it wrote.
         node.put(format!("life {life}").into(), Bytes::from_static(b"value"), None, now_ms).expect("no limit");
         node.delete(format!("life {}", life.saturating_sub(1)).into(), now_ms);
         most = cluster.nodes.iter().map(|n| n.vector().len().max(n.seats().count())).max().unwrap_or(0).max(most);
     }
     let remembered = (REMEMBER_ENDED_MS / LIFE_MS) as usize;
-    assert!(most > remembered / 2, "{most} were remembered at once: nothing was tested");
-    assert!(most < remembered + 20, "{most} were remembered at once, of those that ended in the last 10 minutes");
+    assert!(most > remembered / 2, "only {most} seats at once: nothing was tested");
+    assert!(most < remembered + 20, "{most} seats at once, more than ended in the last 10 minutes");
 
     cluster.run(REMEMBER_ENDED_MS + 60_000);
     for node in &cluster.nodes {
         assert_eq!((node.vector().len(), node.seats().count()), (NODES, NODES));
-        assert_eq!((node.store().len(), node.store().tombstones()), (1, 0), "all agree, and all deletes are forgotten");
+        assert_eq!((node.store().len(), node.store().tombstones()), (1, 0), "one key, and no tombstone");
         assert_eq!(node.store().fingerprint(), cluster.nodes[0].store().fingerprint());
     }
 }

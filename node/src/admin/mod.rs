@@ -1,5 +1,4 @@
-//! The HTTP side for those who look after the node: metrics, probes, status.
-//! Reads the overview; changes nothing.
+//! The HTTP admin port: metrics, probes and status. Only reads the overview.
 
 mod scrape;
 mod status;
@@ -17,20 +16,20 @@ use tokio::net::TcpListener;
 
 pub use self::scrape::Scrape;
 pub use self::status::Status;
-use crate::api::overview::Overview;
 use crate::config::Role;
 use crate::engine::Phase;
 use crate::metrics::{CONTENT_TYPE, Metrics};
+use crate::overview::Overview;
 
-/// A node that cannot look at its own engine for this long does not work.
+/// A node that cannot read its own engine within this time is not alive.
 const LIVE_WITHIN: Duration = Duration::from_secs(2);
 
-/// What the admin port serves from.
+/// What the admin port needs.
 #[derive(Clone)]
 pub struct Admin {
-    /// What the node knows.
+    /// What the node knows of itself and of the others.
     pub overview: Overview,
-    /// What it counted.
+    /// The node's metrics.
     pub metrics: Arc<Metrics>,
 }
 
@@ -60,26 +59,25 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     }
 }
 
-/// The process answers and its engine is not stuck. Says nothing of readiness:
-/// a restart does not make a node ready sooner.
+/// Live if the process answers and its engine is not stuck. Independent of readiness: a restart does not make a node
+/// ready sooner.
 async fn livez(State(admin): State<Admin>) -> Response {
-    // On a thread of its own: a stuck lock must not take this one.
-    let looked = tokio::task::spawn_blocking(move || admin.overview.stats());
-    match tokio::time::timeout(LIVE_WITHIN, looked).await {
+    // On a blocking thread, because the engine's lock may be stuck.
+    let read = tokio::task::spawn_blocking(move || admin.overview.stats());
+    match tokio::time::timeout(LIVE_WITHIN, read).await {
         Ok(Ok(_)) => "live\n".into_response(),
         Ok(Err(error)) => {
             (StatusCode::INTERNAL_SERVER_ERROR, format!("the engine is broken: {error}\n")).into_response()
         }
-        Err(_) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, format!("the engine is stuck for {LIVE_WITHIN:?}\n")).into_response()
-        }
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, format!("the engine is stuck for more than {LIVE_WITHIN:?}\n"))
+            .into_response(),
     }
 }
 
 async fn readyz(State(admin): State<Admin>) -> Response {
     match admin.overview.phase() {
-        // A sidecar that remains of a deleted cluster serves what nothing keeps up to date. Members are left alone: two
-        // clusters of one name that find each other, over one NATS server, must not take each other's endpoints away.
+        // The data of a stale sidecar is no longer replicated. Stale members stay ready: two clusters of one name that
+        // find each other, through one NATS server, must not remove each other's endpoints.
         Phase::Ready if admin.overview.me().id.role == Role::Sidecar && admin.overview.is_stale() => {
             (StatusCode::SERVICE_UNAVAILABLE, format!("stale: {}\n", admin.overview.reason())).into_response()
         }
@@ -87,7 +85,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         phase => {
             let mut why = format!("{}: {}\n", phase.as_str(), admin.overview.reason());
             let unjoinable = admin.overview.unjoinable();
-            let refused = unjoinable.iter().map(|refusal| format!("cannot join {}: {}", refusal.whom(), refusal.why));
+            let refused = unjoinable.iter().map(|refusal| format!("cannot join {}: {}", refusal.peer(), refusal.why));
             for line in refused.chain(admin.overview.waits_for()) {
                 why.push_str(&line);
                 why.push('\n');

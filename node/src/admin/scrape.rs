@@ -1,4 +1,4 @@
-//! The figures that the node's parts keep for themselves, read at each scrape.
+//! The metrics that the node's parts count themselves, read at each scrape.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,29 +11,29 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::api::listen::Connections;
-use crate::api::overview::Overview;
 use crate::auth::Auth;
 use crate::config::MaxMemoryFrom;
 use crate::encryption::datagram::Sealer;
-use crate::engine::{Phase, SEAT_STATES};
+use crate::engine::{Phase, SEAT_STATES, Stats};
 use crate::membership::{self, MemberState};
+use crate::overview::Overview;
 use crate::refusals::Reason;
 use crate::replica::Counters;
 use crate::transport::Transport;
 
-/// Reads the node's parts for the registry.
+/// Reads the counts of the node's parts for the registry.
 pub struct Scrape {
     /// The replica, the members and discovery.
     pub overview: Overview,
-    /// What membership counted.
-    pub membership: Arc<membership::Counters>,
-    /// What the peer port counted.
+    /// Counts of membership.
+    pub membership: Arc<membership::MembershipCounters>,
+    /// Counts of the peer port.
     pub transport: Arc<Transport>,
-    /// What opens datagrams, if they are encrypted.
+    /// Decrypts datagrams, if they are encrypted.
     pub sealer: Option<Arc<Sealer>>,
     /// The client port's connections.
     pub connections: Connections,
-    /// What was denied to whom.
+    /// Counts of denied calls.
     pub auth: Auth,
 }
 
@@ -46,8 +46,10 @@ impl fmt::Debug for Scrape {
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut page = Page(encoder);
-        self.replica(&mut page)?;
-        self.peers(&mut page)?;
+        let stats = self.overview.stats();
+        self.data(&mut page, &stats)?;
+        self.replication(&mut page, &stats)?;
+        self.peers(&mut page, &stats)?;
         self.peer_port(&mut page)?;
         self.client_port(&mut page)?;
         self.discovery(&mut page)
@@ -55,31 +57,44 @@ impl Collector for Scrape {
 }
 
 impl Scrape {
-    fn replica(&self, page: &mut Page) -> fmt::Result {
-        let stats = self.overview.stats();
+    fn data(&self, page: &mut Page, stats: &Stats) -> fmt::Result {
         page.gauge("keys", "Live keys", stats.keys as f64)?;
-        page.gauge("tombstones", "Deleted and expired keys still remembered", stats.tombstones as f64)?;
+        page.gauge("tombstones", "Deleted and expired keys whose tombstone is kept", stats.tombstones as f64)?;
         page.gauge("memory_bytes", "Accounted memory of keys and values", stats.memory_bytes as f64)?;
-        page.gauge(
-            "memory_limit_bytes",
-            "The limit on kvasir_memory_bytes; 0: none",
-            stats.max_memory.unwrap_or(0) as f64,
-        )?;
+        let help = "The limit on kvasir_memory_bytes; 0 without a limit";
+        page.gauge("memory_limit_bytes", help, stats.max_memory.unwrap_or(0) as f64)?;
         let memory = self.overview.memory();
         let from = MaxMemoryFrom::ALL.map(|from| (from.as_str(), flag(from == memory.from)));
-        page.gauges("memory_limit_from", "1 for what kvasir_memory_limit_bytes comes from", "from", from)?;
+        page.gauges("memory_limit_from", "1 for the source of kvasir_memory_limit_bytes", "from", from)?;
         if let Some(limit) = &memory.limit {
-            let help = "The memory limit of the process by its cgroups; absent without one";
+            let help = "The memory limit of the process, from its cgroups; absent without a limit";
             page.gauge("process_memory_limit_bytes", help, limit.bytes as f64)?;
         }
-        let help = "Whether the kernel may end the process for its memory before entries reach their limit";
+        let help = "Whether the kernel may kill the process for its memory before entries reach their limit";
         page.gauge("memory_unbounded", help, flag(memory.concern.is_some()))?;
         page.gauge("full", "Whether writes are refused for lack of memory", flag(stats.full))?;
+        page.gauge("overfull", "Whether a peer's write found no room recently", flag(stats.overfull))?;
+        if let Some(epoch) = stats.epoch {
+            let help = "When the epoch of this node's map was founded, in seconds since 1970; absent without a map";
+            page.gauge("founded_timestamp_seconds", help, epoch.founded_ms as f64 / 1000.0)?;
+        }
+        if let Some(age) = stats.collected_age {
+            let help = "Age of the GC watermark, up to which deletes are collected; absent while there is none";
+            page.gauge("collected_age_seconds", help, age.as_secs_f64())?;
+        }
+        page.gauge("watches", "Open watches", stats.watches as f64)?;
+        page.gauge("calls_waiting", "Calls that wait for other nodes", stats.waiting as f64)
+    }
+
+    fn replication(&self, page: &mut Page, stats: &Stats) -> fmt::Result {
         if let Some(lag) = stats.lag {
-            page.gauge("lag_seconds", "How long this node may be behind; absent with no peer", lag.as_secs_f64())?;
+            let help = "How far this node may be behind its linked peers; absent without a peer";
+            page.gauge("lag_seconds", help, lag.as_secs_f64())?;
         }
         let now = self.overview.phase();
-        page.gauges("phase", "1 for the phase the node is in", "phase", PHASES.map(|p| (p.as_str(), flag(p == now))))?;
+        page.gauges("phase", "1 for the node's phase", "phase", PHASES.map(|p| (p.as_str(), flag(p == now))))?;
+        let by_state = SEAT_STATES.iter().map(|(_, name)| *name).zip(stats.seats.map(|count| count as f64));
+        page.gauges("seats", "Seats of the roster, by state", "state", by_state)?;
         let Counters {
             scans,
             syncs,
@@ -95,52 +110,37 @@ impl Scrape {
             twins,
         } = stats.counters;
         page.counter("deltas_sent", "Syncs of peers that were answered with a scan of the map", scans)?;
-        page.counter("syncs_sent", "Requests for what this node lacks", syncs)?;
-        page.counter("divergences", "Times that equal vectors came with different maps", divergences)?;
-        page.counter("entries_received", "Entries taken from peers", entries_in)?;
+        page.counter("syncs_sent", "Requests to peers for what this node lacks", syncs)?;
+        page.counter(
+            "divergences",
+            "Times that a peer's map differed although its version vector was equal",
+            divergences,
+        )?;
+        page.counter("entries_received", "Entries received from peers", entries_in)?;
         page.counter("entries_sent", "Entries sent to peers", entries_out)?;
-        page.counter("returns", "Times that this node began anew, its life having been ended by others", returns)?;
-        page.counter("entries_reissued", "Writes of ended lives that were issued again", reissued)?;
-        page.counter(
-            "entries_too_late",
-            "Writes of ended lives that came back too late to be issued again: nobody remembers what was deleted since",
-            too_late,
-        )?;
-        page.counter(
-            "adoptions",
-            "Times that writes which a dead node had half sent were taken as they are",
-            adoptions,
-        )?;
-        let by_state = SEAT_STATES.iter().map(|(_, name)| *name).zip(stats.seats.map(|count| count as f64));
-        page.gauges("seats", "Seats of the roster, by state", "state", by_state)?;
-        if let Some(founding) = stats.founding {
-            let help = "When the map that this node holds was founded, seconds since 1970; absent until it has one";
-            page.gauge("founded_timestamp_seconds", help, founding.at_ms as f64 / 1000.0)?;
-        }
-        if let Some(age) = stats.collected_age {
-            let help = "How old the stamp is up to which deletes are forgotten; absent while none are";
-            page.gauge("collected_age_seconds", help, age.as_secs_f64())?;
-        }
-        page.gauge("watches", "Watches that are open", stats.watches as f64)?;
-        page.gauge("calls_waiting", "Calls that wait for other nodes", stats.waiting as f64)?;
-        page.gauge("overfull", "Whether a peer's write found no room lately", flag(stats.overfull))?;
+        page.counter("returns", "Times this node was reset and rejoined with a new origin", returns)?;
+        page.counter("entries_reissued", "Writes of this node's former origins that were reissued", reissued)?;
+        let help =
+            "Writes of this node's former origins that were dropped, because the keys may have been deleted since";
+        page.counter("entries_too_late", help, too_late)?;
+        page.counter("adoptions", "Times that partial writes of a gone node were adopted", adoptions)?;
+        page.counter("keys_evicted", "Values deleted to make room", evicted_keys)?;
+        page.counter("entries_without_room", "Writes of peers that found no room", no_room)?;
+        page.counter("twins_refused", "Processes that were refused because a live one has their name", twins)
+    }
+
+    fn peers(&self, page: &mut Page, stats: &Stats) -> fmt::Result {
+        let peers = self.overview.peers();
+        let in_state = |state| peers.iter().filter(|p| p.state == state).count() as f64;
+        page.gauges("peers", "Other nodes, by state", "state", STATES.map(|s| (s.as_str(), in_state(s))))?;
+        // Counted by the links, not by the peers: a peer may be declared dead while its link is still up.
+        page.gauge("links", "Replication links that are up", stats.linked.len() as f64)?;
         let skewed = self.overview.skewed().len() as f64;
-        page.gauge("skewed_peers", "Nodes refused because their clock and this one's are too far apart", skewed)?;
+        page.gauge("skewed_peers", "Nodes refused because their clock and this node's are too far apart", skewed)?;
         let unjoinable = self.overview.unjoinable();
         let with = |reason| unjoinable.iter().filter(|refusal| refusal.reason == reason).count() as f64;
         let help = "Peers that this node cannot talk to, by reason";
         page.gauges("unjoinable_peers", help, "reason", Reason::ALL.map(|reason| (reason.as_str(), with(reason))))?;
-        page.counter("keys_evicted", "Values deleted to make room", evicted_keys)?;
-        page.counter("entries_without_room", "Peers' writes that found no room", no_room)?;
-        page.counter("twins_refused", "Processes that were refused because a live one has their name", twins)
-    }
-
-    fn peers(&self, page: &mut Page) -> fmt::Result {
-        let peers = self.overview.peers();
-        let in_state = |state| peers.iter().filter(|p| p.state == state).count() as f64;
-        page.gauges("peers", "Other nodes, by state", "state", STATES.map(|s| (s.as_str(), in_state(s))))?;
-        // A peer that does not answer may be given up on before its link is.
-        page.gauge("links", "Replication links that are up", self.overview.stats().linked.len() as f64)?;
         let counters = &*self.membership;
         let events = [
             ("joined", &counters.joined),
@@ -148,17 +148,17 @@ impl Scrape {
             ("failed", &counters.failed),
             ("renewed", &counters.renewed),
         ];
-        let help = "What happened to members, as seen here; renewed: this node was declared dead and came back";
-        let evicted = ("evicted", self.overview.stats().evicted);
+        let help = "Membership events; renewed: this node was declared dead and announced that it is alive";
+        let evicted = ("evicted", stats.evicted);
         page.counters("membership_events", help, "event", events.map(read).into_iter().chain([evicted]))?;
         let datagrams = [("in", &counters.datagrams_in), ("out", &counters.datagrams_out)];
-        page.counters("membership_datagrams", "Membership datagrams", "direction", datagrams.map(read))?;
+        page.counters("membership_datagrams", "Membership datagrams, by direction", "direction", datagrams.map(read))?;
         let bytes = [("in", &counters.bytes_in), ("out", &counters.bytes_out)];
-        page.counters("membership_bytes", "Bytes of membership datagrams", "direction", bytes.map(read))?;
+        page.counters("membership_bytes", "Bytes of membership datagrams, by direction", "direction", bytes.map(read))?;
         let errors = [("send", &counters.send_errors), ("fault", &counters.faults)];
         page.counters(
             "membership_errors",
-            "Datagrams that could not be sent, and faults of the protocol",
+            "Datagrams that could not be sent, and internal errors of the protocol",
             "kind",
             errors.map(read),
         )
@@ -176,46 +176,45 @@ impl Scrape {
             "reason",
             reasons.map(read),
         )?;
-        let help =
-            "Whether all that this node hears of is another cluster of its cluster's name: it remains of a deleted one";
+        let help = "Whether this node hears only of another cluster of its cluster's name, because its own was deleted";
         page.gauge("stale", help, if self.overview.is_stale() { 1.0 } else { 0.0 })?;
         if let Some(sealer) = &self.sealer {
-            let help = "Datagrams on the peer port that were not opened, by reason; all are among the refused";
+            let help = "Datagrams on the peer port that could not be decrypted, by reason; they are among the refused";
             page.counters("peer_datagrams_unopened", help, "reason", sealer.counters().read())?;
         }
         let reloads = self.overview.reloads();
         let times = reloads.iter().map(|(what, reload)| (*what, reload.times));
-        page.counters("reloads", "Times that something new was taken from files, by use", "what", times)?;
+        page.counters("reloads", "Times that changed files were loaded, by use", "what", times)?;
         let failing = reloads.iter().map(|(what, reload)| (*what, flag(reload.error.is_some())));
-        page.gauges("reload_failing", "Whether files hold what cannot be taken, by use", "what", failing)?;
+        page.gauges("reload_failing", "Whether the current files cannot be loaded, by use", "what", failing)?;
         let keys = self.overview.keys().unwrap_or_default();
         let places = (1..).map(f64::from).zip(&keys).map(|(place, key)| (key.to_string(), place));
-        page.gauges("encryption_key", "The place of each key in force, by name: 1 is the primary", "key", places)
+        page.gauges("encryption_key", "The position of each key in use, by name; 1 is the primary key", "key", places)
     }
 
     fn client_port(&self, page: &mut Page) -> fmt::Result {
         let open = self.connections.open() as f64;
-        page.gauge("client_connections", "Connections on the client port that are open", open)?;
-        let help = "Connections on the client port that were refused or given up on, by reason";
+        page.gauge("client_connections", "Open connections on the client port", open)?;
+        let help = "Connections on the client port that were refused or closed, by reason";
         page.counters("client_refused", help, "reason", self.connections.counters().read())?;
         if let Some(counters) = self.auth.counters() {
-            let help = "Calls of clients that are not known, and those denied to clients that are, by verb";
+            let help = "Calls of unidentified clients, and calls denied to identified ones, by reason";
             page.counters("access_denied", help, "reason", counters.read())?;
         }
         let expiries = self.overview.expiries();
         let ends = expiries.iter().map(|(of, expiry)| (*of, expiry.not_after_ms as f64 / 1000.0));
-        let help = "Until when this node's certificate is valid, seconds since 1970, by use";
+        let help = "When this node's certificate expires, in seconds since 1970, by use";
         page.gauges("certificate_expiry_timestamp_seconds", help, "use", ends)
     }
 
     fn discovery(&self, page: &mut Page) -> fmt::Result {
         let view = self.overview.discovery();
         let found = view.providers.iter().map(|p| (p.provider, f64::from(p.found())));
-        page.gauges("discovery_found", "Addresses last found, by provider", "provider", found)?;
+        page.gauges("discovery_found", "Addresses found in the last round, by provider", "provider", found)?;
         let failing = view.providers.iter().map(|p| (p.provider, flag(p.error.is_some())));
-        page.gauges("discovery_failing", "Whether a provider's last round failed", "provider", failing)?;
+        page.gauges("discovery_failing", "Whether the last round failed, by provider", "provider", failing)?;
         let failures = view.providers.iter().map(|p| (p.provider, p.failures));
-        page.counters("discovery_failures", "Rounds of a provider that failed, wholly or in part", "provider", failures)
+        page.counters("discovery_failures", "Rounds that failed, wholly or in part, by provider", "provider", failures)
     }
 }
 
@@ -230,7 +229,7 @@ fn read((label, counter): (&'static str, &AtomicU64)) -> (&'static str, u64) {
     (label, counter.load(Ordering::Relaxed))
 }
 
-/// The page under way.
+/// Writes metrics to the page.
 struct Page<'a>(DescriptorEncoder<'a>);
 
 impl Page<'_> {

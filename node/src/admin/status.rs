@@ -1,110 +1,108 @@
-//! The document at `/status`: the operator reads it from every member.
+//! The document at `/status`, which the operator reads from every member.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::api::overview::{Overview, Peer};
-use crate::engine::{Founding, SEAT_STATES};
+use crate::engine::{Epoch, SEAT_STATES};
+use crate::overview::{KnownNode, Overview};
 use crate::refusals::Refusal;
 use crate::reload::Reload;
 use crate::tls::Expiry;
 
-/// How a node is.
+/// The state of a node.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
-    /// Its name: on Kubernetes the pod's.
+    /// The node's name: on Kubernetes the pod's.
     pub name: String,
     /// `member` or `sidecar`.
     pub role: &'static str,
-    /// The cluster it belongs to.
+    /// The name of the node's cluster.
     pub cluster: String,
-    /// Which of the clusters of that name; empty: there is no telling them apart.
+    /// The UID of the node's cluster; empty if it has none.
     pub cluster_uid: String,
-    /// Whether all that this node hears of is another cluster of that name: of a deleted one, this is what remains.
+    /// Whether this node hears only of another cluster of that name: it remains of a deleted cluster.
     pub stale: bool,
-    /// The process: 16 hexadecimal digits.
+    /// The process's origin: 16 hexadecimal digits.
     pub origin: String,
-    /// Its release.
+    /// The node's release.
     pub version: String,
     /// `joining`, `syncing`, `ready` or `draining`.
     pub phase: &'static str,
-    /// Why it is in that phase, for a person.
+    /// Why the node is in that phase, for a person.
     pub reason: String,
-    /// When its process started, milliseconds since 1970.
+    /// When the process started, milliseconds since 1970.
     pub started_at_ms: u64,
-    /// Origins under which the same process ran before it rejoined, latest last, the last eight: what it held then it
-    /// brought along.
+    /// Origins of this process before it rejoined, latest last, at most eight. It kept the writes of those origins as
+    /// its backlog.
     pub former_origins: Vec<String>,
-    /// The founding that its map goes back to; `null` until it has a map. Another one than before: what the former map
-    /// held is gone, or the two maps were merged.
-    pub founding: Option<FoundingStatus>,
+    /// The epoch of the node's map; `null` while it has no map. If the epoch changes, the former map was lost, or the two
+    /// maps were merged.
+    pub founding: Option<EpochStatus>,
     /// Live keys.
     pub keys: u64,
-    /// Deleted and expired keys still remembered.
+    /// Deleted and expired keys whose tombstone is kept.
     pub tombstones: u64,
     /// Accounted memory of keys and values.
     pub memory_bytes: u64,
-    /// The limit on that; 0: none.
+    /// The limit on that; 0 without a limit.
     pub max_memory_bytes: u64,
-    /// What that limit comes from: `setting`, `limit` (that of the process), or `none`.
+    /// Where that limit comes from: `setting`, `limit` (that of the process), or `none`.
     pub max_memory_from: &'static str,
-    /// The memory limit of the process; `null`: none is known.
+    /// The memory limit of the process; `null` if none is known.
     pub process_limit_bytes: Option<u64>,
-    /// Why the kernel may end the process for the memory that it takes, and what to do.
+    /// Why the kernel may kill the process for its memory, and what to do about it.
     pub memory_concern: Option<String>,
     /// Whether writes are refused for lack of memory.
     pub full: bool,
-    /// Equal on two nodes that hold the same: 32 hexadecimal digits.
+    /// Equal on nodes with equal maps: 32 hexadecimal digits.
     pub fingerprint: String,
-    /// How long it may be behind; `null` with no peer.
+    /// How far the node may be behind its linked peers; `null` without a peer.
     pub lag_ms: Option<u64>,
     /// Seats of the roster in each state.
     pub seats: BTreeMap<&'static str, usize>,
-    /// How old the stamp is up to which deletes are forgotten; `null` while
-    /// none are.
+    /// The age of the GC watermark, up to which deletes are collected; `null` while there is none.
     pub collected_age_ms: Option<u64>,
-    /// Whether a peer's write found no room lately: this node lacks it.
+    /// Whether a peer's write found no room recently, so that this node lacks it.
     pub overfull: bool,
-    /// How often this node began anew, its life having been ended by others.
+    /// How often this node was reset and rejoined with a new origin.
     pub returns: u64,
-    /// Nodes refused because their clock and this one's are too far apart.
+    /// Nodes refused because their clock and this node's are too far apart.
     pub skewed: Vec<SkewedStatus>,
     /// Peers that this node cannot talk to.
     pub unjoinable: Vec<UnjoinableStatus>,
-    /// What a node that is not ready waits for, beside those: a line each.
+    /// What a node that is not ready waits for besides those peers: a line each.
     pub waits_for: Vec<String>,
-    /// What peers encrypt with; `null`: nothing is encrypted.
+    /// The keys of the peer port; `null` without encryption.
     pub encryption: Option<EncryptionStatus>,
-    /// Files that are read again when they change, by their use.
+    /// Files that are reloaded when they change, by use.
     pub reloads: BTreeMap<&'static str, ReloadStatus>,
-    /// This node's certificates, by use: `client` for the client port, `peer`
-    /// for links.
+    /// This node's certificates, by use: `client` for the client port, `peer` for links.
     pub certificates: BTreeMap<&'static str, CertificateStatus>,
-    /// The others, eldest first.
+    /// The other nodes, eldest first.
     pub peers: Vec<PeerStatus>,
     /// The discovery providers.
     pub discovery: Vec<ProviderStatus>,
 }
 
-/// When a map began, and by whom.
+/// The epoch of a map.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct FoundingStatus {
-    /// When, milliseconds since 1970.
+pub struct EpochStatus {
+    /// When the map was founded, milliseconds since 1970.
     pub at_ms: u64,
-    /// The process that founded it.
+    /// The origin of the process that founded the map.
     pub by: String,
 }
 
-/// A node that has no link for its clock, or this one's.
+/// A node without a link because its clock and this node's are too far apart.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SkewedStatus {
-    /// Its name.
+    /// The node's name.
     pub name: String,
-    /// How far the clocks are apart, and what to do.
+    /// How far the clocks are apart, and what to do about it.
     pub reason: String,
 }
 
@@ -112,13 +110,13 @@ pub struct SkewedStatus {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UnjoinableStatus {
-    /// Where it is, `ip:port`; with the port 0 if it came by itself, and where it listens is not known.
+    /// The peer's address, `ip:port`. The port is 0 if the peer dialled, because the port it listens on is unknown.
     pub address: String,
-    /// Its name, if it is known.
+    /// The peer's name, if it is known.
     pub name: Option<String>,
     /// `key`, `plaintext`, `encrypted`, `certificate`, `version`, `clock` or `cluster`.
     pub reason: &'static str,
-    /// The same in words, with what to do.
+    /// The reason in words, with what to do about it.
     pub why: String,
 }
 
@@ -128,43 +126,41 @@ impl From<Refusal> for UnjoinableStatus {
     }
 }
 
-/// The keys of peers, by names that tell nothing of them and are the same on
-/// all nodes.
+/// The keys of the peer port. Their names are equal on all nodes and reveal nothing of the keys.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EncryptionStatus {
-    /// The key that seals.
+    /// The key that encrypts.
     pub primary: String,
-    /// All keys that open, the primary one first.
+    /// All keys that decrypt, the primary key first.
     pub keys: Vec<String>,
 }
 
-/// A certificate in force.
+/// A certificate in use.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CertificateStatus {
-    /// Until when it is valid, and those that it was made with, milliseconds
-    /// since 1970.
+    /// When the first certificate of its chain expires, milliseconds since 1970.
     pub not_after_ms: u64,
 }
 
-/// How the following of files goes.
+/// The state of reloading some files.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReloadStatus {
-    /// How often something new was taken.
+    /// How often changed files were loaded.
     pub times: u64,
-    /// What is wrong with what the files hold now.
+    /// Why the current files cannot be loaded.
     pub error: Option<String>,
 }
 
-/// Another node, as this one sees it.
+/// Another node, as it is known here.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PeerStatus {
-    /// Its name.
+    /// The node's name.
     pub name: String,
-    /// Its process.
+    /// The process's origin.
     pub origin: String,
     /// `member` or `sidecar`.
     pub role: &'static str,
@@ -174,22 +170,21 @@ pub struct PeerStatus {
     pub state: &'static str,
     /// Whether a replication link to it is up.
     pub linked: bool,
-    /// The discovery provider that named its address; `null` when other
-    /// members told of it.
+    /// The discovery provider that found its address; `null` if only other members announced it.
     pub found_by: Option<&'static str>,
 }
 
-/// A discovery provider, as it last answered.
+/// The last answer of a discovery provider.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProviderStatus {
     /// `kubernetes`, `dns`, `static`, ...
     pub provider: &'static str,
-    /// Addresses it last found, this node's own included.
+    /// How many addresses it found in the last round, this node's included.
     pub found: u32,
-    /// Why its last round failed.
+    /// Why the last round failed.
     pub error: Option<String>,
-    /// How often it has failed.
+    /// How many rounds failed.
     pub failures: u64,
     /// The names of the members that it found, this node included.
     pub members: Vec<String>,
@@ -212,7 +207,9 @@ impl Status {
             reason: overview.reason(),
             started_at_ms: me.started_ms,
             former_origins: stats.former_origins.iter().map(|origin| format!("{origin:016x}")).collect(),
-            founding: stats.founding.map(|Founding { at_ms, by }| FoundingStatus { at_ms, by: format!("{by:016x}") }),
+            founding: stats
+                .epoch
+                .map(|Epoch { founded_ms, founder }| EpochStatus { at_ms: founded_ms, by: format!("{founder:016x}") }),
             keys: stats.keys,
             tombstones: stats.tombstones,
             memory_bytes: stats.memory_bytes,
@@ -262,8 +259,8 @@ impl Status {
 }
 
 impl PeerStatus {
-    fn of(peer: Peer) -> Self {
-        let Peer { id, state, linked, found_by } = peer;
+    fn of(node: KnownNode) -> Self {
+        let KnownNode { id, state, linked, found_by } = node;
         Self {
             name: id.name,
             origin: format!("{:016x}", id.origin),

@@ -1,4 +1,4 @@
-//! Many keys in one call. A batch saves time; it is no transaction.
+//! Many keys in one call. A batch saves round trips; it is not a transaction.
 
 use bytes::Bytes;
 use kvasir_proto::v1::{
@@ -8,18 +8,19 @@ use tonic::Status;
 
 use super::calls::{Calls, found, saw, version};
 use super::deadline::Deadline;
+use super::errors::{failure, not_served, refused};
 use super::identify::denied;
-use super::status::{failure, not_served, refused};
-use super::{LIST_MESSAGE_BYTES, check};
+use super::{LIST_MESSAGE_BYTES, limits};
 use crate::clock::Dot;
 use crate::config::Verb;
 use crate::engine::Read;
 use crate::session::Session;
+use crate::wall_clock::wall_ms;
 
-/// A batch has at most this many keys.
+/// The most keys of a batch.
 pub const MAX_BATCH: usize = 1000;
 
-/// A batch of reads under way: what is left of it.
+/// A batch of reads in progress.
 pub(super) struct Reads {
     calls: Calls,
     keys: std::vec::IntoIter<String>,
@@ -30,9 +31,9 @@ pub(super) struct Reads {
 impl Reads {
     pub(super) async fn new(calls: Calls, request: BatchGetRequest, deadline: Deadline) -> Result<Self, Status> {
         let BatchGetRequest { keys, keys_only, session } = request;
-        check::batch("keys", keys.len(), MAX_BATCH)?;
+        limits::batch("keys", keys.len(), MAX_BATCH)?;
         for (n, key) in keys.iter().enumerate() {
-            check::key(key, &calls.limits)
+            limits::key(key, &calls.limits)
                 .and_then(|()| calls.caller.may(Verb::Read, key).map_err(denied))
                 .map_err(|status| at("keys", n, &status))?;
         }
@@ -40,12 +41,12 @@ impl Reads {
         Ok(Self { calls, keys: keys.into_iter(), keys_only, session })
     }
 
-    /// The next message; `None` after the last.
+    /// The next message; `None` after the last one.
     pub(super) fn next_message(&mut self) -> Result<Option<BatchGetResponse>, Status> {
         if self.keys.len() == 0 {
             return Ok(None);
         }
-        let now_ms = self.calls.engine.now_ms();
+        let now_ms = wall_ms();
         let (mut answers, mut bytes) = (Vec::new(), 0);
         while bytes < LIST_MESSAGE_BYTES
             && let Some(key) = self.keys.next()
@@ -71,23 +72,23 @@ impl Calls {
         deadline: Deadline,
     ) -> Result<BatchPutResponse, Status> {
         let BatchPutRequest { puts, ack, session } = request;
-        check::batch("puts", puts.len(), MAX_BATCH)?;
+        limits::batch("puts", puts.len(), MAX_BATCH)?;
         let mut ttls = Vec::with_capacity(puts.len());
         for (n, put) in puts.iter().enumerate() {
             let field = |status: Status| at("puts", n, &status);
-            check::key(&put.key, &self.limits).map_err(field)?;
+            limits::key(&put.key, &self.limits).map_err(field)?;
             self.caller.may(Verb::Write, &put.key).map_err(denied).map_err(field)?;
-            check::value(&put.value, &self.limits).map_err(field)?;
+            limits::value(&put.value, &self.limits).map_err(field)?;
             if put.ack.is_some() || put.session.is_some() {
                 return Err(Status::invalid_argument(format!(
-                    "puts[{n}]: ack and session are the batch's: leave them out of its puts"
+                    "puts[{n}]: ack and session belong to the batch: leave them out of its puts"
                 )));
             }
-            ttls.push(put.ttl.map(|ttl| check::ttl(ttl, &self.limits)).transpose().map_err(field)?);
+            ttls.push(put.ttl.map(|ttl| limits::ttl(ttl, &self.limits)).transpose().map_err(field)?);
         }
         let waiting = self.will_wait(ack)?;
         let mut session = self.enter(session, deadline).await?;
-        let (mut versions, mut last, mut stopped) = (Vec::with_capacity(puts.len()), None, None);
+        let (mut versions, mut last, mut failed) = (Vec::with_capacity(puts.len()), None, None);
         for (put, ttl) in puts.into_iter().zip(ttls) {
             match self.engine.put(&put.key, &put.value, ttl) {
                 Ok(dot) => {
@@ -95,16 +96,16 @@ impl Calls {
                     versions.push(version(dot));
                     last = Some(dot);
                 }
-                // Nothing was written: then it is the call that failed.
+                // Nothing was written: the whole call fails.
                 Err(error) if versions.is_empty() => return Err(refused(error)),
                 Err(error) => {
-                    stopped = Some(failure(&refused(error)));
+                    failed = Some(failure(&refused(error)));
                     break;
                 }
             }
         }
         let acked = self.acked(waiting, last, deadline).await;
-        Ok(BatchPutResponse { versions, failure: stopped, acked, session: self.leave(session)? })
+        Ok(BatchPutResponse { versions, failure: failed, acked, session: self.leave(session)? })
     }
 
     pub(super) async fn batch_delete(
@@ -113,9 +114,9 @@ impl Calls {
         deadline: Deadline,
     ) -> Result<BatchDeleteResponse, Status> {
         let BatchDeleteRequest { keys, ack, session } = request;
-        check::batch("keys", keys.len(), MAX_BATCH)?;
+        limits::batch("keys", keys.len(), MAX_BATCH)?;
         for (n, key) in keys.iter().enumerate() {
-            check::key(key, &self.limits)
+            limits::key(key, &self.limits)
                 .and_then(|()| self.caller.may(Verb::Delete, key).map_err(denied))
                 .map_err(|status| at("keys", n, &status))?;
         }
@@ -135,7 +136,7 @@ impl Calls {
     }
 }
 
-/// Which of many it was that broke a limit.
+/// Adds the position in the batch to an error.
 fn at(field: &str, n: usize, status: &Status) -> Status {
     Status::new(status.code(), format!("{field}[{n}]: {}", status.message()))
 }

@@ -1,6 +1,5 @@
-//! The operations on single keys, however they come in: as calls of their own
-//! or through a pipe. Checks what came in, hands it to the engine, waits for
-//! what was asked to be waited for, and answers in the API's terms.
+//! The operations on single keys, for calls and for pipes. Checks limits and rights, passes the request to the engine,
+//! waits for other nodes if the client asked for it, and builds the answer.
 
 use std::sync::Arc;
 
@@ -11,38 +10,39 @@ use kvasir_proto::v1::{
 };
 use tonic::Status;
 
-use super::check;
 use super::deadline::Deadline;
+use super::errors::{not_served, of_session, refused};
 use super::identify::denied;
-use super::status::{not_served, of_session, refused};
+use super::limits;
 use crate::auth::Caller;
 use crate::clock::Dot;
 use crate::config::{Limits, Verb};
-use crate::engine::{Engine, Place, Read, Value};
+use crate::engine::{Engine, Permit, Read, Value};
 use crate::session::Session;
+use crate::wall_clock::wall_ms;
 
-/// The engine, what a request may hold, and who makes it.
+/// What a caller's operations need.
 #[derive(Clone)]
 pub(super) struct Calls {
     pub(super) engine: Arc<Engine>,
     pub(super) limits: Limits,
-    /// Who calls: asked before anything is done to a key.
+    /// The caller, whose rights are checked before each operation.
     pub(super) caller: Caller,
 }
 
-/// What a write waits for, and its place among those that wait.
+/// Which nodes a write waits for, and the permit to wait.
 pub(super) struct Waiting {
-    ack: check::Ack,
-    place: Place,
+    ack: limits::Ack,
+    permit: Permit,
 }
 
 impl Calls {
     pub(super) async fn put(&self, request: PutRequest, deadline: Deadline) -> Result<PutResponse, Status> {
         let PutRequest { key, value, ttl, ack, session } = request;
-        check::key(&key, &self.limits)?;
+        limits::key(&key, &self.limits)?;
         self.caller.may(Verb::Write, &key).map_err(denied)?;
-        check::value(&value, &self.limits)?;
-        let ttl = ttl.map(|ttl| check::ttl(ttl, &self.limits)).transpose()?;
+        limits::value(&value, &self.limits)?;
+        let ttl = ttl.map(|ttl| limits::ttl(ttl, &self.limits)).transpose()?;
         let waiting = self.will_wait(ack)?;
         let mut session = self.enter(session, deadline).await?;
         let dot = self.engine.put(&key, &value, ttl).map_err(refused)?;
@@ -51,13 +51,13 @@ impl Calls {
         Ok(PutResponse { version: Some(version(dot)), acked, session: self.leave(session)? })
     }
 
-    /// A key that is not there is an answer here.
+    /// Reads a key. An absent key is an answer, not an error.
     pub(super) async fn get(&self, request: GetRequest, deadline: Deadline) -> Result<GetResponse, Status> {
         let GetRequest { key, session } = request;
-        check::key(&key, &self.limits)?;
+        limits::key(&key, &self.limits)?;
         self.caller.may(Verb::Read, &key).map_err(denied)?;
         let mut session = self.enter(session, deadline).await?;
-        let now_ms = self.engine.now_ms();
+        let now_ms = wall_ms();
         let Read { value, dot } = self.engine.read(&key).map_err(not_served)?;
         saw(&mut session, dot);
         Ok(GetResponse { session: self.leave(session)?, ..found(value, now_ms) })
@@ -65,7 +65,7 @@ impl Calls {
 
     pub(super) async fn exists(&self, request: ExistsRequest, deadline: Deadline) -> Result<ExistsResponse, Status> {
         let ExistsRequest { key, session } = request;
-        check::key(&key, &self.limits)?;
+        limits::key(&key, &self.limits)?;
         self.caller.may(Verb::Read, &key).map_err(denied)?;
         let mut session = self.enter(session, deadline).await?;
         let Read { value, dot } = self.engine.read(&key).map_err(not_served)?;
@@ -75,7 +75,7 @@ impl Calls {
 
     pub(super) async fn delete(&self, request: DeleteRequest, deadline: Deadline) -> Result<DeleteResponse, Status> {
         let DeleteRequest { key, ack, session } = request;
-        check::key(&key, &self.limits)?;
+        limits::key(&key, &self.limits)?;
         self.caller.may(Verb::Delete, &key).map_err(denied)?;
         let waiting = self.will_wait(ack)?;
         let mut session = self.enter(session, deadline).await?;
@@ -87,9 +87,9 @@ impl Calls {
 
     pub(super) async fn touch(&self, request: TouchRequest, deadline: Deadline) -> Result<TouchResponse, Status> {
         let TouchRequest { key, ttl, ack, session } = request;
-        check::key(&key, &self.limits)?;
+        limits::key(&key, &self.limits)?;
         self.caller.may(Verb::Write, &key).map_err(denied)?;
-        let ttl = ttl.map(|ttl| check::ttl(ttl, &self.limits)).transpose()?;
+        let ttl = ttl.map(|ttl| limits::ttl(ttl, &self.limits)).transpose()?;
         let waiting = self.will_wait(ack)?;
         let mut session = self.enter(session, deadline).await?;
         let dot = self.engine.touch(&key, ttl).map_err(refused)?;
@@ -98,18 +98,17 @@ impl Calls {
         Ok(TouchResponse { existed: dot.is_some(), version: dot.map(version), acked, session: self.leave(session)? })
     }
 
-    /// Makes sure, before anything is written, that the call may wait.
+    /// Reserves a permit before anything is written, if the write is to wait.
     pub(super) fn will_wait(&self, ack: Option<Ack>) -> Result<Option<Waiting>, Status> {
-        let Some(ack) = check::ack(ack)? else { return Ok(None) };
-        let place = self.engine.place().map_err(|crowded| Status::resource_exhausted(crowded.to_string()))?;
-        Ok(Some(Waiting { ack, place }))
+        let Some(ack) = limits::ack(ack)? else { return Ok(None) };
+        let permit = self.engine.permit().map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        Ok(Some(Waiting { ack, permit }))
     }
 
-    /// Waits for those that shall hold a write. `None` if nothing was to be
-    /// waited for, or nothing written.
+    /// Waits until enough nodes cover the write. `None` without an `ack`, or if nothing was written.
     pub(super) async fn acked(&self, waiting: Option<Waiting>, dot: Option<Dot>, deadline: Deadline) -> Option<Acked> {
-        let (Waiting { ack, place }, dot) = (waiting?, dot?);
-        let acked = self.engine.acked(&place, dot, ack.need, deadline.wait(ack.timeout)).await;
+        let (Waiting { ack, permit }, dot) = (waiting?, dot?);
+        let acked = self.engine.acked(&permit, dot, ack.need, deadline.wait(ack.timeout)).await;
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Some(Acked {
             met: acked.met,
@@ -120,37 +119,37 @@ impl Calls {
         })
     }
 
-    /// Waits until this node holds what the session saw.
+    /// Waits until this node covers the session.
     pub(super) async fn enter(&self, token: Option<Bytes>, deadline: Deadline) -> Result<Option<Session>, Status> {
         let Some(token) = token else { return Ok(None) };
         let session = Session::decode(&token).map_err(|bad| Status::invalid_argument(bad.to_string()))?;
         if !self.engine.covers(&session) {
-            let _place = self.engine.place().map_err(|crowded| Status::resource_exhausted(crowded.to_string()))?;
+            let _permit = self.engine.permit().map_err(|error| Status::resource_exhausted(error.to_string()))?;
             self.engine.catch_up(&session, deadline.wait(None)).await.map_err(of_session)?;
         }
         Ok(Some(session))
     }
 
-    /// The session's new token; empty without one.
+    /// The session's new token; empty without a session.
     pub(super) fn leave(&self, session: Option<Session>) -> Result<Bytes, Status> {
         session.map_or(Ok(Bytes::new()), |mut session| self.engine.token(&mut session).map_err(of_session))
     }
 }
 
-/// Notes what a session read or wrote.
+/// Adds a write to what the session saw.
 pub(super) fn saw(session: &mut Option<Session>, dot: Option<Dot>) {
     if let (Some(session), Some(dot)) = (session, dot) {
         session.saw(dot);
     }
 }
 
-/// What was read, without a session.
+/// The answer to a read, without the session's token.
 pub(super) fn found(value: Option<Value>, now_ms: u64) -> GetResponse {
     match value {
         Some(Value { value, dot, expires_ms }) => GetResponse {
             value,
             version: Some(version(dot)),
-            ttl: check::left(expires_ms, now_ms),
+            ttl: limits::remaining(expires_ms, now_ms),
             ..GetResponse::default()
         },
         None => GetResponse { missing: true, ..GetResponse::default() },

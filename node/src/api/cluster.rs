@@ -1,5 +1,4 @@
-//! The gRPC service `Cluster`: the overview in gRPC's terms. Answers in every
-//! phase.
+//! The gRPC service `Cluster`: the overview as gRPC messages. Answers in every phase.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,19 +13,19 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::overview::{Overview, Peer};
 use super::{events, identify};
 use crate::config::Role;
 use crate::engine::{Phase, SEAT_STATES};
 use crate::membership::MemberState;
+use crate::overview::{KnownNode, Overview};
 use crate::refusals::Refusal;
 
 /// `kvasir.v1.Cluster` over the overview.
 pub(super) struct Cluster {
     pub(super) overview: Overview,
-    /// Ends the streams that would never end by themselves.
+    /// Ends the streams that do not end by themselves.
     pub(super) stop: CancellationToken,
-    /// Places for those who listen to events.
+    /// Permits for event streams.
     pub(super) listeners: Arc<Semaphore>,
 }
 
@@ -49,7 +48,7 @@ impl cluster_server::Cluster for Cluster {
         let (leader, is_me) = self
             .overview
             .leader()
-            .ok_or_else(|| Status::unavailable("no member is known yet: this node is a sidecar; try again"))?;
+            .ok_or_else(|| Status::unavailable("this node is a sidecar and knows no member yet; try again"))?;
         Ok(Response::new(LeaderResponse { leader: Some(member(leader)), is_me }))
     }
 
@@ -95,14 +94,14 @@ impl cluster_server::Cluster for Cluster {
             overfull: stats.overfull,
             returns: stats.counters.returns,
             skewed: self.overview.skewed().into_iter().map(|(name, reason)| SkewedPeer { name, reason }).collect(),
-            founded_at: stats.founding.map(|founding| timestamp(founding.at_ms)),
+            founded_at: stats.epoch.map(|epoch| timestamp(epoch.founded_ms)),
             unjoinable: self.overview.unjoinable().into_iter().map(unjoinable).collect(),
             waits_for: self.overview.waits_for(),
         }))
     }
 }
 
-/// Who is there is for everyone who is known; how the cluster is, is not.
+/// Every identified client may list the members; events and status need the verb `admin`.
 fn may_admin<T>(request: &Request<T>) -> Result<(), Status> {
     identify::caller(request.extensions())?.may_admin().map_err(identify::denied)
 }
@@ -126,8 +125,8 @@ fn timestamp(ms: u64) -> prost_types::Timestamp {
     }
 }
 
-fn member(peer: Peer) -> Member {
-    let Peer { id, state, linked, found_by } = peer;
+fn member(node: KnownNode) -> Member {
+    let KnownNode { id, state, linked, found_by } = node;
     let state = match state {
         MemberState::Alive => WireState::Alive,
         MemberState::Suspect => WireState::Suspect,

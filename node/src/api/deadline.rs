@@ -1,42 +1,42 @@
-//! How long a call may wait for other nodes: what its client said, and limits.
+//! How long a call may wait for other nodes: the client's deadline, within limits.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
-/// How long a call waits that was given no time.
+/// How long a call without a deadline waits.
 pub const DEFAULT_WAIT: Duration = Duration::from_secs(10);
-/// The longest that a call waits, whatever it was given.
+/// The longest wait of any call.
 pub const MAX_WAIT: Duration = Duration::from_mins(1);
-/// How long before its deadline a call is answered, so that the client still
-/// hears what came of it; no more than a quarter of the time it gave.
+/// A call is answered this long before its deadline, so that the answer reaches the client; at most a quarter of the
+/// client's timeout.
 const MARGIN: Duration = Duration::from_millis(100);
-/// Digits that gRPC allows in a timeout.
+/// How many digits gRPC allows in a timeout.
 const MAX_DIGITS: usize = 8;
 
-/// When a call must have its answer.
+/// When a call must be answered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline {
     end: Option<Instant>,
 }
 
 impl Deadline {
-    /// None: each wait has its own limit.
+    /// No deadline: each wait has its own limit.
     pub(super) const NONE: Self = Self { end: None };
 
-    /// As the client gave it, with the call's metadata.
+    /// The deadline in a call's metadata.
     pub(super) fn of(metadata: &MetadataMap) -> Self {
         Self::of_at(metadata, Instant::now())
     }
 
     fn of_at(metadata: &MetadataMap, now: Instant) -> Self {
-        // One that does not parse counts for nothing in gRPC's own layers either.
+        // gRPC's own layers ignore a timeout that does not parse, too.
         let given = metadata.get("grpc-timeout").and_then(|text| text.to_str().ok()).and_then(parse);
         Self { end: given.map(|given| now + given.saturating_sub(MARGIN.min(given / 4)).min(MAX_WAIT)) }
     }
 
-    /// When a wait that begins now ends, if `asked` was asked for.
+    /// When a wait that begins now ends, if the client asks for the timeout `asked`.
     pub(super) fn wait(self, asked: Option<Duration>) -> Instant {
         self.wait_at(asked, Instant::now())
     }
@@ -50,7 +50,7 @@ impl Deadline {
     }
 }
 
-/// Reads `5S`, `100m`, and so on.
+/// Parses `5S`, `100m`, and so on.
 pub(super) fn parse(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > MAX_DIGITS || !digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timeouts_are_read_as_grpc_writes_them() {
+    fn deadline_parses_grpc_timeouts() {
         assert_eq!(parse("5S"), Some(Duration::from_secs(5)));
         assert_eq!(parse("250m"), Some(Duration::from_millis(250)));
         assert_eq!(parse("99999999H"), Some(Duration::from_hours(99_999_999)));
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_comes_before_the_deadline_and_no_wait_is_over_the_limit() {
+    fn deadline_leaves_a_margin_and_is_limited() {
         let now = Instant::now();
         let given = |timeout: &'static str| {
             let mut metadata = MetadataMap::new();

@@ -1,5 +1,4 @@
-//! What happens to members, as a stream: membership's events and the
-//! evictions that a majority decided on.
+//! Cluster events as a stream: membership events and evictions.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,34 +9,35 @@ use tokio::sync::{Semaphore, broadcast::error::RecvError};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::overview::Overview;
 use crate::config::Role;
 use crate::engine::Evicted;
 use crate::membership::{Event, NodeId};
+use crate::overview::Overview;
 
-/// Streams of events that may be open at a time.
+/// How many event streams may be open at a time.
 const MAX_LISTENERS: usize = 256;
 
-/// Places for those who listen.
+/// Permits for event streams.
 pub(super) fn listeners() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(MAX_LISTENERS))
 }
 
-/// Those who are there, then what happens, until `stop` is cancelled.
+/// Streams a `JOINED` for each member that is there, then events as they happen, until `stop` is cancelled.
 pub(super) fn events(
     overview: &Overview,
     listeners: Arc<Semaphore>,
     stop: CancellationToken,
 ) -> Result<BoxStream<'static, Result<ClusterEvent, Status>>, Status> {
-    let place = listeners.try_acquire_owned().map_err(|_| {
-        Status::resource_exhausted(format!("{MAX_LISTENERS} event streams are open on this node, which is the limit"))
+    let permit = listeners.try_acquire_owned().map_err(|_| {
+        Status::resource_exhausted(format!(
+            "{MAX_LISTENERS} event streams are open on this node, which is the limit: close some, or ask another node"
+        ))
     })?;
-    // Subscribed before those who are there are counted: one that comes in
-    // between is told twice rather than never.
+    // Subscribes before it lists the members: a member that joins in between is sent twice rather than never.
     let sources = (overview.events(), overview.evictions());
     let present: Vec<_> = overview.peers().into_iter().map(|peer| Ok(of_member(Kind::Joined, &peer.id))).collect();
-    let happens = stream::unfold(Some((sources, place)), async |state| {
-        let ((mut events, mut evictions), place) = state?;
+    let changes = stream::unfold(Some((sources, permit)), async |state| {
+        let ((mut events, mut evictions), permit) = state?;
         let event = loop {
             let event = tokio::select! {
                 event = events.recv() => event.map(|event| of_membership(&event)),
@@ -52,9 +52,9 @@ pub(super) fn events(
                 }
             }
         };
-        Some((Ok(event), Some(((events, evictions), place))))
+        Some((Ok(event), Some(((events, evictions), permit))))
     });
-    Ok(stream::iter(present).chain(happens).take_until(stop.cancelled_owned()).boxed())
+    Ok(stream::iter(present).chain(changes).take_until(stop.cancelled_owned()).boxed())
 }
 
 fn of_membership(event: &Event) -> Option<ClusterEvent> {
@@ -62,7 +62,7 @@ fn of_membership(event: &Event) -> Option<ClusterEvent> {
         Event::Joined(id) => Some(of_member(Kind::Joined, id)),
         Event::Left(id) => Some(of_member(Kind::Left, id)),
         Event::Failed(id) => Some(of_member(Kind::Failed, id)),
-        // Of this node itself, which never went.
+        // About this node itself, which was never gone.
         Event::Renewed(_) => None,
     }
 }

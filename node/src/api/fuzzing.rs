@@ -1,4 +1,4 @@
-//! What the client port decodes and answers, without the port: for the fuzz targets.
+//! The decoders and methods of the client port without the port, for the fuzz targets.
 #![allow(missing_docs)]
 
 use std::sync::Arc;
@@ -34,7 +34,7 @@ impl ClientPort {
     }
 }
 
-/// As if somebody had been found out to call who may do everything.
+/// A request that was identified as a caller with all rights.
 pub fn request<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.extensions_mut().insert(Caller::ANYONE);

@@ -1,6 +1,5 @@
-//! Connections on the client port, from the first packet to HTTP/2: who is let
-//! in, TLS, and when one is given up on that does nothing. Knows nothing of
-//! what is called over them.
+//! Connections on the client port, from the first packet to HTTP/2: limits, TLS, and timeouts of idle connections. Knows
+//! nothing of the calls on them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,33 +22,33 @@ use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
 use crate::config::ClientPortConfig;
-use crate::gate::{Closed, Gate, Place};
+use crate::gate::{Closed, Gate, Permit};
 use crate::tls::{self, ClientPortTls};
 
-/// Connections that wait for the server to take them.
+/// How many connections may wait for the server to take them.
 const WAITING: usize = 64;
-/// How an HTTP/2 connection begins: 24 bytes, and the header of a frame.
-const BEGUN: u64 = 24 + 9;
+/// How many bytes begin an HTTP/2 connection: the preface, and the header of a frame.
+const HTTP2_BEGUN: u64 = 24 + 9;
 /// How long to wait after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections that were refused or given up on, by reason, since the start.
+/// Connections on the client port that were refused or closed since the start, by reason.
 #[derive(Debug, Default)]
-pub struct Counters {
-    /// Too many are open.
+pub struct ClientPortCounters {
+    /// Too many connections are open.
     pub full: AtomicU64,
-    /// Too many are open from its address.
+    /// Too many connections from this address are open.
     pub address_full: AtomicU64,
-    /// TLS could not be spoken, or the certificate is no good.
+    /// The TLS handshake failed, or the certificate is not accepted.
     pub tls: AtomicU64,
-    /// It did not come to HTTP/2 in time.
+    /// The client did not begin HTTP/2 in time.
     pub handshake: AtomicU64,
-    /// It had no call for too long.
+    /// The connection had no call for too long.
     pub idle: AtomicU64,
 }
 
-impl Counters {
-    /// Each reason and its figure.
+impl ClientPortCounters {
+    /// Each reason with its count.
     pub fn read(&self) -> [(&'static str, u64); 5] {
         [
             ("full", &self.full),
@@ -62,78 +61,77 @@ impl Counters {
     }
 }
 
-/// The client port's connections, for figures.
+/// The connections on the client port. Clones share their counts.
 #[derive(Clone, Debug)]
 pub struct Connections {
     gate: Arc<Gate>,
-    counters: Arc<Counters>,
+    counters: Arc<ClientPortCounters>,
 }
 
 impl Connections {
-    /// With these limits.
+    /// No connections yet, with these limits.
     pub fn new(limits: &ClientPortConfig) -> Self {
         let gate = Gate::new(limits.max_connections, limits.max_connections_per_address);
         Self { gate, counters: Arc::default() }
     }
 
-    /// How many are open.
+    /// How many connections are open.
     pub fn open(&self) -> usize {
-        self.gate.inside()
+        self.gate.open()
     }
 
-    /// What was refused.
-    pub fn counters(&self) -> &Counters {
+    /// Connections that were refused or closed.
+    pub fn counters(&self) -> &ClientPortCounters {
         &self.counters
     }
 }
 
-/// What a call knows of the connection that it came by.
+/// What a call knows of its connection.
 #[derive(Clone, Debug)]
-pub(super) struct Peer {
-    /// The names in the client's certificate, if it showed one.
+pub(super) struct ConnectionInfo {
+    /// The names in the client's certificate, if it presented one.
     pub(super) certificate: Option<Arc<[String]>>,
     pub(super) activity: Arc<Activity>,
 }
 
-/// Whether a connection is used.
+/// Whether a connection has calls.
 #[derive(Debug)]
-pub(super) struct Activity(Mutex<Calls>);
+pub(super) struct Activity(Mutex<Usage>);
 
-/// Under one lock: who sees that there is no call also sees when the last one
-/// ended.
+/// Under one lock, so that a reader that sees no call also sees when the last one ended.
 #[derive(Debug)]
-struct Calls {
-    under_way: usize,
-    last: Instant,
+struct Usage {
+    calls: usize,
+    last_end: Instant,
 }
 
 impl Activity {
     fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Calls { under_way: 0, last: Instant::now() })))
+        Arc::new(Self(Mutex::new(Usage { calls: 0, last_end: Instant::now() })))
     }
 
-    /// A call has begun; it ends when what is returned is dropped.
-    pub(super) fn begin(self: Arc<Self>) -> Busy {
-        self.0.lock().under_way += 1;
-        Busy(self)
+    /// A call begins; it ends when the returned guard is dropped.
+    pub(super) fn begin(self: Arc<Self>) -> InUse {
+        self.0.lock().calls += 1;
+        InUse(self)
     }
 
-    /// Since when there was no call; `None` while there is one.
+    /// Since when the connection has no call; `None` while it has one.
     fn idle_since(&self) -> Option<Instant> {
-        let calls = self.0.lock();
-        (calls.under_way == 0).then_some(calls.last)
+        let usage = self.0.lock();
+        (usage.calls == 0).then_some(usage.last_end)
     }
 }
 
-/// A call under way.
+/// A call in progress.
 #[derive(Debug)]
-pub(super) struct Busy(Arc<Activity>);
+pub(super) struct InUse(Arc<Activity>);
 
-impl Drop for Busy {
+impl Drop for InUse {
     fn drop(&mut self) {
-        let mut calls = self.0.0.lock();
-        calls.under_way -= 1;
-        calls.last = Instant::now();
+        let mut usage = self.0.0.lock();
+        usage.calls -= 1;
+        usage.last_end = Instant::now();
     }
 }
 
@@ -146,73 +144,89 @@ pub(super) fn incoming(
     stop: CancellationToken,
 ) -> ReceiverStream<io::Result<Connection>> {
     let (sender, receiver) = mpsc::channel(WAITING);
-    let accept = accept(listener, tls, limits, connections, sender);
-    tokio::spawn(stop.run_until_cancelled_owned(accept));
+    let acceptor = Acceptor { tls, limits, connections, sender };
+    tokio::spawn(stop.run_until_cancelled_owned(acceptor.run(listener)));
     ReceiverStream::new(receiver)
 }
 
-async fn accept(
-    listener: TcpListener,
+struct Acceptor {
     tls: Option<ClientPortTls>,
     limits: ClientPortConfig,
     connections: Connections,
     sender: mpsc::Sender<io::Result<Connection>>,
-) {
-    loop {
-        let (stream, remote) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of descriptors, most likely: others must end first.
-                warn!(%error, "could not accept a client's connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
+}
+
+impl Acceptor {
+    async fn run(self, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, remote)) => self.accepted(stream, remote),
+                Err(error) => {
+                    // Most likely no file descriptor is free until another connection ends.
+                    warn!(%error, "could not accept a client's connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
-        };
-        let place = match connections.gate.enter(remote.ip()) {
-            Ok(place) => place,
+        }
+    }
+
+    /// Hands a connection to the server, once TLS is established, if the gate admits it.
+    fn accepted(&self, stream: TcpStream, remote: SocketAddr) {
+        let counters = &self.connections.counters;
+        let permit = match self.connections.gate.enter(remote.ip()) {
+            Ok(permit) => permit,
             Err(closed) => {
                 let counter = match closed {
-                    Closed::Full => &connections.counters.full,
-                    Closed::AddressFull => &connections.counters.address_full,
+                    Closed::Full => &counters.full,
+                    Closed::AddressFull => &counters.address_full,
                 };
                 if counter.fetch_add(1, Ordering::Relaxed) == 0 {
-                    warn!(%remote, ?closed, "refused a client's connection; more are only counted");
+                    warn!(%remote, ?closed, "refused a client's connection; further refusals are only counted");
                 }
-                continue;
+                return;
             }
         };
-        let keepalive = TcpKeepalive::new().with_time(limits.keepalive_interval.max(Duration::from_secs(1)));
+        let keepalive = TcpKeepalive::new().with_time(self.limits.keepalive_interval.max(Duration::from_secs(1)));
         if let Err(error) = stream.set_nodelay(true).and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive))
         {
-            debug!(%remote, %error, "a client's connection has gone");
-            continue;
+            debug!(%remote, %error, "a client's connection has ended");
+            return;
         }
-        let (tls, sender, counters) = (tls.clone(), sender.clone(), connections.counters.clone());
-        let deadline = Instant::now() + limits.handshake_timeout;
-        let secure = async move {
-            let wire = match tls {
-                None => Wire::Plain(stream),
-                Some(tls) => match timeout_at(deadline, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => Wire::Tls(Box::new(stream)),
-                    Ok(Err(error)) => {
-                        if counters.tls.fetch_add(1, Ordering::Relaxed) == 0 {
-                            warn!(%remote, %error, "TLS with a client failed; more are only counted");
-                        }
-                        debug!(%remote, %error, "TLS with a client failed");
-                        return;
-                    }
-                    Err(_) => {
-                        counters.handshake.fetch_add(1, Ordering::Relaxed);
-                        return;
-                    }
-                },
-            };
-            // It fails when the server has ended.
-            let _ =
-                sender.send(Ok(Connection::new(wire, remote, place, deadline, limits.idle_timeout, counters))).await;
-        };
-        // Bounded by the gate, which each of them has passed.
-        tokio::spawn(secure);
+        let (tls, sender, counters) = (self.tls.clone(), self.sender.clone(), counters.clone());
+        let deadline = Instant::now() + self.limits.handshake_timeout;
+        let idle_timeout = self.limits.idle_timeout;
+        // The number of these tasks is bounded by the gate.
+        tokio::spawn(async move {
+            let Some(wire) = establish(stream, remote, tls, deadline, &counters).await else { return };
+            let connection = Connection::new(wire, remote, permit, deadline, idle_timeout, counters);
+            // Fails after the server has ended.
+            let _ = sender.send(Ok(connection)).await;
+        });
+    }
+}
+
+/// Establishes TLS, if it is configured. `None` if that fails.
+async fn establish(
+    stream: TcpStream,
+    remote: SocketAddr,
+    tls: Option<ClientPortTls>,
+    deadline: Instant,
+    counters: &ClientPortCounters,
+) -> Option<Wire> {
+    let Some(tls) = tls else { return Some(Wire::Plain(stream)) };
+    match timeout_at(deadline, tls.accept(stream)).await {
+        Ok(Ok(stream)) => Some(Wire::Tls(Box::new(stream))),
+        Ok(Err(error)) => {
+            if counters.tls.fetch_add(1, Ordering::Relaxed) == 0 {
+                warn!(%remote, %error, "TLS with a client failed; further failures are only counted");
+            }
+            debug!(%remote, %error, "TLS with a client failed");
+            None
+        }
+        Err(_) => {
+            counters.handshake.fetch_add(1, Ordering::Relaxed);
+            None
+        }
     }
 }
 
@@ -221,27 +235,27 @@ enum Wire {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// An accepted connection.
+/// An accepted connection, which fails when its timeouts pass.
 pub(super) struct Connection {
     wire: Wire,
-    peer: Peer,
-    counters: Arc<Counters>,
+    info: ConnectionInfo,
+    counters: Arc<ClientPortCounters>,
     idle_timeout: Option<Duration>,
-    /// Bytes that were read, up to where HTTP/2 has begun.
+    /// How many bytes were read, counted until HTTP/2 has begun.
     read: u64,
-    /// When to look whether the connection is used; never, without.
-    look: Option<Pin<Box<Sleep>>>,
-    _place: Place,
+    /// When to check the timeouts next; `None`: never.
+    check: Option<Pin<Box<Sleep>>>,
+    _permit: Permit,
 }
 
 impl Connection {
     fn new(
         wire: Wire,
         remote: SocketAddr,
-        place: Place,
+        permit: Permit,
         deadline: Instant,
         idle_timeout: Option<Duration>,
-        counters: Arc<Counters>,
+        counters: Arc<ClientPortCounters>,
     ) -> Self {
         let certificate = match &wire {
             Wire::Plain(_) => None,
@@ -250,48 +264,48 @@ impl Connection {
         debug!(%remote, ?certificate, "a client has connected");
         Self {
             wire,
-            peer: Peer { certificate: certificate.map(Into::into), activity: Activity::new() },
+            info: ConnectionInfo { certificate: certificate.map(Into::into), activity: Activity::new() },
             counters,
             idle_timeout,
             read: 0,
-            look: Some(Box::pin(sleep_until(deadline))),
-            _place: place,
+            check: Some(Box::pin(sleep_until(deadline))),
+            _permit: permit,
         }
     }
 
-    /// Gives up on a connection that does not come to HTTP/2, or is not used.
-    fn poll_patience(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        while let Some(look) = &mut self.look {
-            if look.as_mut().poll(cx).is_pending() {
+    /// Fails if the client did not begin HTTP/2 in time, or had no call for too long.
+    fn poll_timeouts(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while let Some(check) = &mut self.check {
+            if check.as_mut().poll(cx).is_pending() {
                 return Ok(());
             }
-            if self.read < BEGUN {
+            if self.read < HTTP2_BEGUN {
                 self.counters.handshake.fetch_add(1, Ordering::Relaxed);
-                self.look = None;
+                self.check = None;
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "no HTTP/2 in time"));
             }
             let Some(idle_timeout) = self.idle_timeout else {
-                self.look = None;
+                self.check = None;
                 return Ok(());
             };
             let now = Instant::now();
-            let due = self.peer.activity.idle_since().unwrap_or(now) + idle_timeout;
+            let due = self.info.activity.idle_since().unwrap_or(now) + idle_timeout;
             if due <= now {
                 self.counters.idle.fetch_add(1, Ordering::Relaxed);
-                self.look = None;
+                self.check = None;
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "no call for too long"));
             }
-            self.look = Some(Box::pin(sleep_until(due)));
+            self.check = Some(Box::pin(sleep_until(due)));
         }
         Ok(())
     }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = Peer;
+    type ConnectInfo = ConnectionInfo;
 
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+    fn connect_info(&self) -> ConnectionInfo {
+        self.info.clone()
     }
 }
 
@@ -303,11 +317,11 @@ impl AsyncRead for Connection {
             Wire::Plain(stream) => Pin::new(stream).poll_read(cx, out),
             Wire::Tls(stream) => Pin::new(stream).poll_read(cx, out),
         };
-        if this.read < BEGUN {
+        if this.read < HTTP2_BEGUN {
             this.read += (out.filled().len() - before) as u64;
         }
         if polled.is_pending() {
-            this.poll_patience(cx)?;
+            this.poll_timeouts(cx)?;
         }
         polled
     }
@@ -359,12 +373,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_is_idle_from_the_end_of_its_last_call() {
+    fn connection_is_idle_after_its_last_call() {
         let activity = Activity::new();
-        assert!(activity.idle_since().is_some(), "none has begun");
+        assert!(activity.idle_since().is_some(), "no call has begun");
         let (one, other) = (activity.clone().begin(), activity.clone().begin());
         drop(one);
-        assert_eq!(activity.idle_since(), None, "the other one is under way");
+        assert_eq!(activity.idle_since(), None, "the other call is in progress");
         let ending = Instant::now();
         drop(other);
         assert!(activity.idle_since().is_some_and(|since| since >= ending));

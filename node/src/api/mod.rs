@@ -1,23 +1,24 @@
-//! The gRPC API on the `client` port: `Kv` and `Cluster`, health and
-//! reflection. Knows the engine, and nothing of how replication works.
+//! The gRPC API on the client port: `Kv` and `Cluster`, health and reflection. Knows the engine, and nothing of how
+//! replication works.
 
 pub mod batch;
+mod call_metrics;
 mod calls;
-mod check;
 mod cluster;
 pub mod deadline;
+mod errors;
 mod events;
 #[doc(hidden)]
 pub mod fuzzing;
 mod identify;
 mod kv;
+mod layer;
+mod limits;
+mod list;
 pub mod listen;
-mod measure;
 mod oversize;
-pub mod overview;
 mod page_token;
 pub mod pipe;
-mod status;
 mod watch;
 
 use std::convert::Infallible;
@@ -32,66 +33,66 @@ use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 
 use self::listen::Connections;
-use self::overview::Overview;
+
 use crate::auth::Auth;
 use crate::config::{ClientPortConfig, Limits};
 use crate::engine::{Engine, Phase};
-use crate::metrics::Counts;
+use crate::metrics::CallCounts;
+use crate::overview::Overview;
 use crate::tls::ClientPortTls;
 
-/// A message of a listing has at most this many entries.
+/// The most entries of a message of a listing.
 pub const LIST_MESSAGE_ENTRIES: usize = 1000;
-/// A message of a listing carries at most this many bytes of keys and values,
-/// unless a single entry is larger.
+/// The most bytes of keys and values in a message of a listing, unless a single entry is larger.
 pub const LIST_MESSAGE_BYTES: usize = 256 << 10;
-/// How far above `maxValueBytes` a message is still read, so that its sender
-/// is told which field is over which limit.
+/// How far a message may exceed `maxKeyBytes` and `maxValueBytes` and still be decoded, so that the answer can name the
+/// field and its limit.
 pub const MESSAGE_SLACK: usize = 4 << 20;
-/// Calls that a client may open and reset before they were looked at.
+/// How many calls a client may open and reset before the node handled them.
 const PENDING_RESETS: usize = 32;
-/// What a client may send on one call before the node has read it.
+/// How many bytes a client may send on one call before the node reads them.
 const STREAM_WINDOW: u32 = 1 << 20;
-/// What a client may send on one connection before the node has read it.
+/// How many bytes a client may send on one connection before the node reads them.
 const CONNECTION_WINDOW: u32 = 4 << 20;
-/// Services whose health is the node's readiness; the empty name is the node.
+/// Services that are healthy while the node is ready; the empty name stands for the whole node.
 const READY_SERVICES: [&str; 2] = ["", "kvasir.v1.Kv"];
-/// Answers in every phase.
+/// The service that answers in every phase, and so is always healthy.
 const CLUSTER_SERVICE: &str = "kvasir.v1.Cluster";
 
 /// Why the API cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// The compiled-in descriptors do not decode: a broken build.
+    /// The compiled-in descriptors do not decode: the build is broken.
     #[error("the API's own descriptors are broken, rebuild the node: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// The server gave up.
+    /// The server failed.
     #[error("serving the client port failed: {0}")]
     Serve(#[from] tonic::transport::Error),
 }
 
-/// What the API serves from.
+/// What the API needs.
 pub struct Api {
     /// The data.
     pub engine: Arc<Engine>,
-    /// What a request may hold.
+    /// The limits on a request's fields.
     pub limits: Limits,
-    /// What `Cluster` tells, and what health follows.
+    /// The view that `Cluster` and health report.
     pub overview: Overview,
     /// Where calls are counted.
-    pub counts: Counts,
-    /// Who may do what.
+    pub counts: CallCounts,
+    /// Which clients may do what.
     pub auth: Auth,
-    /// TLS, if it is spoken.
+    /// TLS, if it is configured.
     pub tls: Option<ClientPortTls>,
-    /// What clients may take of the node.
+    /// The limits of the client port.
     pub port: ClientPortConfig,
-    /// Their connections.
+    /// The open connections.
     pub connections: Connections,
 }
 
 impl Api {
-    /// Serves until `stop`; then closes the listener, tells every client to go
-    /// elsewhere (GOAWAY), and returns when their calls have ended.
+    /// Serves until `stop`; then closes the listener, sends every client a GOAWAY, and returns when their calls have
+    /// ended.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> Result<(), ApiError> {
         let Self { engine, limits, overview, counts, auth, tls, port, connections } = self;
         let streams = u32::try_from(port.max_streams).expect("a validated setting");
@@ -103,9 +104,7 @@ impl Api {
         };
         let max_message = limits.max_value_bytes.saturating_add(limits.max_key_bytes).saturating_add(MESSAGE_SLACK);
         let router = Server::builder()
-            .layer(measure::Measure(counts))
-            .layer(oversize::Oversize { limits, max_message })
-            .layer(identify::Identify(auth))
+            .layer(layer::CallLayer { counts, oversize: oversize::Oversize { limits, max_message }, auth })
             .max_concurrent_streams(streams)
             .concurrency_limit_per_connection(port.max_streams)
             .http2_max_header_list_size(u32::try_from(port.max_header_bytes).expect("a validated setting"))
@@ -126,7 +125,7 @@ impl Api {
             }))
             .add_service(health)
             .add_service(descriptors().build_v1()?)
-            // Clients of before 2023, grpcurl among them, ask for this one.
+            // Clients from before 2023, including grpcurl, use this version of reflection.
             .add_service(descriptors().build_v1alpha()?);
         let phase = overview.phase();
         report(&reporter, phase).await;
@@ -138,13 +137,13 @@ impl Api {
     }
 }
 
-/// Keys come in as UTF-8; one that is not came from a broken peer.
+/// A key as text. Clients can write only UTF-8, so a key that is not UTF-8 came from a faulty peer.
 fn text(key: &[u8]) -> Result<String, Status> {
     String::from_utf8(key.to_vec())
         .map_err(|_| Status::internal(format!("the node holds a key that is not UTF-8: {}", key.escape_ascii())))
 }
 
-/// Keeps health as the phase is, which was reported as `phase`.
+/// Reports each change of the phase; `phase` was reported already.
 async fn report_health(reporter: HealthReporter, overview: Overview, mut phase: Phase) -> Infallible {
     loop {
         phase = overview.phase_other_than(phase).await;

@@ -1,15 +1,15 @@
-//! The token with which a client goes on after a listing that `limit` ended:
-//! opaque to the client, and of no meaning with another prefix.
+//! The token with which a client continues a listing that `limit` ended. It is opaque to the client, and valid only for
+//! the same prefix.
 
 use tonic::Status;
 
-/// The layout below. A later layout has another first byte.
+/// The version of the layout, in the first byte.
 const VERSION: u8 = 1;
-/// Bytes before the key: the version, and the prefix's length (big endian).
-/// The prefix itself is the beginning of the key.
+/// Bytes before the key: the version, and the length of the prefix (big endian). The key begins with the prefix, so the
+/// token does not repeat it.
 const HEADER: usize = 5;
 
-/// The token for the entries after `last_key`, of a listing with `prefix`.
+/// The token for the entries after `last_key` in a listing of `prefix`.
 pub(super) fn encode(prefix: &str, last_key: &[u8]) -> Vec<u8> {
     let prefix_len = u32::try_from(prefix.len()).expect("a prefix is within maxKeyBytes");
     let mut token = Vec::with_capacity(HEADER + last_key.len());
@@ -19,11 +19,10 @@ pub(super) fn encode(prefix: &str, last_key: &[u8]) -> Vec<u8> {
     token
 }
 
-/// The key to go on after.
+/// The last key of the earlier listing.
 pub(super) fn decode(token: &[u8], prefix: &str) -> Result<String, Status> {
-    let malformed = || {
-        Status::invalid_argument("page_token: malformed; give the next_page_token of an earlier listing, byte for byte")
-    };
+    let malformed =
+        || Status::invalid_argument("page_token: malformed; give the next_page_token of an earlier listing unchanged");
     let (header, key) = token.split_at_checked(HEADER).ok_or_else(malformed)?;
     let [VERSION, len @ ..] = header else { return Err(malformed()) };
     let prefix_len = u32::from_be_bytes(len.try_into().map_err(|_| malformed())?) as usize;
@@ -45,13 +44,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_encoded_comes_back(prefix in ".{0,8}", rest in ".{1,8}") {
+        fn page_token_round_trip(prefix in ".{0,8}", rest in ".{1,8}") {
             let key = format!("{prefix}{rest}");
             prop_assert_eq!(decode(&encode(&prefix, key.as_bytes()), &prefix).unwrap(), key);
         }
 
         #[test]
-        fn any_bytes_are_refused_or_a_key_of_the_prefix(token: Vec<u8>, prefix in "[ab]{0,2}") {
+        fn page_token_of_any_bytes_is_refused_or_valid(token: Vec<u8>, prefix in "[ab]{0,2}") {
             match decode(&token, &prefix) {
                 Ok(key) => prop_assert!(!key.is_empty() && key.starts_with(&prefix)),
                 Err(status) => prop_assert_eq!(status.code(), tonic::Code::InvalidArgument),
@@ -60,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_of_another_prefix_is_refused() {
+    fn page_token_of_another_prefix_is_refused() {
         let token = encode("ab", b"abc");
         for other in ["a", "abc", "x", ""] {
             assert!(decode(&token, other).unwrap_err().message().contains("belongs to a listing"), "{other}");
@@ -68,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_tokens_are_refused() {
+    fn page_token_malformed_is_refused() {
         let mut of_later = encode("", b"k");
         of_later[0] = 2;
         let cut = &encode("ab", b"abc")[..6];

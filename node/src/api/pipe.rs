@@ -1,6 +1,5 @@
-//! Many operations on one stream, answered in any order. What is in flight is
-//! bounded: beyond it the client's requests are not read, and what it has sent
-//! waits in its own stream window.
+//! Many operations on one stream, answered in any order. The number of operations in flight is bounded: beyond it the
+//! node stops reading, and further requests wait in the stream's flow-control window.
 
 use futures::stream::{BoxStream, StreamExt as _};
 use kvasir_proto::v1::{PipeRequest, PipeResponse, pipe_request::Operation, pipe_response::Result as Answer};
@@ -9,12 +8,12 @@ use tonic::{Status, Streaming};
 
 use super::calls::Calls;
 use super::deadline::Deadline;
-use super::status::failure;
+use super::errors::failure;
 
-/// Operations of one pipe that are carried out at a time.
+/// How many operations of one pipe are in flight at a time.
 pub const PIPE_IN_FLIGHT: usize = 256;
 
-/// The answers to what comes in. No more is read once `stop` is cancelled.
+/// Answers requests until the client ends the stream or `stop` is cancelled.
 pub(super) fn pipe(
     calls: Calls,
     requests: Streaming<PipeRequest>,
@@ -31,7 +30,7 @@ pub(super) fn pipe(
 }
 
 pub(super) async fn answer(calls: &Calls, request: PipeRequest) -> PipeResponse {
-    // The stream's own deadline, if it has one, ends the whole stream.
+    // A deadline of the stream ends the whole stream, not single operations.
     let none = Deadline::NONE;
     let result = match request.operation {
         Some(Operation::Put(put)) => calls.put(put, none).await.map(Answer::Put),
@@ -40,7 +39,7 @@ pub(super) async fn answer(calls: &Calls, request: PipeRequest) -> PipeResponse 
         Some(Operation::Delete(delete)) => calls.delete(delete, none).await.map(Answer::Delete),
         Some(Operation::Touch(touch)) => calls.touch(touch, none).await.map(Answer::Touch),
         None => Err(Status::invalid_argument(
-            "operation: absent, or one that this node's release does not know: give put, get, exists, delete or touch",
+            "operation: absent, or unknown to this node's release: give put, get, exists, delete or touch",
         )),
     };
     PipeResponse { id: request.id, result: Some(result.unwrap_or_else(|status| Answer::Failure(failure(&status)))) }

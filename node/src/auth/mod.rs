@@ -1,6 +1,5 @@
-//! Who a client is, and what it may do. Knows nothing of gRPC: a certificate's
-//! names and a token go in, a [`Caller`] comes out, which is asked before
-//! anything is done.
+//! Authentication and access rules. From a certificate's names and a token to a [`Caller`], which decides what the client may
+//! do. Knows nothing of gRPC.
 
 mod review;
 mod tokens;
@@ -19,33 +18,34 @@ use self::tokens::Tokens;
 use crate::config::{AccessRule, AuthConfig, Settings, Verb};
 use crate::reload::{self, Reloads};
 
-/// The longest token that is looked at, bytes.
+/// The longest accepted token in bytes.
 pub const MAX_TOKEN_BYTES: usize = 16 << 10;
-/// So much of a key or prefix is repeated to a client that may not have it.
+/// How many characters of a key or prefix an error shows.
 const SHOWN: usize = 64;
 
-/// Who a client is: one or more names, the first one for the log.
+/// An authenticated client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// As in rules: `token:NAME`, `cert:NAME`, `serviceaccount:NS/NAME`, `group:NAME`.
+    /// Its subjects as in access rules: `token:NAME`, `cert:NAME`, `serviceaccount:NS/NAME`, `group:NAME`. Messages show the
+    /// first.
     pub subjects: Vec<String>,
 }
 
-/// Why a client is not known.
+/// Why a client is not authenticated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unknown {
-    /// It showed nothing.
-    #[error("this node asks who calls: {0}")]
+    /// It presented nothing.
+    #[error("this node requires authentication: {0}")]
     Nothing(&'static str),
-    /// What it showed is not known, or no longer.
-    #[error("the token is not known to this node, or no longer valid")]
+    /// Its token is unknown or no longer valid.
+    #[error("the token is unknown or no longer valid")]
     Token,
-    /// Nobody could say.
-    #[error("the token could not be looked up: {0}")]
+    /// Its token could not be reviewed.
+    #[error("the token could not be reviewed: {0}")]
     Unavailable(String),
 }
 
-/// Why a client may not do what it asked for.
+/// Why a call is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denied {
     who: String,
@@ -56,13 +56,13 @@ pub struct Denied {
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { who, verb, what } = self;
-        write!(f, "{who} may not {} {what}: no rule of access allows it", verb.as_str())
+        write!(f, "{who} may not {} {what}: no access rule allows it", verb.as_str())
     }
 }
 
-/// What was refused, by reason, since the start.
+/// The calls that were refused since the start, by reason.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub struct RefusedCalls {
     unknown: AtomicU64,
     unavailable: AtomicU64,
     read: AtomicU64,
@@ -72,8 +72,8 @@ pub struct Counters {
     admin: AtomicU64,
 }
 
-impl Counters {
-    /// Each reason and its figure.
+impl RefusedCalls {
+    /// Each reason with its count.
     pub fn read(&self) -> [(&'static str, u64); 7] {
         [
             ("unauthenticated", &self.unknown),
@@ -98,7 +98,7 @@ impl Counters {
     }
 }
 
-/// Tells clients apart, and knows the rules.
+/// Authenticates clients and holds the access rules.
 #[derive(Clone)]
 pub struct Auth(Option<Arc<Inner>>);
 
@@ -106,19 +106,19 @@ struct Inner {
     tokens: Option<Tokens>,
     certificates: bool,
     reviewer: Option<Reviewer>,
-    /// `None`: whoever is known may do everything.
+    /// `None`: every authenticated client may do everything.
     rules: watch::Receiver<Option<Arc<[AccessRule]>>>,
-    counters: Counters,
-    /// What a client is told that showed nothing.
-    ways: &'static str,
+    counters: RefusedCalls,
+    /// How to authenticate, for the error message.
+    methods: &'static str,
 }
 
 impl Auth {
-    /// Asks nobody.
+    /// Without authentication.
     pub const OFF: Self = Self(None);
 
-    /// Takes tokens from their file and rules from the settings, and from then
-    /// on each change: of the rules in `access_file`, the node's own.
+    /// Reads the tokens. Follows changes of the token file, and of the access rules in `access_file`, the configuration file,
+    /// until `stop` is cancelled.
     pub fn start(
         config: Option<&AuthConfig>,
         access: Option<Vec<AccessRule>>,
@@ -128,10 +128,10 @@ impl Auth {
     ) -> Result<Self, String> {
         let Some(config) = config else { return Ok(Self::OFF) };
         let AuthConfig { tokens_file, client_certificates, token_review } = config.clone();
-        let ways = match (tokens_file.is_some() || token_review.is_some(), client_certificates) {
+        let methods = match (tokens_file.is_some() || token_review.is_some(), client_certificates) {
             (true, false) => "send `authorization: Bearer TOKEN` with each call",
-            (false, _) => "show a client certificate",
-            (true, true) => "show a client certificate, or send `authorization: Bearer TOKEN` with each call",
+            (false, _) => "present a client certificate",
+            (true, true) => "present a client certificate, or send `authorization: Bearer TOKEN` with each call",
         };
         let tokens = tokens_file.map(|file| Tokens::start(file, reloads, stop.clone())).transpose()?;
         let (sender, rules) = watch::channel(access.map(Arc::from));
@@ -158,41 +158,41 @@ impl Auth {
             certificates: client_certificates,
             reviewer: token_review.map(Reviewer::new),
             rules,
-            counters: Counters::default(),
-            ways,
+            counters: RefusedCalls::default(),
+            methods,
         }))))
     }
 
-    /// What was refused; `None` where nobody is asked.
-    pub fn counters(&self) -> Option<&Counters> {
+    /// The refused calls; `None` without authentication.
+    pub fn counters(&self) -> Option<&RefusedCalls> {
         self.0.as_ref().map(|inner| &inner.counters)
     }
 
-    /// Finds out who calls, by a certificate's names or a token.
+    /// Authenticates a client by a certificate's names or a token.
     pub async fn identify(&self, certificate: Option<&[String]>, token: Option<&str>) -> Result<Caller, Unknown> {
         let Some(inner) = &self.0 else { return Ok(Caller::ANYONE) };
         let found = inner.identify(certificate, token).await;
         match &found {
             Ok(_) => {}
             Err(Unknown::Unavailable(_)) => {
-                count(&inner.counters.unavailable, "a client's token could not be looked up");
+                count(&inner.counters.unavailable, "a client's token could not be reviewed");
             }
-            Err(_) => count(&inner.counters.unknown, "refused a call of a client that is not known"),
+            Err(_) => count(&inner.counters.unknown, "refused a call of an unauthenticated client"),
         }
         Ok(Caller(Some((Arc::new(found?), inner.clone()))))
     }
 }
 
-/// Counts a refusal, and tells of the first one.
+/// Counts a refusal, and logs the first one.
 fn count(counter: &AtomicU64, what: &str) {
     if counter.fetch_add(1, Ordering::Relaxed) == 0 {
-        warn!("{what}; more are only counted");
+        warn!("{what}; further ones are only counted");
     }
 }
 
 impl Inner {
     async fn identify(&self, certificate: Option<&[String]>, token: Option<&str>) -> Result<Identity, Unknown> {
-        // A token was sent for this call; the certificate may be the machine's.
+        // The token goes first: it was sent for this call, while the certificate may be the machine's.
         if let Some(token) = token {
             if token.len() > MAX_TOKEN_BYTES {
                 return Err(Unknown::Token);
@@ -207,43 +207,43 @@ impl Inner {
         }
         match certificate.filter(|names| self.certificates && !names.is_empty()) {
             Some(names) => Ok(Identity { subjects: names.iter().map(|name| format!("cert:{name}")).collect() }),
-            None => Err(Unknown::Nothing(self.ways)),
+            None => Err(Unknown::Nothing(self.methods)),
         }
     }
 }
 
-/// Someone who calls, and may do this or that.
+/// The client of a call, with its rights.
 #[derive(Clone)]
 pub struct Caller(Option<(Arc<Identity>, Arc<Inner>)>);
 
 impl Caller {
-    /// Whoever calls, where nobody is asked.
+    /// Any client, without authentication.
     pub(crate) const ANYONE: Self = Self(None);
 
-    /// Whether it may do this to a key.
+    /// Checks the right to a key.
     pub fn may(&self, verb: Verb, key: &str) -> Result<(), Denied> {
         self.check(verb, "key", key)
     }
 
-    /// Whether it may do this to all keys that begin with a prefix.
+    /// Checks the right to all keys under a prefix.
     pub fn may_all(&self, verb: Verb, prefix: &str) -> Result<(), Denied> {
         self.check(verb, "prefix", prefix)
     }
 
-    /// Whether it may look at the cluster's state and events.
+    /// Checks the right to the cluster's state and events.
     pub fn may_admin(&self) -> Result<(), Denied> {
         let Some((identity, inner)) = &self.0 else { return Ok(()) };
         let rules = inner.rules.borrow().clone();
-        let allowed = rules
-            .is_none_or(|rules| rules.iter().any(|rule| rule.verbs.contains(&Verb::Admin) && concerns(rule, identity)));
+        let allowed = rules.is_none_or(|rules| {
+            rules.iter().any(|rule| rule.verbs.contains(&Verb::Admin) && applies_to(rule, identity))
+        });
         if allowed { Ok(()) } else { Err(self.denied(Verb::Admin, "this cluster".to_owned())) }
     }
 
-    /// A key belongs to a prefix, and a prefix to a shorter one, by how they begin.
     fn check(&self, verb: Verb, kind: &str, what: &str) -> Result<(), Denied> {
         let Some((identity, inner)) = &self.0 else { return Ok(()) };
         let allows = |rule: &AccessRule| {
-            what.starts_with(&rule.prefix) && rule.verbs.contains(&verb) && concerns(rule, identity)
+            what.starts_with(&rule.prefix) && rule.verbs.contains(&verb) && applies_to(rule, identity)
         };
         let rules = inner.rules.borrow().clone();
         if rules.is_none_or(|rules| rules.iter().any(allows)) {
@@ -255,13 +255,13 @@ impl Caller {
     }
 
     fn denied(&self, verb: Verb, what: String) -> Denied {
-        let (identity, inner) = self.0.as_ref().expect("only who was asked is refused");
+        let (identity, inner) = self.0.as_ref().expect("without authentication nothing is refused");
         inner.counters.of(verb).fetch_add(1, Ordering::Relaxed);
         Denied { who: identity.subjects.first().cloned().unwrap_or_default(), verb, what }
     }
 }
 
-fn concerns(rule: &AccessRule, identity: &Identity) -> bool {
+fn applies_to(rule: &AccessRule, identity: &Identity) -> bool {
     rule.subjects.iter().any(|subject| subject == "*" || identity.subjects.contains(subject))
 }
 
@@ -275,8 +275,8 @@ mod tests {
             certificates: true,
             reviewer: None,
             rules: watch::channel(rules.map(Arc::from)).1,
-            counters: Counters::default(),
-            ways: "show a client certificate",
+            counters: RefusedCalls::default(),
+            methods: "present a client certificate",
         };
         Auth(Some(Arc::new(inner)))
     }
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_no_rule_allows_is_refused_and_counted_by_verb() {
+    async fn access_without_a_rule_is_refused_and_counted() {
         let auth = auth(Some(vec![
             rule("cert:app", "app/", &[Verb::Read, Verb::Write]),
             rule("*", "public/", &[Verb::Read]),
@@ -300,10 +300,10 @@ mod tests {
         assert!(app.may(Verb::Read, "app/x").is_ok() && app.may(Verb::Write, "app/").is_ok());
         assert!(app.may(Verb::Read, "public/x").is_ok() && ops.may(Verb::Read, "public/x").is_ok());
         for (verb, key) in [(Verb::Delete, "app/x"), (Verb::Write, "public/x"), (Verb::Read, "app"), (Verb::Read, "")] {
-            let told = app.may(verb, key).unwrap_err().to_string();
+            let message = app.may(verb, key).unwrap_err().to_string();
             assert_eq!(
-                told,
-                format!("cert:app may not {} the key {key:?}: no rule of access allows it", verb.as_str())
+                message,
+                format!("cert:app may not {} the key {key:?}: no access rule allows it", verb.as_str())
             );
         }
         assert!(app.may_all(Verb::Read, "app/sub").is_ok() && app.may_all(Verb::Read, "app").is_err());
@@ -313,11 +313,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_rules_whoever_is_known_may_do_everything_and_nobody_else_anything() {
+    async fn access_without_rules_needs_authentication_only() {
         let auth = auth(None);
         assert!(caller(&auth, "app").await.may(Verb::Delete, "x").is_ok());
-        assert_eq!(auth.identify(None, None).await.err(), Some(Unknown::Nothing("show a client certificate")));
-        assert_eq!(auth.identify(Some(&[]), None).await.err(), Some(Unknown::Nothing("show a client certificate")));
+        assert_eq!(auth.identify(None, None).await.err(), Some(Unknown::Nothing("present a client certificate")));
+        assert_eq!(auth.identify(Some(&[]), None).await.err(), Some(Unknown::Nothing("present a client certificate")));
         assert_eq!(auth.identify(Some(&["a".to_owned()]), Some("t")).await.err(), Some(Unknown::Token));
         assert!(Auth::OFF.identify(None, Some("t")).await.unwrap().may_admin().is_ok());
     }

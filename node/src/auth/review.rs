@@ -1,6 +1,5 @@
-//! Tokens of Kubernetes' service accounts: the API server is asked about each
-//! (`TokenReview`), and its answer kept for a while. What waits for an answer
-//! and what is kept is bounded.
+//! Tokens of Kubernetes service accounts: the API server reviews each token (`TokenReview`), and its answers are cached. The
+//! reviews in progress and the cache are bounded.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,37 +15,37 @@ use super::tokens::{Hash, hash};
 use super::{Identity, Unknown};
 use crate::config::TokenReviewConfig;
 
-/// Questions that may be open at a time.
+/// The most reviews at a time.
 const MAX_REVIEWS: usize = 32;
-/// Answers that are kept.
-const MAX_KEPT: usize = 4096;
-/// How long a refusal is kept: a token may become valid.
+/// The most cached answers.
+const MAX_CACHED: usize = 4096;
+/// How long a refusal is cached. It is short, because a token may become valid.
 const REFUSAL_TTL: Duration = Duration::from_secs(10);
-/// How long an answer may take, the wait for one's turn included.
+/// How long an answer may take, with the wait for other reviews.
 const TIMEOUT: Duration = Duration::from_secs(5);
 const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
-/// Asks the API server about tokens.
+/// Has the API server review tokens.
 pub(super) struct Reviewer {
     config: TokenReviewConfig,
     client: OnceCell<Client>,
-    turns: Semaphore,
-    kept: Mutex<Kept>,
+    slots: Semaphore,
+    cache: Mutex<Cache>,
 }
 
 impl Reviewer {
     pub(super) fn new(config: TokenReviewConfig) -> Self {
-        let kept = Mutex::new(Kept { answers: HashMap::new(), ttl: config.ttl });
-        Self { config, client: OnceCell::new(), turns: Semaphore::new(MAX_REVIEWS), kept }
+        let cache = Mutex::new(Cache { answers: HashMap::new(), ttl: config.ttl });
+        Self { config, client: OnceCell::new(), slots: Semaphore::new(MAX_REVIEWS), cache }
     }
 
     pub(super) async fn review(&self, token: &str) -> Result<Identity, Unknown> {
-        // Others are not worth the API server's time.
+        // Only a JWT can be valid.
         if token.split('.').count() != 3 {
             return Err(Unknown::Token);
         }
         let key = hash(token);
-        if let Some(answer) = self.kept.lock().get(&key, Instant::now()) {
+        if let Some(answer) = self.cache.lock().get(&key, Instant::now()) {
             return answer;
         }
         let unavailable = |why: String| Unknown::Unavailable(why);
@@ -55,12 +54,12 @@ impl Reviewer {
             .map_err(|_| unavailable(format!("Kubernetes did not answer within {TIMEOUT:?}")))?
             .map_err(|error| unavailable(error.to_string()))?;
         let answer = identity(answer, &self.config.audiences).ok_or(Unknown::Token);
-        self.kept.lock().put(key, answer.clone(), Instant::now());
+        self.cache.lock().put(key, answer.clone(), Instant::now());
         answer
     }
 
     async fn ask(&self, token: &str) -> Result<TokenReviewStatus, kube::Error> {
-        let _turn = self.turns.acquire().await.expect("nobody closes it");
+        let _slot = self.slots.acquire().await.expect("the semaphore is never closed");
         let client = self.client.get_or_try_init(Client::try_default).await?.clone();
         let audiences = (!self.config.audiences.is_empty()).then(|| self.config.audiences.clone());
         let review = TokenReview {
@@ -72,34 +71,33 @@ impl Reviewer {
     }
 }
 
-/// Who it is by the API server's answer.
+/// The client's identity, by the API server's answer.
 fn identity(status: TokenReviewStatus, audiences: &[String]) -> Option<Identity> {
-    let TokenReviewStatus { audiences: fitting, authenticated, user, .. } = status;
+    let TokenReviewStatus { audiences: matching, authenticated, user, .. } = status;
     if authenticated != Some(true) {
         return None;
     }
-    // An API server that knows nothing of audiences says of none that they fit.
-    if !audiences.is_empty() && !fitting.unwrap_or_default().iter().any(|fits| audiences.contains(fits)) {
+    // An API server without support for audiences returns none.
+    if !audiences.is_empty() && !matching.unwrap_or_default().iter().any(|audience| audiences.contains(audience)) {
         return None;
     }
     let UserInfo { username, groups, .. } = user?;
-    // A user of Kubernetes who is no ServiceAccount is nobody here.
+    // Only service accounts are accepted, no other users of Kubernetes.
     let (namespace, name) =
         username?.strip_prefix(SERVICE_ACCOUNT)?.split_once(':').map(|(a, b)| (a.to_owned(), b.to_owned()))?;
     let groups = groups.unwrap_or_default().into_iter().map(|group| format!("group:{group}"));
     Some(Identity { subjects: std::iter::once(format!("serviceaccount:{namespace}/{name}")).chain(groups).collect() })
 }
 
-/// Who it is, or that it is nobody.
 type Answer = Result<Identity, Unknown>;
 
-/// Answers, each until its time is over.
-struct Kept {
+/// Answers, each with the time at which it expires.
+struct Cache {
     answers: HashMap<Hash, (Answer, Instant)>,
     ttl: Duration,
 }
 
-impl Kept {
+impl Cache {
     fn get(&mut self, key: &Hash, now: Instant) -> Option<Answer> {
         let (answer, until) = self.answers.get(key)?;
         if *until > now {
@@ -110,11 +108,11 @@ impl Kept {
     }
 
     fn put(&mut self, key: Hash, answer: Answer, now: Instant) {
-        if self.answers.len() >= MAX_KEPT {
+        if self.answers.len() >= MAX_CACHED {
             self.answers.retain(|_, (_, until)| *until > now);
         }
-        if self.answers.len() >= MAX_KEPT {
-            // Those who are known cost a question again; nothing else is lost.
+        if self.answers.len() >= MAX_CACHED {
+            // The cost is one more review for each client.
             self.answers.clear();
         }
         let ttl = if answer.is_ok() { self.ttl } else { self.ttl.min(REFUSAL_TTL) };
@@ -140,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_account_is_known_by_namespace_and_name() {
+    fn review_identifies_a_service_account() {
         let found = identity(status("system:serviceaccount:ns:app", &["kvasir"]), &["kvasir".to_owned()]).unwrap();
         assert_eq!(found.subjects, ["serviceaccount:ns/app", "group:system:serviceaccounts:ns"]);
         assert!(identity(status("system:serviceaccount:ns:app", &[]), &[]).is_some());
@@ -153,21 +151,21 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_kept_for_a_while_and_in_bounds() {
-        let mut kept = Kept { answers: HashMap::new(), ttl: Duration::from_mins(1) };
+    fn review_answers_expire_and_are_bounded() {
+        let mut cache = Cache { answers: HashMap::new(), ttl: Duration::from_mins(1) };
         let (now, later) = (Instant::now(), |seconds| Instant::now() + Duration::from_secs(seconds));
         let known = Ok(Identity { subjects: vec!["a".to_owned()] });
-        kept.put([1; 32], known.clone(), now);
-        kept.put([2; 32], Err(Unknown::Token), now);
+        cache.put([1; 32], known.clone(), now);
+        cache.put([2; 32], Err(Unknown::Token), now);
         assert_eq!(
-            (kept.get(&[1; 32], now), kept.get(&[2; 32], now)),
+            (cache.get(&[1; 32], now), cache.get(&[2; 32], now)),
             (Some(known.clone()), Some(Err(Unknown::Token)))
         );
-        assert_eq!((kept.get(&[1; 32], later(30)), kept.get(&[2; 32], later(30))), (Some(known.clone()), None));
-        assert_eq!(kept.get(&[1; 32], later(90)), None);
-        for n in 0..3 * MAX_KEPT as u64 {
-            kept.put(hash(&n.to_string()), known.clone(), now);
-            assert!(kept.answers.len() <= MAX_KEPT);
+        assert_eq!((cache.get(&[1; 32], later(30)), cache.get(&[2; 32], later(30))), (Some(known.clone()), None));
+        assert_eq!(cache.get(&[1; 32], later(90)), None);
+        for n in 0..3 * MAX_CACHED as u64 {
+            cache.put(hash(&n.to_string()), known.clone(), now);
+            assert!(cache.answers.len() <= MAX_CACHED);
         }
     }
 }

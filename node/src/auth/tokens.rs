@@ -1,5 +1,4 @@
-//! Bearer tokens from a file: a YAML map of names to tokens. Only hashes of
-//! them are kept, and compared in constant time.
+//! Bearer tokens from a file, a YAML map of names to tokens. Only their hashes are kept, and compared in constant time.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Secret;
 use crate::reload::{self, Reloads};
 
-/// The shortest token, bytes: shorter ones can be guessed.
+/// The shortest token in bytes. Shorter ones could be guessed.
 const MIN_TOKEN_BYTES: usize = 16;
-/// Tokens that there may be.
+/// The most tokens.
 const MAX_TOKENS: usize = 4096;
 const MAX_NAME_BYTES: usize = 256;
 
@@ -25,7 +24,7 @@ pub(super) fn hash(token: &str) -> Hash {
     digest(&SHA256, token.as_bytes()).as_ref().try_into().expect("a SHA-256 hash has 32 bytes")
 }
 
-/// The tokens of the moment.
+/// The current tokens.
 pub(super) struct Tokens(watch::Receiver<Arc<[(String, Hash)]>>);
 
 impl Tokens {
@@ -43,8 +42,7 @@ impl Tokens {
         Ok(Self(tokens))
     }
 
-    /// Whose token this is. Takes as long for a wrong one as for a right one:
-    /// each is compared, to its end.
+    /// The name of a token. Compares all tokens completely, so that the time does not depend on the result.
     pub(super) fn find(&self, token: &str) -> Option<String> {
         let given = hash(token);
         let tokens = self.0.borrow().clone();
@@ -58,7 +56,7 @@ impl Tokens {
 }
 
 fn parse(text: &[u8]) -> Result<Vec<(String, Hash)>, String> {
-    // What the parser says would repeat what the file holds.
+    // The parser's message is not used, because it quotes the file.
     let form = "the file must be a YAML map of names to tokens";
     let text = std::str::from_utf8(text).map_err(|_| form.to_owned())?;
     let tokens: BTreeMap<String, Secret> = match serde_yaml::from_str::<Option<_>>(text) {
@@ -77,11 +75,13 @@ fn parse(text: &[u8]) -> Result<Vec<(String, Hash)>, String> {
         let len = token.len();
         if !(MIN_TOKEN_BYTES..=super::MAX_TOKEN_BYTES).contains(&len) || !token.chars().all(|c| c.is_ascii_graphic()) {
             let range = format!("{MIN_TOKEN_BYTES} to {}", super::MAX_TOKEN_BYTES);
-            return Err(format!("the token of {name} has {len} bytes: give {range} letters, digits and signs"));
+            return Err(format!(
+                "the token of {name} has {len} bytes: give {range} letters, digits and punctuation (ASCII)"
+            ));
         }
         let hash = hash(token);
         if hashes.iter().any(|(_, other)| *other == hash) {
-            return Err(format!("the token of {name} is another one's too: give each its own"));
+            return Err(format!("the token of {name} is that of another name as well: give each name its own token"));
         }
         hashes.push((name, hash));
     }
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_found_by_all_of_it() {
+    fn tokens_are_compared_completely() {
         let text = b"app: 0123456789abcdef\nops: fedcba9876543210\n";
         let tokens = Tokens(watch::channel(parse(text).unwrap().into()).1);
         assert_eq!(tokens.find("0123456789abcdef").as_deref(), Some("app"));
@@ -104,19 +104,19 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_file_is_refused_and_no_token_repeated() {
+    fn tokens_file_is_never_quoted_in_errors() {
         for (wrong, why) in [
             ("hush", "YAML map"),
             ("[hush]", "YAML map"),
             ("app: {hush: hush}", "YAML map"),
             ("app: hush", "the token of app has 4 bytes: give 16 to"),
-            ("app: hush hush hush hush", "letters, digits and signs"),
+            ("app: hush hush hush hush", "letters, digits and punctuation"),
             ("a b: hushhushhushhush", "has spaces"),
-            ("a: hushhushhushhush\nb: hushhushhushhush", "the token of b is another one's"),
+            ("a: hushhushhushhush\nb: hushhushhushhush", "the token of b is that of another name"),
         ] {
             let message = parse(wrong.as_bytes()).unwrap_err();
             assert!(message.contains(why) && !message.contains("hush"), "{wrong}: {message}");
         }
-        assert_eq!(parse(b"").unwrap(), [], "nobody is known, yet");
+        assert_eq!(parse(b"").unwrap(), [], "an empty file has no tokens");
     }
 }

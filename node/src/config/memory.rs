@@ -1,4 +1,4 @@
-//! `maxMemory` where it is not given: a share of what the process may take.
+//! The default of `maxMemory`: a share of the memory limit of the process.
 
 use std::fmt;
 
@@ -8,19 +8,19 @@ use crate::memory::{LEAST_LIMIT, LEAST_SHARE, Limit, share};
 /// What `maxMemory` comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaxMemoryFrom {
-    /// The setting; 0 there is no limit.
+    /// The setting, where 0 means no limit.
     Setting,
     /// The memory limit of the process.
     Limit,
-    /// Neither is there: entries have no limit.
+    /// There is neither: entries have no limit.
     Nothing,
 }
 
 impl MaxMemoryFrom {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 3] = [Self::Setting, Self::Limit, Self::Nothing];
 
-    /// Its name in status and metrics.
+    /// The name in status and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Setting => "setting",
@@ -37,8 +37,8 @@ impl fmt::Display for Limit {
 }
 
 impl Config {
-    /// The same in a process with this memory limit: without the setting, entries get a share of it. A limit in which a node
-    /// can hold nothing is refused: the kernel would end the process over and over.
+    /// This configuration in a process with this memory limit: without `maxMemory`, entries get a share of the limit. A limit
+    /// that leaves nothing for entries is refused, because the kernel would kill the process repeatedly.
     pub fn within(mut self, limit: Option<Limit>) -> Result<Self, ConfigError> {
         if let (MaxMemoryFrom::Nothing, Some(limit)) = (self.max_memory_from, &limit) {
             let share = share(limit.bytes);
@@ -57,13 +57,13 @@ impl Config {
         Ok(self)
     }
 
-    /// Why the kernel may end the process for the memory that it takes, and what to do; `None` if entries are bounded and
-    /// there is room besides them.
+    /// Why the kernel may kill the process for its memory, and what to do; `None` if entries are bounded and leave enough for
+    /// the rest.
     pub fn memory_concern(&self) -> Option<String> {
         let Some(max) = self.max_memory else {
             return Some(
-                "nothing limits the memory of entries, so that a full machine or container ends this node with all that \
-                 it holds: set a memory limit of the container (resources.limits.memory, MemoryMax), or maxMemory"
+                "nothing limits the memory of entries, so a machine or container that runs out of memory kills this node \
+                 with all its data: set a memory limit of the container (resources.limits.memory, MemoryMax), or maxMemory"
                     .to_owned(),
             );
         };
@@ -71,15 +71,15 @@ impl Config {
         let fits = share(limit.bytes);
         (max > fits).then(|| {
             format!(
-                "maxMemory is {}, and {} fit into the memory limit of the process, which is {limit}: at more than that \
-                 the kernel may end this node with all that it holds. Lower maxMemory or raise the limit",
+                "maxMemory is {}, but only {} fit into the memory limit of the process, which is {limit}: with more, \
+                 the kernel may kill this node with all its data. Lower maxMemory or raise the limit",
                 Quantity(max),
                 Quantity(fits),
             )
         })
     }
 
-    /// What to say of a `maxMemory` that is not set.
+    /// The remark of `--print-config` on a `maxMemory` that is not set.
     pub(super) fn max_memory_remark(&self) -> Option<String> {
         match (self.max_memory_from, &self.memory_limit) {
             (MaxMemoryFrom::Setting, _) => None,
@@ -113,12 +113,12 @@ mod tests {
     }
 
     #[test]
-    fn max_memory_as_set_stays() {
+    fn max_memory_stays_as_set() {
         let config = within("maxMemory: 10Mi", Some(96 << 20)).unwrap();
         assert_eq!((config.max_memory, config.max_memory_from), (Some(10 << 20), MaxMemoryFrom::Setting));
         assert_eq!(config.memory_concern(), None);
         let small = within("maxMemory: 1Mi", Some(LEAST_LIMIT - (1 << 20))).unwrap();
-        assert_eq!(small.max_memory, Some(1 << 20), "what was asked for is tried");
+        assert_eq!(small.max_memory, Some(1 << 20), "a setting is not changed");
         assert!(small.memory_concern().is_some());
     }
 
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn without_any_limit_there_is_a_concern() {
+    fn max_memory_without_any_limit_is_a_concern() {
         for (yaml, limit, from) in [
             ("", None, MaxMemoryFrom::Nothing),
             ("maxMemory: 0", None, MaxMemoryFrom::Setting),
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_too_small_for_a_node_is_refused() {
+    fn max_memory_from_too_small_a_limit_is_refused() {
         let message = within("", Some(LEAST_LIMIT - (1 << 20))).unwrap_err().to_string();
         for part in ["maxMemory: ", "(/sys/fs/cgroup/memory.max)", "at least", "raise the limit"] {
             assert!(message.contains(part), "{message}");

@@ -1,7 +1,7 @@
-//! The node's settings: one path, file < environment < flag, ending in a
-//! [`Config`] that is complete and valid. Knows nothing of what the settings
-//! are used for, and touches nothing but the file it is pointed at.
+//! The node's settings: file < environment < flag, validated into a [`Config`]. Knows nothing of what the settings are used
+//! for, and reads no file but the configuration file.
 
+mod discovery;
 mod encryption;
 mod memory;
 mod nats;
@@ -14,7 +14,6 @@ mod text;
 mod validate;
 
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -24,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::memory::Limit;
 
+pub use discovery::{DiscoveryConfig, DnsConfig, KubernetesConfig, StaticConfig};
 pub use encryption::{EncryptionConfig, KEY_BYTES, Keyring, MAX_COOKIE_BYTES, MAX_KEYS};
 pub use kvasir_membership::{MAX_NAME_BYTES, Role};
 pub use memory::MaxMemoryFrom;
@@ -40,18 +40,18 @@ pub use text::{DurationText, HostPort, Labels, Quantity, Secret, Secrets, Server
 
 /// The longest cluster name: a namespace, a slash, and the longest object name.
 pub const MAX_CLUSTER_BYTES: usize = 320;
-/// The longest UID of a cluster. Those of Kubernetes have 36 bytes.
+/// The longest UID of a cluster. UIDs of Kubernetes have 36 bytes.
 pub const MAX_CLUSTER_UID_BYTES: usize = 64;
 
-/// What is wrong with the settings. Every variant names the setting or the file.
+/// Why the settings are refused. Every variant names the setting or the file.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file can't be read.
+    /// The file cannot be read.
     #[error("cannot read the configuration file {path}: {source}", path = path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system says.
+        /// The error of the operating system.
         source: std::io::Error,
     },
     /// The file is not YAML.
@@ -59,25 +59,25 @@ pub enum ConfigError {
     Syntax {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and where.
+        /// The parser's message, with the position.
         message: String,
     },
-    /// A setting in the file has the wrong type or form, or doesn't exist.
+    /// A setting in the file has the wrong type or form, or does not exist.
     #[error("{path}: {field}: {message}", path = path.display())]
     Field {
         /// The file.
         path: PathBuf,
         /// The setting's path, such as `discovery.dns.port`.
         field: String,
-        /// What is wrong with it.
+        /// What is wrong.
         message: String,
     },
-    /// A setting that parses, but can't be used.
+    /// A setting can be parsed but not used.
     #[error("{field}: {message}")]
     Invalid {
         /// The setting's path, such as `discovery.dns.port`.
         field: &'static str,
-        /// What is wrong with it, and what would be right.
+        /// What is wrong, and what would be right.
         message: String,
     },
 }
@@ -86,23 +86,23 @@ pub enum ConfigError {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum MaxMemoryPolicy {
-    /// Refuses it.
+    /// Refuse it.
     #[default]
     #[value(name = "noeviction")]
     #[serde(rename = "noeviction")]
     NoEviction,
-    /// Deletes values that have a TTL, those that end first going first, on all nodes.
+    /// Delete values with a TTL, those that end first going first, on all nodes.
     TtlFirst,
 }
 
-/// How a log line is written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Readable text.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -111,7 +111,7 @@ pub enum LogFormat {
 pub struct LogConfig {
     /// A level, or a list of `target=level` filters.
     pub level: String,
-    /// How a line is written.
+    /// The format of lines.
     pub format: LogFormat,
 }
 
@@ -126,63 +126,16 @@ pub struct Limits {
     pub max_ttl: Duration,
 }
 
-/// Finding peers among the pods of a Kubernetes namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KubernetesConfig {
-    /// The namespace; `None` is the pod's own.
-    pub namespace: Option<String>,
-    /// The name of the container port that peers listen on.
-    pub discovery_port_name: String,
-    /// The name of the container port that clients use.
-    pub port_name: String,
-    /// The labels that a peer's pod has.
-    pub pod_labels: BTreeMap<String, String>,
-}
-
-/// Finding peers as the addresses of one DNS name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DnsConfig {
-    /// The name to ask for.
-    pub domain_name: String,
-    /// Whether IPv6 addresses are asked for, beside IPv4.
-    pub ipv6: bool,
-    /// The peer port at every address; `None` where SRV records bring it.
-    pub port: Option<u16>,
-    /// The servers to ask; none: those of `/etc/resolv.conf`.
-    pub server: Vec<SocketAddr>,
-}
-
-/// Finding peers in a fixed list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StaticConfig {
-    /// Where peers are; names are resolved again and again.
-    pub hosts: Vec<HostPort>,
-}
-
-/// How a node finds its peers: any number of ways together, or none for a
-/// node that is alone by choice.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DiscoveryConfig {
-    /// Among pods.
-    pub kubernetes: Option<KubernetesConfig>,
-    /// Over NATS.
-    pub nats: Option<NatsConfig>,
-    /// By name.
-    pub dns: Option<DnsConfig>,
-    /// In a list.
-    pub static_hosts: Option<StaticConfig>,
-}
-
-/// The settings of a node: complete, valid, and final.
+/// The settings of a node, complete and valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The node's name, unique in its cluster.
     pub name: String,
-    /// What the node is to its cluster.
+    /// The node's part in its cluster.
     pub role: Role,
-    /// The cluster: nodes of different clusters never talk.
+    /// The name of the cluster; nodes of different clusters never talk.
     pub cluster: String,
-    /// Which of the clusters of that name it is, one after the other or side by side; empty: there is one.
+    /// Tells clusters of one name apart; may be empty.
     pub cluster_uid: String,
     /// The address at which peers reach this node.
     pub advertise: IpAddr,
@@ -192,59 +145,58 @@ pub struct Config {
     pub peer_address: SocketAddr,
     /// Where the node serves metrics, health and status.
     pub admin_address: SocketAddr,
-    /// How often a node tells its peers what it has, and compares itself with three of them.
+    /// How often the node sends heartbeats, and compares its map with three peers.
     pub sync_interval: Duration,
-    /// How long a starting node waits for peers that discovery names and it does not reach.
+    /// How long a starting node waits for peers that discovery finds but the node cannot reach.
     pub join_timeout: Duration,
-    /// Whether a node that found no ready peer in `join_timeout` becomes ready with an empty map.
+    /// Whether a node that finds no ready peer within `join_timeout` becomes ready with an empty map.
     pub serve_alone: bool,
-    /// How long a leaving node waits until peers hold its writes.
+    /// How long a leaving node waits for peers to hold its writes.
     pub drain_timeout: Duration,
-    /// The memory that entries may take; `None` is no limit.
+    /// The memory that entries may take; `None` means no limit.
     pub max_memory: Option<u64>,
     /// What `max_memory` comes from.
     pub max_memory_from: MaxMemoryFrom,
-    /// The memory that the process may take, if there is a limit and it was looked for: see [`Config::within`].
+    /// The memory limit of the process, if it has one and [`Config::within`] was called.
     pub memory_limit: Option<Limit>,
-    /// Whether values with a TTL make room when the memory is used up.
+    /// Whether values with a TTL are deleted to make room.
     pub evict_ending: bool,
-    /// How many members the cluster is meant to have; 0: as many as are known.
+    /// How many members the cluster is meant to have; 0 means as many as are known.
     pub voters: usize,
-    /// The file to look at again for a change of `voters`; `None` if something
-    /// that stands above a file gave it.
+    /// The file to watch for changes of `voters`; `None` if a flag or the environment sets it.
     pub voters_file: Option<PathBuf>,
-    /// How long a node may be out of reach until a majority gives up on it.
+    /// How long a node may be unreachable for a majority until they evict it.
     pub evict_after: Duration,
     /// What a client may send.
     pub limits: Limits,
-    /// How far ahead a peer's clock may be.
+    /// How far a peer's clock may be ahead.
     pub max_clock_skew: Duration,
-    /// How the nodes keep track of who lives.
+    /// The membership protocol.
     pub swim: SwimConfig,
     /// How the node finds its peers.
     pub discovery: DiscoveryConfig,
-    /// What peers encrypt with; `None`: nothing is encrypted.
+    /// Encryption between peers.
     pub encryption: Option<EncryptionConfig>,
-    /// TLS on the client port; `None`: without.
+    /// TLS on the client port.
     pub tls: Option<TlsConfig>,
-    /// Mutual TLS between peers; `None`: without.
+    /// Mutual TLS between peers.
     pub peer_tls: Option<PeerTlsConfig>,
-    /// How clients show who they are; `None`: nobody is asked.
+    /// How clients authenticate; `None`: they need not.
     pub auth: Option<AuthConfig>,
-    /// What they may do; `None`: everything.
+    /// What clients may do; `None` means everything.
     pub access: Option<Vec<AccessRule>>,
-    /// The file to look at again for a change of `access`.
+    /// The file to watch for changes of `access`.
     pub access_file: Option<PathBuf>,
-    /// What clients may take of the node.
+    /// Limits of the client port.
     pub client_port: ClientPortConfig,
-    /// What peers may take of the node.
+    /// Limits of the peer port.
     pub peer_port: PeerPortConfig,
     /// How the node logs.
     pub log: LogConfig,
 }
 
 impl Config {
-    /// The settings of a parsed command line, on top of the file it names.
+    /// Combines a parsed command line with the file that it names.
     pub fn from_cli(cli: Cli) -> Result<Self, ConfigError> {
         let file = cli.config.as_deref().map(Settings::from_file).transpose()?.unwrap_or_default();
         let voters_file = cli.config.clone().filter(|_| cli.settings.voters.is_none());

@@ -1,4 +1,4 @@
-//! Finding peers over NATS: what is needed for it, and from settings to that.
+//! Discovery over NATS: the validated settings.
 
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -18,35 +18,35 @@ const RECONNECT_WAIT: RangeInclusive<Duration> = Duration::from_millis(10)..=Dur
 const MAX_SERVERS: usize = 16;
 const MAX_SUBJECT_BYTES: usize = 256;
 
-/// Finding peers on a NATS subject.
+/// Discovery on a NATS subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NatsConfig {
-    /// URLs of the servers; at least one.
+    /// The URLs of the servers; at least one.
     pub server: Vec<String>,
-    /// Where the cluster's nodes meet.
+    /// The subject on which the cluster's nodes announce themselves.
     pub subject: String,
     /// How long to wait for a server's answer.
     pub timeout: Duration,
-    /// How many attempts to connect come at the pace of `reconnect_wait`.
+    /// After how many attempts the wait begins to double.
     pub max_join_attempts: u32,
     /// How long to wait between two attempts to connect.
     pub reconnect_wait: Duration,
-    /// The port to announce; `None`: the peer port.
+    /// The port to announce; `None` means the peer port.
     pub discovery_port: Option<u16>,
-    /// The name or address to announce; `None`: the advertised one.
+    /// The name or address to announce; `None` means the advertised address.
     pub host: Option<String>,
     /// How to log in.
     pub login: Option<NatsLogin>,
-    /// Authorities of the servers' certificates; `None`: the system's.
+    /// The CA certificates for the servers; `None` means the system's.
     pub ca_file: Option<PathBuf>,
 }
 
-/// How to log in at a NATS server.
+/// How to log in to a NATS server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NatsLogin {
-    /// With a name and a password.
+    /// With user and password.
     User {
-        /// The name.
+        /// The user.
         user: String,
         /// The password.
         password: SecretSource,
@@ -60,9 +60,9 @@ pub enum NatsLogin {
 /// Where a secret is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretSource {
-    /// Here.
+    /// Given as a setting.
     Text(Secret),
-    /// In a file, which is read each time that the secret is needed.
+    /// In a file, which is read whenever the secret is needed.
     File(PathBuf),
 }
 
@@ -95,28 +95,13 @@ impl NatsSettings {
             check_server(url)?;
         }
         if discovery_port == Some(0) {
-            return Err(invalid("discovery.nats.discoveryPort", "0 is no port: leave it out for the peer port"));
+            return Err(invalid(
+                "discovery.nats.discoveryPort",
+                "0 is not a port: leave it out to announce the peer port",
+            ));
         }
         let password = one_of("discovery.nats.passwordFile", password, password_file)?;
         let token = one_of("discovery.nats.tokenFile", token, token_file)?;
-        let login = match (user, password, token, credentials_file) {
-            (None, None, None, None) => None,
-            (Some(user), Some(password), None, None) => Some(NatsLogin::User { user, password }),
-            (None, None, Some(token), None) => Some(NatsLogin::Token(token)),
-            (None, None, None, Some(file)) => Some(NatsLogin::Credentials(file)),
-            (Some(_), None, None, None) => {
-                return Err(invalid("discovery.nats.password", "give it, or passwordFile: there is a user"));
-            }
-            (None, Some(_), None, None) => {
-                return Err(invalid("discovery.nats.user", "give it: there is a password"));
-            }
-            _ => {
-                return Err(invalid(
-                    "discovery.nats",
-                    "give one way to log in: user and password, or a token, or a credentialsFile",
-                ));
-            }
-        };
         Ok(NatsConfig {
             server,
             subject: checked_subject(subject, cluster)?,
@@ -130,24 +115,52 @@ impl NatsSettings {
             )?,
             discovery_port,
             host: host.filter(|host| !host.is_empty()),
-            login,
+            login: login(user, password, token, credentials_file)?,
             ca_file,
         })
     }
 }
 
-/// A password in a URL would be shown wherever the URL is.
+fn login(
+    user: Option<String>,
+    password: Option<SecretSource>,
+    token: Option<SecretSource>,
+    credentials_file: Option<PathBuf>,
+) -> Result<Option<NatsLogin>, ConfigError> {
+    match (user, password, token, credentials_file) {
+        (None, None, None, None) => Ok(None),
+        (Some(user), Some(password), None, None) => Ok(Some(NatsLogin::User { user, password })),
+        (None, None, Some(token), None) => Ok(Some(NatsLogin::Token(token))),
+        (None, None, None, Some(file)) => Ok(Some(NatsLogin::Credentials(file))),
+        (Some(_), None, None, None) => {
+            Err(invalid("discovery.nats.password", "a user is given: give the password or passwordFile as well"))
+        }
+        (None, Some(_), None, None) => {
+            Err(invalid("discovery.nats.user", "a password is given: give the user as well"))
+        }
+        _ => Err(invalid(
+            "discovery.nats",
+            "give one way to log in: user and password, or a token, or a credentialsFile",
+        )),
+    }
+}
+
+/// URLs are shown in logs and status, so they must not contain a password.
 fn check_server(url: &str) -> Result<(), ConfigError> {
     let field = "discovery.nats.server";
     let form = "write nats://HOST:4222 or tls://HOST:4222";
-    // The messages have no place for the URL itself.
-    let server: ServerAddr =
-        url.parse().map_err(|error| invalid(field, format!("one of them is no server's address ({error}): {form}")))?;
+    // The messages do not quote the URL, which may contain a password.
+    let server: ServerAddr = url
+        .parse()
+        .map_err(|error| invalid(field, format!("one of them is not a server's address ({error}): {form}")))?;
     if server.has_user_pass() || server.password().is_some() {
-        return Err(invalid(field, "a URL must hold no user or password: set user, and password or passwordFile"));
+        return Err(invalid(
+            field,
+            "a URL must not contain a user or password: set user, and password or passwordFile",
+        ));
     }
     if !matches!(server.scheme(), "nats" | "tls") || server.host().is_empty() {
-        return Err(invalid(field, format!("one of them is no NATS server's address: {form}")));
+        return Err(invalid(field, format!("one of them is not a NATS server's address: {form}")));
     }
     Ok(())
 }
@@ -164,9 +177,7 @@ fn checked_subject(given: Option<String>, cluster: &str) -> Result<String, Confi
     if !subject.split('.').all(word) {
         return Err(invalid(
             field,
-            format!(
-                "{subject:?} is no subject: give words with dots between them, without * and >, such as kvasir.demo"
-            ),
+            format!("{subject:?} is not a subject: give words separated by dots, without * and >, such as kvasir.demo"),
         ));
     }
     Ok(subject)

@@ -1,4 +1,4 @@
-//! What those who connect may take of a node: limits of the two ports.
+//! The limits of the client port and the peer port.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -18,21 +18,21 @@ const KEEPALIVE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duratio
 /// Limits of the client port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientPortConfig {
-    /// Connections that may be open.
+    /// Open connections.
     pub max_connections: usize,
-    /// Those from one address.
+    /// Open connections from one address.
     pub max_connections_per_address: usize,
-    /// Calls that one connection may have open; more wait.
+    /// Calls in progress on one connection; more wait.
     pub max_streams: usize,
-    /// The headers of a call, bytes.
+    /// The size of a call's headers in bytes.
     pub max_header_bytes: usize,
-    /// How long a connection may take until it speaks HTTP/2, TLS included.
+    /// How long the TLS and HTTP/2 handshakes may take.
     pub handshake_timeout: Duration,
-    /// How long a connection may have no call; `None`: for ever.
+    /// How long a connection may have no call; `None` means forever.
     pub idle_timeout: Option<Duration>,
-    /// A connection that is silent for this long is asked whether it lives ...
+    /// How long a connection may be silent before the node sends a ping.
     pub keepalive_interval: Duration,
-    /// ... and closed when it does not answer within this.
+    /// How long the answer to a ping may take before the connection is closed.
     pub keepalive_timeout: Duration,
 }
 
@@ -53,11 +53,11 @@ impl ClientPortConfig {
 /// Limits of the peer port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerPortConfig {
-    /// Connections that others have opened.
+    /// Open inbound connections.
     pub max_connections: usize,
-    /// Those from one address.
+    /// Open inbound connections from one address.
     pub max_connections_per_address: usize,
-    /// Those that are still in the handshake; more wait.
+    /// Inbound connections in the handshake; more wait.
     pub max_handshakes: usize,
     /// How long a handshake may take.
     pub handshake_timeout: Duration,

@@ -1,5 +1,4 @@
-//! From a [`Config`] back to settings, and to the text of a file: what is in
-//! force, for people to read, and for a node to read again. Secrets are left out.
+//! From a [`Config`] back to settings and to a configuration file. Secrets are left out.
 
 use super::{
     AuthConfig, AuthSettings, ClientPortConfig, ClientPortSettings, Config, DiscoveryConfig, DiscoverySettings,
@@ -10,15 +9,15 @@ use super::{
 };
 
 impl Config {
-    /// The settings in the form of the file.
+    /// The settings as a configuration file.
     pub fn to_yaml(&self) -> String {
         let text = serde_yaml::to_string(&Settings::from(self)).expect("settings are maps, lists, numbers and strings");
-        let left_out = |name: &str| format!("# {name} is set, and left out here");
+        let left_out = |name: &str| format!("# {name} is set, but not shown");
         let memory = self.max_memory_remark().map(|remark| format!("# {remark}"));
         self.secrets().into_iter().map(left_out).chain(memory).chain([text]).collect::<Vec<_>>().join("\n")
     }
 
-    /// The paths of the secrets that are given by themselves, and not as files.
+    /// The paths of the secrets that are given as settings and not in files.
     fn secrets(&self) -> Vec<&'static str> {
         let mut secrets = match self.discovery.nats.as_ref().and_then(|nats| nats.login.as_ref()) {
             Some(NatsLogin::User { password: SecretSource::Text(_), .. }) => vec!["discovery.nats.password"],
@@ -32,8 +31,9 @@ impl Config {
     }
 }
 
-// Every struct is taken apart without `..`: a new setting cannot be forgotten here.
+// Every struct is destructured without `..`, so that no setting is forgotten.
 impl From<&Config> for Settings {
+    #[allow(clippy::too_many_lines, reason = "two lines per setting")]
     fn from(config: &Config) -> Self {
         let Config {
             name,
@@ -50,10 +50,10 @@ impl From<&Config> for Settings {
             drain_timeout,
             max_memory,
             max_memory_from,
-            memory_limit: _, // the system's, and no setting
+            memory_limit: _, // not a setting
             evict_ending,
             voters,
-            voters_file: _, // where a change of `voters` is looked for, not a setting
+            voters_file: _, // not a setting
             evict_after,
             limits: Limits { max_key_bytes, max_value_bytes, max_ttl },
             max_clock_skew,
@@ -64,7 +64,7 @@ impl From<&Config> for Settings {
             peer_tls,
             auth,
             access,
-            access_file: _, // as voters_file
+            access_file: _, // not a setting
             client_port,
             peer_port,
             log: LogConfig { level, format },

@@ -1,8 +1,13 @@
-//! TLS, who clients are and what they may do: what is needed for it, and from
-//! settings to that. The files are not looked at here.
+//! TLS, authentication and access rules: the validated settings. Does not read the files.
 
-use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
+pub use kvasir_formats::access::Verb;
+
+use kvasir_formats::{
+    access::{SUBJECT_FORMS, is_subject},
+    defaults::REVIEW_TTL,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -12,107 +17,76 @@ use super::{
 
 const DEFAULT_SERVER_NAME: &str = "kvasir-peer";
 const DEFAULT_REVIEW_TTL: Duration = Duration::from_mins(1);
-const REVIEW_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(10);
 const MAX_AUDIENCES: usize = 16;
-/// Rules that there may be.
+/// The most access rules.
 pub const MAX_RULES: usize = 1024;
-/// Subjects and verbs of one rule.
+/// The most subjects of one rule.
 const MAX_SUBJECTS: usize = 256;
 const MAX_PREFIX_BYTES: usize = 64 << 10;
 
 /// TLS on the client port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsConfig {
-    /// The certificate and those that it was made with, PEM.
+    /// The certificate chain, PEM.
     pub cert_file: PathBuf,
-    /// Its key, PEM.
+    /// The certificate's key, PEM.
     pub key_file: PathBuf,
-    /// The authorities of clients' certificates.
+    /// The CA certificates for clients' certificates.
     pub client_ca_file: Option<PathBuf>,
 }
 
 /// Mutual TLS between peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerTlsConfig {
-    /// The certificate and those that it was made with, PEM.
+    /// The certificate chain, PEM.
     pub cert_file: PathBuf,
-    /// Its key, PEM.
+    /// The certificate's key, PEM.
     pub key_file: PathBuf,
-    /// The authorities of peers' certificates.
+    /// The CA certificates for peers' certificates.
     pub ca_file: PathBuf,
     /// The name that every peer's certificate has.
     pub server_name: String,
 }
 
-/// How clients show who they are; at least one way is on.
+/// How clients authenticate; at least one method is on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthConfig {
-    /// By tokens of this file.
+    /// By the bearer tokens of this file.
     pub tokens_file: Option<PathBuf>,
-    /// By their certificates.
+    /// By certificates.
     pub client_certificates: bool,
-    /// By tokens of Kubernetes.
+    /// By tokens of Kubernetes service accounts.
     pub token_review: Option<TokenReviewConfig>,
 }
 
-/// Asking Kubernetes about tokens.
+/// Token reviews by Kubernetes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenReviewConfig {
-    /// Whom tokens must be meant for; none: the API server itself.
+    /// Audiences of which a token must have one; if empty, the API server.
     pub audiences: Vec<String>,
-    /// How long an answer is good for.
+    /// How long an answer is cached.
     pub ttl: Duration,
 }
 
-/// What may be done to keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verb {
-    /// Reading: get, exists, list.
-    Read,
-    /// Writing: put, touch.
-    Write,
-    /// Deleting.
-    Delete,
-    /// Watching.
-    Watch,
-    /// Looking at the cluster's state and events; of no prefix.
-    Admin,
-}
-
-impl Verb {
-    /// Its name as in settings.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Delete => "delete",
-            Self::Watch => "watch",
-            Self::Admin => "admin",
-        }
-    }
-}
-
-/// Who may do what to keys that begin with a prefix. What no rule allows is
-/// refused.
+/// Allows subjects to do something with the keys under a prefix. What no rule allows is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AccessRule {
-    /// Such as `token:app`, `cert:app`, `serviceaccount:NAMESPACE/NAME`,
-    /// `group:NAME`, or `*` for whoever showed who it is.
+    /// Such as `token:app`, `cert:app`, `serviceaccount:NAMESPACE/NAME`, `group:NAME`, or `*` for every authenticated
+    /// client.
     pub subjects: Vec<String>,
-    /// What the keys begin with; all keys, with none.
+    /// The prefix of the keys; if empty, the rule is for all keys.
     #[serde(default)]
     pub prefix: String,
-    /// What they may do.
+    /// What the subjects may do.
     pub verbs: Vec<Verb>,
 }
 
 impl TlsSettings {
     pub(super) fn validate(self) -> Result<TlsConfig, ConfigError> {
         let Self { cert_file, key_file, client_ca_file } = self;
-        let cert_file = cert_file.ok_or_else(|| invalid("tls.certFile", "give it: tls has other settings"))?;
-        let key_file = key_file.ok_or_else(|| invalid("tls.keyFile", "give it: tls has other settings"))?;
+        let cert_file = cert_file.ok_or_else(|| invalid("tls.certFile", "give this file: tls has other settings"))?;
+        let key_file = key_file.ok_or_else(|| invalid("tls.keyFile", "give this file: tls has other settings"))?;
         Ok(TlsConfig { cert_file, key_file, client_ca_file })
     }
 }
@@ -120,12 +94,12 @@ impl TlsSettings {
 impl PeerTlsSettings {
     pub(super) fn validate(self) -> Result<PeerTlsConfig, ConfigError> {
         let Self { cert_file, key_file, ca_file, server_name } = self;
-        let missing = |field| move || invalid(field, "give it: peerTls has other settings");
+        let missing = |field| move || invalid(field, "give this file: peerTls has other settings");
         let server_name = server_name.unwrap_or_else(|| DEFAULT_SERVER_NAME.to_owned());
         if rustls::pki_types::DnsName::try_from(server_name.as_str()).is_err() {
             return Err(invalid(
                 "peerTls.serverName",
-                format!("{server_name:?} is no DNS name: give the one that every peer's certificate has"),
+                format!("{server_name:?} is not a DNS name: give the name that every peer's certificate has"),
             ));
         }
         Ok(PeerTlsConfig {
@@ -148,7 +122,7 @@ impl AuthSettings {
         if audiences.len() > MAX_AUDIENCES || audiences.iter().any(String::is_empty) {
             return Err(invalid(
                 "auth.tokenReviewAudiences",
-                format!("give up to {MAX_AUDIENCES}, none of them empty"),
+                format!("give at most {MAX_AUDIENCES}, none of them empty"),
             ));
         }
         let ttl = within("auth.tokenReviewTtl", token_review_ttl, DEFAULT_REVIEW_TTL, &REVIEW_TTL)?;
@@ -158,7 +132,7 @@ impl AuthSettings {
     }
 }
 
-/// Checks rules of access.
+/// Checks access rules.
 pub(super) fn checked_access(
     rules: Option<Vec<AccessRule>>,
     auth: Option<&AuthConfig>,
@@ -166,7 +140,7 @@ pub(super) fn checked_access(
     let Some(rules) = rules else { return Ok(None) };
     let wrong = |n: usize, message: &str| invalid("access", format!("rule {n}: {message}"));
     if auth.is_none() {
-        return Err(invalid("access", "needs a way for clients to show who they are: set auth"));
+        return Err(invalid("access", "needs a way for clients to authenticate: set auth"));
     }
     if rules.len() > MAX_RULES {
         return Err(invalid("access", format!("{} rules: give at most {MAX_RULES}", rules.len())));
@@ -175,13 +149,8 @@ pub(super) fn checked_access(
         if subjects.is_empty() || subjects.len() > MAX_SUBJECTS {
             return Err(wrong(n, &format!("subjects: give 1 to {MAX_SUBJECTS}")));
         }
-        let kinds = ["token:", "cert:", "serviceaccount:", "group:"];
-        let known = |subject: &String| {
-            subject == "*" || kinds.iter().any(|kind| subject.strip_prefix(kind).is_some_and(|name| !name.is_empty()))
-        };
-        if let Some(other) = subjects.iter().find(|subject| !known(subject)) {
-            let forms = "token:NAME, cert:NAME, serviceaccount:NAMESPACE/NAME, group:NAME or *";
-            return Err(wrong(n, &format!("subjects: {other:?} is none: give {forms}")));
+        if let Some(other) = subjects.iter().find(|subject| !is_subject(subject)) {
+            return Err(wrong(n, &format!("subjects: {other:?} is not a subject: give {SUBJECT_FORMS}")));
         }
         if verbs.is_empty() {
             return Err(wrong(n, "verbs: give at least one of read, write, delete, watch, admin"));

@@ -1,4 +1,4 @@
-//! The settings of the membership protocol, and what makes no sense of them.
+//! The settings of the membership protocol.
 
 use std::{
     num::{NonZeroU8, NonZeroUsize},
@@ -40,12 +40,12 @@ impl SwimSettings {
             gossip_fanout: count("swim.gossipFanout", self.gossip_fanout, lan.gossip_fanout)?,
             transmissions: u8::try_from(transmissions).ok().and_then(NonZeroU8::new).unwrap_or(lan.transmissions),
         };
-        // Within one period there must be time for the probe, and for those of others.
+        // One period must have time for the probe and for the probes of the members that are asked to help.
         if config.probe_timeout * 2 > config.probe_period {
             return Err(invalid(
                 "swim.probeTimeout",
                 format!(
-                    "{:?} leaves others no time to probe too: give at most half of swim.probePeriod, which is {:?}",
+                    "{:?} leaves other members no time to probe: give at most half of swim.probePeriod, which is {:?}",
                     config.probe_timeout, config.probe_period
                 ),
             ));
@@ -54,7 +54,7 @@ impl SwimSettings {
             return Err(invalid(
                 "swim.suspicion",
                 format!(
-                    "{:?} gives nobody time to say that it lives: give at least swim.probePeriod, which is {:?}",
+                    "{:?} gives a suspect no time to refute: give at least swim.probePeriod, which is {:?}",
                     config.suspicion, config.probe_period
                 ),
             ));

@@ -1,4 +1,4 @@
-//! From the text of a file and the words of a command line to a whole config.
+//! From a file and a command line to a validated [`Config`].
 
 use std::path::Path;
 
@@ -28,7 +28,7 @@ fn refused(yaml: &str, parts: &[&str]) {
 }
 
 #[test]
-fn nothing_given_is_a_member_alone_on_loopback() {
+fn defaults_are_a_lone_member_on_loopback() {
     let config = config("").unwrap();
     assert_eq!(config.role, Role::Member);
     assert_eq!(config.cluster, "default");
@@ -46,17 +46,17 @@ fn nothing_given_is_a_member_alone_on_loopback() {
     assert_eq!(config.limits.max_ttl, Duration::from_hours(87_600));
     assert_eq!(config.max_clock_skew, Duration::from_secs(10));
     assert_eq!((config.voters, config.evict_after), (0, Duration::from_mins(5)));
-    assert!(!config.evict_ending, "nothing is deleted unless asked for");
+    assert!(!config.evict_ending, "nothing is deleted by default");
     assert_eq!(config.swim, SwimConfig::LAN);
     assert_eq!(config.discovery, DiscoveryConfig::default());
     assert_eq!(config.log, LogConfig { level: "info".to_owned(), format: LogFormat::Text });
 }
 
 #[test]
-fn a_whole_file_is_read() {
+fn file_with_all_settings_is_read() {
     let config = config(
         r#"
-name: ignored-for-the-flag
+name: overridden-by-the-flag
 role: sidecar
 cluster: ns/demo
 advertiseAddress: 10.1.2.3
@@ -101,7 +101,7 @@ discovery:
     assert_eq!((config.swim.probe_period, config.swim.suspicion), (Duration::from_secs(1), Duration::from_secs(5)));
     assert_eq!((config.swim.gossip_fanout.get(), config.swim.transmissions.get()), (5, 20));
     assert_eq!(config.swim.probe_timeout, SwimConfig::LAN.probe_timeout);
-    assert!(!config.serve_alone, "a sidecar waits for the cluster unless told otherwise");
+    assert!(!config.serve_alone, "by default a sidecar waits for the cluster");
     let kubernetes = config.discovery.kubernetes.unwrap();
     assert_eq!(kubernetes.discovery_port_name, "peer");
     assert_eq!(kubernetes.port_name, "client");
@@ -121,7 +121,7 @@ discovery:
 }
 
 #[test]
-fn a_flag_wins_over_the_file_setting_by_setting() {
+fn flag_wins_over_the_file_setting_by_setting() {
     let file = file("cluster: file\nsyncInterval: 2s\ndiscovery: {dns: {domainName: file, port: 9}}").unwrap();
     let merged = flags(&["--name", "n", "--cluster", "flag", "--discovery-dns-domain-name", "flag"]).over(file);
     let config = merged.validate().unwrap();
@@ -132,10 +132,10 @@ fn a_flag_wins_over_the_file_setting_by_setting() {
 }
 
 #[test]
-fn a_node_that_listens_everywhere_gives_an_address_that_reaches_it() {
+fn advertise_address_of_any_is_one_of_this_machine() {
     for everywhere in ["0.0.0.0:7071", "'[::]:7071'"] {
         let config = config(&format!("peerAddress: {everywhere}")).unwrap();
-        // Which one depends on the machine; that a socket can have it says that it is this machine's.
+        // The address depends on the machine. That a socket can bind it proves that it is one of this machine.
         assert!(!config.advertise.is_unspecified());
         std::net::UdpSocket::bind((config.advertise, 0)).unwrap();
     }
@@ -143,7 +143,7 @@ fn a_node_that_listens_everywhere_gives_an_address_that_reaches_it() {
 }
 
 #[test]
-fn flags_alone_say_everything() {
+fn flags_can_set_everything() {
     let config = flags(&[
         "--name=n",
         "--role=sidecar",
@@ -193,10 +193,9 @@ fn flags_alone_say_everything() {
     );
 }
 
-/// Environment variables belong to a process, so each of these runs this
-/// very test in a process of its own.
+/// Environment variables belong to the process, so the test runs itself again in a process of its own.
 #[test]
-fn the_environment_wins_over_the_file_and_a_flag_over_both() {
+fn environment_wins_over_file_and_flag_over_both() {
     const INNER: &str = "KVASIR_TEST_INNER";
     if std::env::var_os(INNER).is_some() {
         let file = || file("cluster: file\nrole: member\nserveAlone: true\nmaxTtl: 1h").unwrap();
@@ -210,7 +209,7 @@ fn the_environment_wins_over_the_file_and_a_flag_over_both() {
         return;
     }
     let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "config::tests::the_environment_wins_over_the_file_and_a_flag_over_both"])
+        .args(["--exact", "config::tests::environment_wins_over_file_and_flag_over_both"])
         .envs([
             (INNER, "1"),
             ("KVASIR_NAME", "env-name"),
@@ -226,7 +225,7 @@ fn the_environment_wins_over_the_file_and_a_flag_over_both() {
 }
 
 #[test]
-fn what_is_wrong_in_a_file_is_named_by_its_path() {
+fn file_errors_name_the_path_of_the_setting() {
     refused("syncIntervall: 1s", &["node.yaml: syncIntervall", "did you mean `syncInterval`?"]);
     refused("discovery: {dns: {domianName: x}}", &["discovery.dns.domianName", "did you mean `domainName`?"]);
     refused("colour: red", &["colour", "unknown field"]);
@@ -243,7 +242,7 @@ fn what_is_wrong_in_a_file_is_named_by_its_path() {
 }
 
 #[test]
-fn what_cannot_work_is_named_and_the_range_is_told() {
+fn invalid_settings_are_named_with_their_range() {
     refused("syncInterval: 1ms", &["syncInterval", "10ms"]);
     refused("maxKeyBytes: 0", &["maxKeyBytes", "65536"]);
     refused("maxValueBytes: 1000000000", &["maxValueBytes"]);
@@ -278,7 +277,7 @@ fn what_cannot_work_is_named_and_the_range_is_told() {
 }
 
 #[test]
-fn name_defaults_to_the_whole_host_name() {
+fn name_defaults_to_the_full_host_name() {
     let by_host = |host: &str| checked_name(None, || Some(host.to_owned()));
     assert_eq!(by_host("db.east.example").unwrap(), "db.east.example");
     assert_ne!(by_host("db.east.example").unwrap(), by_host("db.west.example").unwrap());
@@ -291,7 +290,7 @@ fn name_defaults_to_the_whole_host_name() {
 }
 
 #[test]
-fn wrong_nats_settings_are_named_and_no_password_is_told() {
+fn nats_errors_name_the_setting_and_no_password() {
     let refused = |nats: &str, parts: &[&str]| refused(&format!("discovery: {{nats: {{{nats}}}}}"), parts);
     refused("", &["discovery.nats.server", "nats://10.0.0.1:4222"]);
     refused("server: []", &["discovery.nats.server"]);
@@ -318,13 +317,13 @@ fn wrong_nats_settings_are_named_and_no_password_is_told() {
 }
 
 #[test]
-fn what_is_printed_is_what_is_in_force_without_secrets() {
+fn print_config_round_trips_without_secrets() {
     let printed = |config: &Config| {
         let text = config.to_yaml();
         assert_eq!(file(&text).unwrap().validate().unwrap(), *config, "{text}");
         text
     };
-    assert!(!printed(&config("").unwrap()).contains("left out"));
+    assert!(!printed(&config("").unwrap()).contains("not shown"));
     printed(
         &config(
             "{role: sidecar, cluster: ns/demo, clusterUid: u-1, peerAddress: '[::]:2', adminAddress: '0.0.0.0:3', syncInterval: 1m30s, \
@@ -341,7 +340,7 @@ fn what_is_printed_is_what_is_in_force_without_secrets() {
     let hush = "aHVzaGh1c2hodXNoaHVzaGh1c2hodXNoaHVzaGh1c2g=";
     let inline = config(&format!("encryption: {{cookie: demo-hush, keys: [{hush}]}}")).unwrap();
     let text = inline.to_yaml();
-    assert!(text.contains("# encryption.keys is set, and left out here"), "{text}");
+    assert!(text.contains("# encryption.keys is set, but not shown"), "{text}");
     for shown in [text, format!("{inline:?}")] {
         assert!(!shown.contains("hush") && !shown.contains(hush), "{shown}");
     }
@@ -350,15 +349,15 @@ fn what_is_printed_is_what_is_in_force_without_secrets() {
     {
         let config = config(&format!("discovery: {{nats: {{server: a, {nats}}}}}")).unwrap();
         let text = config.to_yaml();
-        assert!(text.contains(&format!("# {path} is set, and left out here\n")) && !text.contains("hush"), "{text}");
+        assert!(text.contains(&format!("# {path} is set, but not shown\n")) && !text.contains("hush"), "{text}");
         assert!(!format!("{config:?}").contains("hush"), "{config:?}");
     }
 }
 
-/// The documented file, and the same with the settings that it only shows.
+/// The example file as it is, and with all settings that are commented out.
 fn documented() -> (String, String) {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/node.yaml")).unwrap();
-    // A setting that is only shown has its # right before it; a remark has a space in between.
+    // A setting that is commented out follows its # directly; a comment has a space in between.
     let shown = |line: &str| {
         let text = line.trim_start();
         match text.strip_prefix('#') {
@@ -373,7 +372,7 @@ fn documented() -> (String, String) {
 }
 
 #[test]
-fn the_documented_file_gives_the_defaults() {
+fn example_file_has_the_defaults() {
     let (text, all) = documented();
     assert_eq!(config(&text).unwrap(), config("").unwrap());
     let shown = config(&all).unwrap();
@@ -390,11 +389,11 @@ fn the_documented_file_gives_the_defaults() {
         ..shown.clone()
     };
     assert_eq!(none, config("").unwrap());
-    assert_eq!(shown.max_memory, Some(crate::memory::share(96 << 20)), "as the remark on it says");
+    assert_eq!(shown.max_memory, Some(crate::memory::share(96 << 20)), "the share of the limit that the comment names");
     let DiscoveryConfig { kubernetes, nats, dns, static_hosts } = shown.discovery;
     let (kubernetes, nats, dns) = (kubernetes.unwrap(), nats.unwrap(), dns.unwrap());
     assert!(!static_hosts.unwrap().hosts.is_empty());
-    // What each would be with nothing but what it cannot do without.
+    // Each provider with only its required settings.
     let least = config(&format!(
         "discovery: {{kubernetes: {{podLabels: {{a: b}}}}, nats: {{server: a}}, dns: {{domainName: {}}}}}",
         dns.domain_name
@@ -408,10 +407,10 @@ fn the_documented_file_gives_the_defaults() {
 }
 
 #[test]
-fn the_documented_file_has_every_setting() {
+fn example_file_has_every_setting() {
     use clap::CommandFactory;
     let (_, all) = documented();
-    // Each key with the keys that it is under, as a flag would be named.
+    // Each key with its parents, named like a flag.
     let mut path: Vec<(usize, String)> = Vec::new();
     let mut named = std::collections::BTreeSet::new();
     for line in all.lines() {
@@ -441,7 +440,7 @@ fn the_documented_file_has_every_setting() {
 }
 
 #[test]
-fn voters_may_change_in_the_file_unless_something_above_it_gave_them() {
+fn voters_file_is_watched_unless_a_flag_sets_voters() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("node.yaml");
     std::fs::write(&path, "voters: 3").unwrap();
@@ -461,14 +460,14 @@ fn voters_may_change_in_the_file_unless_something_above_it_gave_them() {
 }
 
 #[test]
-fn a_missing_file_is_named() {
+fn file_that_is_missing_is_named() {
     let cli = Cli { config: Some("/nonexistent/node.yaml".into()), ..Cli::default() };
     let message = Config::from_cli(cli).unwrap_err().to_string();
     assert!(message.contains("/nonexistent/node.yaml"), "{message}");
 }
 
 #[test]
-fn a_wrong_flag_is_named() {
+fn flag_with_a_wrong_value_is_named() {
     for (flag, value) in [("--sync-interval", "1 second"), ("--max-memory", "lots"), ("--discovery-static-hosts", "a")]
     {
         let error = Cli::try_parse_from(["kvasir-node", flag, value]).unwrap_err();
@@ -478,32 +477,7 @@ fn a_wrong_flag_is_named() {
 }
 
 #[test]
-fn durations_and_sizes_mean_what_they_say() {
-    for text in ["0s", "1ms", "1500ms", "1s", "90s", "1m", "87600h"] {
-        assert_eq!(text.parse::<DurationText>().unwrap().to_string(), text);
-    }
-    for text in ["0", "1", "1023", "1Ki", "256Mi", "3Gi", "1000000"] {
-        assert_eq!(text.parse::<Quantity>().unwrap().to_string(), text);
-    }
-    let duration = |text: &str| text.parse::<DurationText>().map(|it| it.0.as_millis());
-    assert_eq!(duration("500ms"), Ok(500));
-    assert_eq!(duration("1m30s"), Ok(90_000));
-    assert_eq!(duration("87600h"), Ok(87_600 * 3_600_000));
-    for wrong in ["", "1", "s", "1.5s", "-1s", "1 s", "1d", "99999999999999999999s", "18446744073709551615h"] {
-        assert!(duration(wrong).is_err(), "{wrong}");
-    }
-    let size = |text: &str| text.parse::<Quantity>().map(|it| it.0);
-    assert_eq!(size("0"), Ok(0));
-    assert_eq!(size("1000000"), Ok(1_000_000));
-    assert_eq!(size("1Gi"), Ok(1 << 30));
-    assert_eq!(size("1G"), Ok(1_000_000_000));
-    for wrong in ["", "Mi", "1.5Gi", "-1", "1 Mi", "1mi", "1B"] {
-        assert!(size(wrong).is_err(), "{wrong}");
-    }
-}
-
-#[test]
-fn help_gives_a_default_or_an_example_and_every_flag_has_an_environment_variable() {
+fn help_has_a_default_or_example_and_a_variable() {
     use clap::CommandFactory;
     let command = Cli::command();
     let others = ["help", "version", "print_config"];
@@ -518,7 +492,7 @@ fn help_gives_a_default_or_an_example_and_every_flag_has_an_environment_variable
 }
 
 #[test]
-fn peers_encrypt_with_a_cookie_and_keys_from_one_place() {
+fn encryption_comes_from_settings_or_a_file() {
     let key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
     let given = |text: &str| config(&format!("encryption: {text}")).unwrap().encryption.unwrap();
     let ring = Keyring { cookie: b"c".to_vec(), keys: vec![[1; KEY_BYTES]] };
@@ -534,7 +508,7 @@ fn peers_encrypt_with_a_cookie_and_keys_from_one_place() {
 }
 
 #[test]
-fn tls_auth_and_access_fit_together_or_are_refused() {
+fn tls_auth_and_access_must_fit_together() {
     let whole = config(
         "{tls: {certFile: /c, keyFile: /k, clientCaFile: /a}, auth: {clientCertificates: true, tokensFile: /t}, \
          access: [{subjects: ['cert:a', '*'], verbs: [read]}]}",
@@ -556,7 +530,7 @@ fn tls_auth_and_access_fit_together_or_are_refused() {
     refused("access: []", &["access: needs a way", "set auth"]);
     for (rule, why) in [
         ("{subjects: [], verbs: [read]}", "rule 0: subjects"),
-        ("{subjects: [app], verbs: [read]}", "\"app\" is none: give token:NAME"),
+        ("{subjects: [app], verbs: [read]}", "\"app\" is not a subject: give token:NAME"),
         ("{subjects: ['*'], verbs: []}", "rule 0: verbs"),
         ("{subjects: ['*'], verbs: [eat]}", "access[0].verbs[0]"),
         ("{subjects: ['*'], verb: [read]}", "did you mean `verbs`?"),

@@ -1,6 +1,5 @@
-//! Peers as the addresses of one DNS name, such as that of a headless Service,
-//! or as what SRV records name. A name that doesn't exist yet is nobody found,
-//! not a failure.
+//! Peers at the addresses of a DNS name, such as that of a headless Service, or at the targets of SRV records. A name that does
+//! not exist yet is an empty answer, not a failure.
 
 use std::{
     collections::BTreeSet,
@@ -22,10 +21,10 @@ use tokio::time::sleep;
 use super::{Provider, Reporter};
 use crate::config::DnsConfig;
 
-/// The least and the most time between two questions, whatever the records' TTL.
+/// The bounds of the time between two rounds, for any TTL of the records.
 const MIN_ROUND: Duration = Duration::from_millis(500);
 const MAX_ROUND: Duration = Duration::from_secs(5);
-/// How long to wait after a question that was not answered.
+/// The wait after a query that failed.
 const RETRY: Duration = Duration::from_secs(2);
 /// How many SRV records of a name are followed.
 const MAX_TARGETS: usize = 256;
@@ -34,31 +33,31 @@ type SystemConf = (ResolverConfig, ResolverOpts);
 
 pub(super) struct Dns {
     config: DnsConfig,
-    /// The last answer that was whole.
+    /// The last complete answer.
     last: BTreeSet<SocketAddr>,
-    system: fn() -> Result<SystemConf, NetError>,
+    /// Used instead of the system's configuration.
     given: Option<SystemConf>,
 }
 
 impl Dns {
-    /// Asks as the system is set up to (`/etc/resolv.conf`, search list included).
+    /// Queries with the system's configuration (`/etc/resolv.conf` with its search list).
     pub(super) fn new(config: DnsConfig) -> Self {
-        Self { config, last: BTreeSet::new(), system: read_system_conf, given: None }
+        Self { config, last: BTreeSet::new(), given: None }
     }
 
-    /// Asks as `given` says.
+    /// Queries with the configuration `given`.
     #[cfg(test)]
-    pub(super) fn asking(config: DnsConfig, given: SystemConf) -> Self {
+    pub(super) fn with_config(config: DnsConfig, given: SystemConf) -> Self {
         Self { given: Some(given), ..Self::new(config) }
     }
 
     fn resolver(&self) -> Result<TokioResolver, NetError> {
         let (mut config, mut options) = match &self.given {
             Some(given) => given.clone(),
-            None => (self.system)()?,
+            None => read_system_conf()?,
         };
         if !self.config.server.is_empty() {
-            // Others than the system's; its search list and options still apply.
+            // The system's search list and options still apply.
             let servers = self.config.server.iter().map(|server| {
                 let mut name_server = NameServerConfig::udp_and_tcp(server.ip());
                 name_server.connections.iter_mut().for_each(|connection| connection.port = server.port());
@@ -66,14 +65,14 @@ impl Dns {
             });
             config = ResolverConfig::from_parts(config.domain().cloned(), config.search().to_vec(), servers.collect());
         }
-        // Each round asks anew: the rounds are the cache.
+        // The rounds replace a cache.
         options.cache_size = 0;
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         *builder.options_mut() = options;
         builder.build()
     }
 
-    async fn ask(&self, resolver: &TokioResolver) -> Answer {
+    async fn query(&self, resolver: &TokioResolver) -> Answer {
         let name = &self.config.domain_name;
         if let Some(port) = self.config.port {
             return self.addresses(resolver, name, port).await;
@@ -85,11 +84,11 @@ impl Dns {
         let mut answer = Answer::default();
         let mut targets = BTreeSet::new();
         for record in &records {
-            // A single dot is how a record says that there is no such service.
+            // The target "." means that there is no such service.
             if let RData::SRV(srv) = &record.data
                 && !srv.target.is_root()
             {
-                answer.keep_for(record.ttl);
+                answer.limit_ttl(record.ttl);
                 targets.insert((srv.target.to_string(), srv.port));
             }
         }
@@ -100,7 +99,7 @@ impl Dns {
         answer
     }
 
-    /// The addresses of a name, in the families that are wanted.
+    /// The addresses of a name in the configured families.
     async fn addresses(&self, resolver: &TokioResolver, name: &str, port: u16) -> Answer {
         let families: &[_] = if self.config.ipv6 { &[RecordType::A, RecordType::AAAA] } else { &[RecordType::A] };
         let mut answer = Answer::default();
@@ -119,7 +118,7 @@ impl Dns {
                     _ => continue,
                 };
                 answer.addresses.insert(SocketAddr::new(ip, port));
-                answer.keep_for(record.ttl);
+                answer.limit_ttl(record.ttl);
             }
         }
         answer
@@ -136,37 +135,37 @@ impl Dns {
                 }
             },
         };
-        let Answer { addresses, ttl, error } = self.ask(built).await;
+        let Answer { addresses, ttl, error } = self.query(built).await;
         let Some(error) = error else {
             self.last.clone_from(&addresses);
             reporter.found(addresses);
-            // Well before the TTL ends; at once, almost, while there is nothing.
+            // Well before the TTL ends; almost at once if there are no records.
             return ttl.map_or(MIN_ROUND, |ttl| (ttl / 2).clamp(MIN_ROUND, MAX_ROUND));
         };
-        // The next one reads resolv.conf again, which may be what was wrong.
+        // The next round reads resolv.conf again, in case that was wrong.
         *resolver = None;
         if addresses.is_empty() {
             reporter.failed(error);
         } else {
-            // Where the others were stands, too.
+            // The addresses of names that failed now stay valid.
             reporter.found_in_part(addresses.union(&self.last).copied().collect(), error);
         }
         RETRY
     }
 }
 
-/// What the servers said.
+/// The servers' answer.
 #[derive(Default)]
 struct Answer {
     addresses: BTreeSet<SocketAddr>,
-    /// How long that may be kept.
+    /// How long the answer is valid.
     ttl: Option<Duration>,
-    /// Why it is not everything.
+    /// Why the answer is incomplete.
     error: Option<String>,
 }
 
 impl Answer {
-    fn keep_for(&mut self, seconds: u32) {
+    fn limit_ttl(&mut self, seconds: u32) {
         let ttl = Duration::from_secs(seconds.into());
         self.ttl = Some(self.ttl.map_or(ttl, |least| least.min(ttl)));
     }
@@ -179,7 +178,7 @@ impl Answer {
     }
 }
 
-/// The records of a name; none where there is no such name.
+/// The records of a name; none if the name does not exist.
 async fn lookup(resolver: &TokioResolver, name: &str, kind: RecordType) -> Result<Vec<Record>, String> {
     match resolver.lookup(name, kind).await {
         Ok(lookup) => Ok(lookup.answers().to_vec()),

@@ -1,5 +1,5 @@
-//! Peers among the pods of a namespace, by label. Pods that are not ready
-//! count: they get ready only after they have found each other.
+//! Peers by the labels of pods in a namespace. Pods that are not ready are included: they become ready only after they have
+//! found each other.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -17,20 +17,20 @@ use kube::{
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
 
-use super::{Provider, Reporter};
+use super::{Provider, Reporter, causes};
 use crate::config::KubernetesConfig;
 
-/// The wait after the first failure, which doubles with each further one, and the longest: while the API server is away a
-/// node that starts does not know its peers, and is not ready.
+/// The wait after the first failure, which doubles with each further failure, and its maximum. The maximum is short: without
+/// the API server a starting node does not know its peers and is not ready.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
-/// How long a connection to the API server may take, and the list of pods with which a watch begins.
+/// The time limits for a connection to the API server, and for the list of pods with which a watch begins.
 const CONNECT_WITHIN: Duration = Duration::from_secs(4);
 const LIST_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) struct Kubernetes {
     config: KubernetesConfig,
-    /// The API server to ask, in place of the one that the environment names.
+    /// Used instead of the API server of the environment.
     given: Option<kube::Config>,
     list_within: Duration,
 }
@@ -52,7 +52,7 @@ impl Kubernetes {
         labels.join(",")
     }
 
-    /// Watches until that fails, and says why it did.
+    /// Watches until the watch fails, and returns why.
     async fn watch(&self, pods: &mut Pods, failures: &mut u32, reporter: &Reporter) -> String {
         let mut config = match self.api_server().await {
             Ok(config) => config,
@@ -62,7 +62,7 @@ impl Kubernetes {
                 );
             }
         };
-        // Without one in the settings, the pod's own.
+        // By default the pod's own.
         let namespace = self.config.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         config.connect_timeout = Some(CONNECT_WITHIN);
         let client = match Client::try_from(config) {
@@ -74,27 +74,29 @@ impl Kubernetes {
         let deadline = Instant::now() + self.list_within;
         let mut listed = false;
         loop {
-            // A watch may be silent for as long as no pod changes; a list is not.
+            // A watch is silent while no pod changes, a list never.
             let event = if listed {
                 events.next().await
             } else {
                 let Ok(event) = timeout_at(deadline, events.next()).await else {
                     let within = self.list_within;
-                    return format!("cannot list the pods of namespace {namespace}: no whole answer within {within:?}");
+                    return format!(
+                        "cannot list the pods of namespace {namespace}: no complete answer within {within:?}"
+                    );
                 };
                 event
             };
             let Some(event) = event else { break };
             match event {
                 Ok(event) => {
-                    if pods.take(event) {
+                    if pods.apply(event) {
                         listed = true;
                         *failures = 0;
                         reporter.found(pods.addresses());
                     }
                 }
-                // The watcher would go on by itself, but without a word of when
-                // it works again; a new one begins with a full list.
+                // The watcher would retry by itself, but not report when it works again. A new watcher begins with a
+                // full list.
                 Err(error) => return explain_watch(&error, &namespace),
             }
         }
@@ -114,7 +116,7 @@ impl Provider for Kubernetes {
             loop {
                 let error = self.watch(&mut pods, &mut failures, &reporter).await;
                 reporter.failed(error);
-                // Not all nodes at once.
+                // Spreads the retries of all nodes.
                 sleep(pause(failures).mul_f64(rand::random_range(0.5..=1.0))).await;
                 failures = failures.saturating_add(1);
             }
@@ -123,18 +125,18 @@ impl Provider for Kubernetes {
     }
 }
 
-/// The longest wait after so many failures before this one.
+/// The longest wait after a failure that follows this many failures.
 fn pause(failures: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(1 << failures.min(8)).min(LONGEST_PAUSE)
 }
 
-/// The pods as the watch tells of them.
+/// The pods, by the events of the watch.
 struct Pods {
     port_name: String,
     known: BTreeMap<String, Option<SocketAddr>>,
     /// The list that is being received.
     listing: Option<BTreeMap<String, Option<SocketAddr>>>,
-    /// The pods that lack the port: each is told once.
+    /// The pods without the port, for which a warning was logged.
     warned: HashSet<String>,
 }
 
@@ -143,8 +145,8 @@ impl Pods {
         Self { port_name, known: BTreeMap::new(), listing: None, warned: HashSet::new() }
     }
 
-    /// Takes note of an event; true when the addresses are complete.
-    fn take(&mut self, event: watcher::Event<Pod>) -> bool {
+    /// Applies an event. Returns whether the addresses are complete.
+    fn apply(&mut self, event: watcher::Event<Pod>) -> bool {
         match event {
             watcher::Event::Init => self.listing = Some(BTreeMap::new()),
             watcher::Event::InitApply(pod) => {
@@ -169,9 +171,9 @@ impl Pods {
 
     fn address(&mut self, pod: &Pod) -> Option<SocketAddr> {
         match peer(pod, &self.port_name) {
-            Peer::At(address) => Some(address),
-            Peer::NotNow => None,
-            Peer::WithoutPort => {
+            PodPeer::At(address) => Some(address),
+            PodPeer::Unavailable => None,
+            PodPeer::WithoutPort => {
                 if self.warned.insert(pod.name_any()) {
                     warn!(
                         pod = pod.name_any(),
@@ -189,31 +191,30 @@ impl Pods {
     }
 }
 
-/// What a pod is to discovery.
+/// A pod as seen by discovery.
 #[derive(Debug, PartialEq, Eq)]
-enum Peer {
-    /// A peer may be here.
+enum PodPeer {
+    /// A peer may be at this address.
     At(SocketAddr),
-    /// It has no address yet, or has ended, or is about to.
-    NotNow,
-    /// It has no port of the name in the settings.
+    /// The pod has no address yet, has ended, or is ending.
+    Unavailable,
+    /// The pod has no port of the configured name.
     WithoutPort,
 }
 
-fn peer(pod: &Pod, port_name: &str) -> Peer {
+fn peer(pod: &Pod, port_name: &str) -> PodPeer {
     let status = pod.status.as_ref();
     let ended = status.and_then(|it| it.phase.as_deref()).is_some_and(|phase| matches!(phase, "Succeeded" | "Failed"));
     if ended || pod.metadata.deletion_timestamp.is_some() {
-        return Peer::NotNow;
+        return PodPeer::Unavailable;
     }
-    // `podIP` is the first of `podIPs`, in the cluster's first family: the one
-    // that every pod of a dual-stack cluster has.
+    // `podIP` is the first of `podIPs`. It is in the cluster's first family, which every pod of a dual-stack cluster has.
     let ip = status.and_then(|it| it.pod_ip.as_deref()).and_then(|ip| ip.parse::<IpAddr>().ok());
-    let Some(ip) = ip else { return Peer::NotNow };
-    let lasting = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
+    let Some(ip) = ip else { return PodPeer::Unavailable };
+    let is_sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
     let port = pod.spec.as_ref().and_then(|spec| {
-        // Native sidecars are init containers that go on running.
-        let sidecars = spec.init_containers.iter().flatten().filter(lasting);
+        // Native sidecars are init containers that keep running.
+        let sidecars = spec.init_containers.iter().flatten().filter(is_sidecar);
         spec.containers
             .iter()
             .chain(sidecars)
@@ -221,7 +222,7 @@ fn peer(pod: &Pod, port_name: &str) -> Peer {
             .find(|port| port.name.as_deref() == Some(port_name))
             .and_then(|port| u16::try_from(port.container_port).ok())
     });
-    port.map_or(Peer::WithoutPort, |port| Peer::At(SocketAddr::new(ip, port)))
+    port.map_or(PodPeer::WithoutPort, |port| PodPeer::At(SocketAddr::new(ip, port)))
 }
 
 fn explain_watch(error: &watcher::Error, namespace: &str) -> String {
@@ -247,18 +248,7 @@ fn explain(error: &kube::Error, namespace: &str) -> String {
             status.message
         ),
         kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
-        other => {
-            let mut text = other.to_string();
-            let mut cause = std::error::Error::source(other);
-            while let Some(error) = cause {
-                let deeper = error.to_string();
-                if !text.contains(&deeper) {
-                    text = format!("{text}: {deeper}");
-                }
-                cause = error.source();
-            }
-            text
-        }
+        other => causes(other),
     }
 }
 

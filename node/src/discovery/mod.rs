@@ -1,16 +1,14 @@
-//! Where peers may be. One file for each way of finding out, behind one trait;
-//! all of them together make a [`View`]. Knows nothing of who answers at the
-//! addresses it finds, and never ends.
+//! Where peers may be: one file for each provider, behind the trait [`Provider`]. All providers together make a [`View`]. Knows
+//! nothing of the nodes at the addresses that it finds, and runs as long as the node.
 //!
-//! A way of your own is a [`Provider`], given to
-//! [`Node::start_with`](crate::node::Node::start_with).
+//! Pass a provider of your own to [`Node::start_with`](crate::node::Node::start_with).
 
 mod dns;
 mod kubernetes;
 mod nats;
 mod static_hosts;
 
-/// What a NATS server hands on, for the fuzz targets.
+/// The decoder of NATS announcements, for the fuzz targets.
 #[doc(hidden)]
 pub mod fuzzing {
     use std::net::SocketAddr;
@@ -38,15 +36,15 @@ use tracing::{debug, info, warn};
 
 use crate::config::DiscoveryConfig;
 
-/// How many addresses of one provider are used; a cluster is far smaller.
+/// How many addresses of one provider are used. A cluster is far smaller.
 pub const MAX_ADDRESSES: usize = 1024;
 
-/// What all providers found.
+/// The findings of all providers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
-    /// Peer ports, and the provider that named each. The node's own may be among them.
+    /// Addresses of peer ports, each with the provider that found it. The node's own may be among them.
     pub addresses: BTreeMap<SocketAddr, &'static str>,
-    /// How each provider fares. Empty for a node that is alone by choice.
+    /// The state of each provider. Empty for a node that is meant to be alone.
     pub providers: Vec<ProviderStatus>,
 }
 
@@ -57,33 +55,32 @@ impl View {
     }
 }
 
-/// How one provider fares.
+/// The state of one provider.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProviderStatus {
-    /// Its name, as in the settings.
+    /// The provider's name, as in the settings.
     pub provider: &'static str,
-    /// The addresses that it found when it last answered.
+    /// The addresses of its last answer.
     pub addresses: BTreeSet<SocketAddr>,
-    /// Why it doesn't answer now.
+    /// Why it does not answer now.
     pub error: Option<String>,
     /// Whether it has ever answered.
     pub answered: bool,
-    /// How often it has failed, wholly or in part.
+    /// How often it has failed, fully or in part.
     pub failures: u64,
 }
 
 impl ProviderStatus {
-    /// How many addresses it found when it last answered.
+    /// The number of addresses in its last answer.
     pub fn found(&self) -> u32 {
         self.addresses.len() as u32
     }
 }
 
-/// One way of finding peers.
+/// A way of finding peers.
 ///
-/// A provider only gives addresses of peer ports; who is behind them, and
-/// whether they belong to the cluster, is for membership to find out. So it may
-/// name addresses where nobody is, and the node's own.
+/// A provider only returns addresses of peer ports. Membership finds out which nodes are there and whether they belong to the
+/// cluster. So a provider may also return addresses without a node, and the node's own.
 ///
 /// ```
 /// use std::{collections::BTreeSet, convert::Infallible, net::SocketAddr, path::PathBuf, time::Duration};
@@ -93,14 +90,14 @@ impl ProviderStatus {
 /// use kvasir_node::discovery::{Provider, Reporter};
 /// use kvasir_node::node::Node;
 ///
-/// /// Peers as the lines of a file that some other program keeps.
+/// /// Reads peers from a file, one per line, that another program writes.
 /// struct FileOfPeers(PathBuf);
 ///
 /// impl FileOfPeers {
 ///     async fn read(&self) -> Result<BTreeSet<SocketAddr>, String> {
 ///         let failed = |error| format!("cannot read {}: {error}", self.0.display());
 ///         let text = tokio::fs::read_to_string(&self.0).await.map_err(failed)?;
-///         let address = |line: &str| line.parse().map_err(|_| format!("{line:?} is no address: write 10.0.0.1:7071"));
+///         let address = |line: &str| line.parse().map_err(|_| format!("{line:?} is not an address: write 10.0.0.1:7071"));
 ///         text.lines().map(address).collect()
 ///     }
 /// }
@@ -128,7 +125,7 @@ impl ProviderStatus {
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = tempfile::tempdir()?;
 /// # let file = folder.path().join("peers");
-/// // Two nodes, on whatever ports are free.
+/// // Two nodes on free ports.
 /// let settings = "{clientAddress: '127.0.0.1:0', peerAddress: '127.0.0.1:0', adminAddress: '127.0.0.1:0', drainTimeout: 1s}";
 /// let mut nodes = Vec::new();
 /// for name in ["a", "b"] {
@@ -139,7 +136,7 @@ impl ProviderStatus {
 /// let peers: Vec<_> = nodes.iter().map(|node| node.addresses().peer.to_string()).collect();
 /// std::fs::write(&file, peers.join("\n"))?;
 ///
-/// // They find each other by the file.
+/// // They find each other through the file.
 /// for node in nodes.iter().map(Node::overview) {
 ///     while node.phase().as_str() != "ready" || node.peers().iter().all(|peer| peer.found_by != Some("file")) {
 ///         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -152,24 +149,24 @@ impl ProviderStatus {
 /// # }
 /// ```
 pub trait Provider: Send {
-    /// Its name, as in the settings.
+    /// The provider's name, as in the settings.
     fn name(&self) -> &'static str;
 
-    /// Looks for peers again and again, and tells what it finds. Never ends:
-    /// what fails now may work later. It is dropped when the node ends.
+    /// Looks for peers repeatedly and reports what it finds. Never returns, because what fails now may work later. The future
+    /// is dropped when the node ends.
     fn run(self: Box<Self>, reporter: Reporter) -> BoxFuture<'static, Infallible>;
 }
 
-/// Takes what one provider finds.
+/// Accepts the findings of one provider.
 #[derive(Clone, Debug)]
 pub struct Reporter {
     shared: Arc<Shared>,
-    /// Which provider this is of.
-    place: usize,
+    /// The index of the provider.
+    index: usize,
 }
 
 impl Reporter {
-    /// The provider answered: peers may be here, and nowhere else.
+    /// The provider answered: peers may be at these addresses and no others.
     pub fn found(&self, addresses: BTreeSet<SocketAddr>) {
         self.report(Some(addresses), None);
     }
@@ -179,22 +176,21 @@ impl Reporter {
         self.report(Some(addresses), Some(error));
     }
 
-    /// Peers may be here, and the answer is not complete: a node that starts
-    /// does not yet take it that there is nobody else.
+    /// The answer is not complete yet: a starting node must not conclude that there are no other peers.
     pub fn found_so_far(&self, addresses: BTreeSet<SocketAddr>) {
         let mut slots = self.shared.slots.lock();
-        slots[self.place].addresses = bounded(addresses);
+        slots[self.index].addresses = bounded(addresses);
         self.publish(&slots);
     }
 
-    /// The provider doesn't answer. What it found before still stands.
+    /// The provider does not answer. Its last findings stay valid.
     pub fn failed(&self, error: String) {
         self.report(None, Some(error));
     }
 
     fn report(&self, addresses: Option<BTreeSet<SocketAddr>>, error: Option<String>) {
         let mut slots = self.shared.slots.lock();
-        let slot = &mut slots[self.place];
+        let slot = &mut slots[self.index];
         let state_before = State::of(slot);
         if let Some(addresses) = addresses {
             slot.addresses = bounded(addresses);
@@ -207,7 +203,7 @@ impl Reporter {
         if state != state_before {
             match &slot.error {
                 Some(error) => warn!(provider, error, known = slot.addresses.len(), "discovery fails"),
-                None if slot.addresses.is_empty() => info!(provider, "discovery works, and finds nobody yet"),
+                None if slot.addresses.is_empty() => info!(provider, "discovery works, but found no peers yet"),
                 None => info!(provider, found = slot.addresses.len(), "discovery finds addresses of peers"),
             }
         }
@@ -226,6 +222,20 @@ impl Reporter {
     }
 }
 
+/// An error with its causes, each text once.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let deeper = error.to_string();
+        if !text.contains(&deeper) {
+            text = format!("{text}: {deeper}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
 fn bounded(addresses: BTreeSet<SocketAddr>) -> BTreeSet<SocketAddr> {
     if addresses.len() <= MAX_ADDRESSES { addresses } else { addresses.into_iter().take(MAX_ADDRESSES).collect() }
 }
@@ -236,7 +246,7 @@ struct Shared {
     view: watch::Sender<Arc<View>>,
 }
 
-/// What is worth a log line when it changes.
+/// A provider's state as far as a change of it is logged.
 #[derive(PartialEq, Eq)]
 enum State {
     Waiting,
@@ -256,7 +266,7 @@ impl State {
     }
 }
 
-/// All providers' addresses; one that several name counts for the first.
+/// The addresses of all providers. An address that several providers found belongs to the first.
 fn merge(slots: &[ProviderStatus]) -> View {
     let mut view = View { addresses: BTreeMap::new(), providers: slots.to_vec() };
     for slot in slots {
@@ -267,8 +277,7 @@ fn merge(slots: &[ProviderStatus]) -> View {
     view
 }
 
-/// The ways that are configured. `me` is where this node's peers reach it, for
-/// those ways that have to tell others.
+/// The configured providers. `me` is the address at which peers reach this node, for providers that announce it.
 pub fn configured(config: &DiscoveryConfig, me: SocketAddr) -> Vec<Box<dyn Provider>> {
     let DiscoveryConfig { kubernetes, nats, dns, static_hosts } = config;
     let mut providers: Vec<Box<dyn Provider>> = Vec::new();
@@ -287,8 +296,7 @@ pub fn configured(config: &DiscoveryConfig, me: SocketAddr) -> Vec<Box<dyn Provi
     providers
 }
 
-/// Starts to look for peers with these providers. Ends when nobody holds the
-/// view any more.
+/// Runs these providers until all receivers of the view are dropped.
 pub fn start(providers: Vec<Box<dyn Provider>>) -> watch::Receiver<Arc<View>> {
     let slots: Vec<_> = providers
         .iter()
@@ -296,9 +304,9 @@ pub fn start(providers: Vec<Box<dyn Provider>>) -> watch::Receiver<Arc<View>> {
         .collect();
     let (view, receiver) = watch::channel(Arc::new(merge(&slots)));
     let shared = Arc::new(Shared { slots: Mutex::new(slots), view });
-    for (place, provider) in providers.into_iter().enumerate() {
+    for (index, provider) in providers.into_iter().enumerate() {
         let shared = Arc::clone(&shared);
-        let running = provider.run(Reporter { shared: Arc::clone(&shared), place });
+        let running = provider.run(Reporter { shared: Arc::clone(&shared), index });
         tokio::spawn(async move {
             tokio::select! {
                 never = running => match never {},

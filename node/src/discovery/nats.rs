@@ -1,14 +1,12 @@
-//! Peers that meet on a NATS subject. Each node announces the addresses of its
-//! peer port there, again and again; one that is new asks, and the others
-//! answer at once. An address that is announced no more is forgotten.
+//! Peers that announce themselves on a NATS subject. Each node repeatedly announces the addresses of its peer port. A new node
+//! asks, and the other nodes answer at once. An address that is no longer announced is forgotten.
 //!
-//! The connection is made here, and not left to the client's own reconnecting:
-//! so each attempt reads the credentials anew, and says why it failed.
+//! This file connects again itself instead of using the client's reconnects: so each attempt reads the credentials again, and
+//! reports why it failed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
-    error::Error,
     net::SocketAddr,
     time::Duration,
 };
@@ -22,32 +20,32 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{MAX_ADDRESSES, Provider, Reporter};
+use super::{MAX_ADDRESSES, Provider, Reporter, causes};
 use crate::config::{NatsConfig, NatsLogin, SecretSource};
 
 /// How often a node announces itself.
 const ANNOUNCE: Duration = Duration::from_secs(5);
-/// How long an address is kept that nobody announces: three announcements may get lost.
+/// How long an address is kept without an announcement. Three announcements may get lost.
 const KEEP: Duration = Duration::from_secs(16);
-/// How long a node that has just connected waits for the others' answers, unless `timeout` is shorter.
+/// How long a node waits for answers after it connected, unless `timeout` is shorter.
 const GATHER: Duration = Duration::from_secs(1);
-/// The longest wait between two attempts to connect, unless `reconnectWait` is longer: while the server is away a node that
-/// starts does not know its peers, and is not ready.
+/// The longest wait between two attempts to connect, unless `reconnectWait` is longer. It is short: without the server a
+/// starting node does not know its peers and is not ready.
 const MAX_WAIT: Duration = Duration::from_secs(5);
-/// How often the server must show that it is there; it is given up on after two that it missed.
+/// The interval of pings. The connection is closed after two without an answer.
 const PING: Duration = Duration::from_secs(5);
-/// The longest message that is read, and the most addresses in it.
+/// The longest message that is read, and the most addresses that are read from it.
 const MAX_MESSAGE: usize = 1024;
 const MAX_ANNOUNCED: usize = 8;
-/// Messages that wait to be read, of each subscription, and to be sent.
+/// The most messages that wait to be read from each subscription, and that wait to be sent.
 const QUEUED: usize = 256;
 
-/// What a node says of itself. With a reply subject it is a question too.
+/// A node's announcement. With a reply subject it asks for answers as well.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Announcement {
-    /// The format. Others are left alone.
+    /// The format. Other formats are ignored.
     kvasir: u8,
-    /// Where its peers reach it.
+    /// Where peers reach the node.
     addresses: Vec<SocketAddr>,
 }
 
@@ -56,15 +54,16 @@ const FORMAT: u8 = 1;
 pub(super) struct Nats {
     config: NatsConfig,
     me: SocketAddr,
-    /// What is announced, and what keeps that from being up to date.
+    /// The addresses to announce.
     mine: Vec<SocketAddr>,
+    /// Why `mine` may be out of date.
     unresolved: Option<String>,
-    /// Who was heard of, and when last.
+    /// The announced addresses, each with the time of its last announcement.
     heard: BTreeMap<SocketAddr, Instant>,
 }
 
 impl Nats {
-    /// `me` is announced where the settings say nothing else.
+    /// `me` is announced unless the settings name another address.
     pub(super) fn new(config: NatsConfig, me: SocketAddr) -> Self {
         Self { config, me, mine: Vec::new(), unresolved: None, heard: BTreeMap::new() }
     }
@@ -91,14 +90,14 @@ impl Nats {
             .client_capacity(QUEUED)
             .ignore_discovered_servers()
             .retain_servers_order()
-            // Each server once: what comes after that is decided here.
+            // Each server once; further attempts are made by `run`.
             .max_reconnects(server.len())
             .event_callback(move |event| {
                 let why = match event {
                     Event::Disconnected | Event::Closed => Some("the connection was lost".to_owned()),
-                    Event::LameDuckMode => Some("the server is about to end".to_owned()),
-                    // A missing right, for one: the connection goes on without what was refused.
-                    Event::ServerError(error) => Some(format!("the server refuses: {error}")),
+                    Event::LameDuckMode => Some("the server is shutting down".to_owned()),
+                    // For example a missing permission. The connection stays open without what was refused.
+                    Event::ServerError(error) => Some(format!("the server reports: {error}")),
                     Event::Connected | Event::Draining | Event::SlowConsumer(_) | Event::ClientError(_) => None,
                 };
                 lost.send_if_modified(|lost| {
@@ -126,8 +125,8 @@ impl Nats {
         })
     }
 
-    /// Looks up what to announce. What it was before stands if that fails.
-    async fn look_at_myself(&mut self) {
+    /// Resolves the addresses to announce. They stay as they are if that fails.
+    async fn resolve_own_addresses(&mut self) {
         let port = self.config.discovery_port.unwrap_or(self.me.port());
         let Some(host) = &self.config.host else {
             self.mine = vec![SocketAddr::new(self.me.ip(), port)];
@@ -144,7 +143,7 @@ impl Nats {
         self.unresolved = failed.map(|why| format!("discovery.nats.host: cannot resolve {host}: {why}"));
     }
 
-    /// Takes part for as long as the connection holds, and says why that ended.
+    /// Takes part until the connection ends, and returns why it ended.
     async fn take_part(&mut self, client: &Client, lost: &mut WasLost, reporter: &Reporter) -> String {
         let server = self.config.server.join(", ");
         tokio::select! {
@@ -164,7 +163,7 @@ impl Nats {
         let inbox = client.new_inbox();
         let mut others = subscribe(client, &subject).await?;
         let mut answers = subscribe(client, &inbox).await?;
-        // Nobody could be heard while there was no connection: all are given their time anew.
+        // Without a connection no announcement could arrive, so all addresses get their full time again.
         let now = Instant::now();
         self.heard.values_mut().for_each(|heard| *heard = now);
         let complete = now + GATHER.min(self.config.timeout);
@@ -180,15 +179,15 @@ impl Nats {
                     None
                 }
                 _ = announce.tick() => {
-                    self.look_at_myself().await;
-                    // While this node gathers, it asks: those who are there answer, and need not be waited for.
+                    self.resolve_own_addresses().await;
+                    // At first this node asks, so that the other nodes answer at once.
                     let reply = gathering.then(|| inbox.clone());
                     self.announce(client, subject.clone(), reply).await?;
                     None
                 }
             };
             if let Some(message) = message
-                && self.take(&message)
+                && self.record(&message)
                 && let Some(asker) = message.reply.filter(|asker| asker.as_str() != inbox)
             {
                 self.announce(client, asker.into_string(), None).await?;
@@ -212,12 +211,12 @@ impl Nats {
         sent.map_err(|error| format!("cannot announce this node: {}", causes(&error)))
     }
 
-    /// Takes note of an announcement; false if it is none.
-    fn take(&mut self, message: &Message) -> bool {
+    /// Records an announcement. Returns `false` for any other message.
+    fn record(&mut self, message: &Message) -> bool {
         let addresses = match read(&message.payload) {
             Ok(addresses) => addresses,
             Err(why) => {
-                debug!(why, "a message that is no announcement was left alone");
+                debug!(why, "ignored a message that is not an announcement");
                 return false;
             }
         };
@@ -230,26 +229,26 @@ impl Nats {
     }
 }
 
-/// The addresses of an announcement that may lead to a node, or why it is none.
+/// The reachable addresses of an announcement, or why the message is not an announcement.
 pub(super) fn read(payload: &[u8]) -> Result<Vec<SocketAddr>, String> {
     if payload.len() > MAX_MESSAGE {
         return Err(format!("it has {} bytes, at most {MAX_MESSAGE}", payload.len()));
     }
-    // Such as the empty message with which the server says that nobody listens.
+    // This also fails for the empty message by which the server reports that there are no subscribers.
     let Announcement { kvasir, addresses } = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
     if kvasir != FORMAT {
         return Err(format!("it is of format {kvasir}, this node speaks {FORMAT}"));
     }
-    let reaches_somebody = |it: &SocketAddr| !(it.ip().is_unspecified() || it.ip().is_multicast() || it.port() == 0);
-    Ok(addresses.into_iter().take(MAX_ANNOUNCED).filter(reaches_somebody).collect())
+    let is_reachable = |it: &SocketAddr| !(it.ip().is_unspecified() || it.ip().is_multicast() || it.port() == 0);
+    Ok(addresses.into_iter().take(MAX_ANNOUNCED).filter(is_reachable).collect())
 }
 
-/// What is announced.
+/// The message of an announcement.
 pub(super) fn write(addresses: Vec<SocketAddr>) -> Vec<u8> {
     serde_json::to_vec(&Announcement { kvasir: FORMAT, addresses }).expect("numbers and addresses make JSON")
 }
 
-/// Why a connection is of no use any more, once it is not.
+/// Why a connection was lost, once it is.
 type Lost = watch::Sender<Option<String>>;
 type WasLost = watch::Receiver<Option<String>>;
 
@@ -281,8 +280,7 @@ impl Provider for Nats {
     }
 }
 
-/// How long to wait after so many attempts in a row that failed: `reconnectWait`
-/// up to `maxJoinAttempts` of them, then longer and longer.
+/// The wait after this many failed attempts in a row: `reconnectWait` up to `maxJoinAttempts`, doubled for each further one.
 fn pause(config: &NatsConfig, attempts: u32) -> Duration {
     let beyond = attempts.saturating_sub(config.max_join_attempts).min(16);
     config.reconnect_wait.saturating_mul(1 << beyond).min(MAX_WAIT.max(config.reconnect_wait))
@@ -303,21 +301,7 @@ fn remedy(kind: ConnectErrorKind) -> &'static str {
     }
 }
 
-/// An error with what caused it, each part once.
-fn causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let deeper = error.to_string();
-        if !text.contains(&deeper) {
-            text = format!("{text}: {deeper}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
-/// The secret as it is now: a file may have changed since it was last read.
+/// The current secret. A file may have changed since it was last read.
 async fn secret(source: &SecretSource, what: &str) -> Result<String, String> {
     let path = match source {
         SecretSource::Text(secret) => return Ok(secret.expose().to_owned()),
@@ -325,7 +309,7 @@ async fn secret(source: &SecretSource, what: &str) -> Result<String, String> {
     };
     let text = tokio::fs::read_to_string(path).await;
     let text = text.map_err(|error| format!("discovery.nats.{what}File: cannot read {}: {error}", path.display()))?;
-    // Editors and shells end a file with a newline that is no part of the secret.
+    // Editors and shells append a newline, which is not part of the secret.
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
@@ -361,57 +345,57 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_announcement_is_left_alone() {
+    async fn nats_ignores_what_is_not_an_announcement() {
         let mut nats = nats();
         let long = format!(r#"{{"kvasir":1,"addresses":["10.0.0.1:1"]{}}}"#, " ".repeat(MAX_MESSAGE));
         for text in ["", "hello", "{}", r#"{"kvasir":2,"addresses":["10.0.0.1:1"]}"#, &long] {
-            assert!(!nats.take(&message(text)), "{text:?}");
+            assert!(!nats.record(&message(text)), "{text:?}");
         }
         assert!(nats.heard.is_empty());
-        // Whoever announces these reaches nobody, and the rest of it stands.
+        // Unreachable addresses are skipped, the others are used.
         let text = r#"{"kvasir":1,"addresses":["0.0.0.0:7","224.0.0.1:7","10.0.0.1:0","10.0.0.2:7","[fd00::1]:7"],"later":true}"#;
-        assert!(nats.take(&message(text)));
+        assert!(nats.record(&message(text)));
         let heard: Vec<_> = nats.heard.keys().map(ToString::to_string).collect();
         assert_eq!(heard, ["10.0.0.2:7", "[fd00::1]:7"]);
     }
 
     #[tokio::test]
-    async fn a_flood_of_addresses_is_bounded() {
+    async fn nats_addresses_are_bounded() {
         let mut nats = nats();
         for port in 1..5_000 {
-            nats.take(&message(&format!(r#"{{"kvasir":1,"addresses":["10.0.0.1:{port}"]}}"#)));
+            nats.record(&message(&format!(r#"{{"kvasir":1,"addresses":["10.0.0.1:{port}"]}}"#)));
         }
         assert_eq!(nats.heard.len(), MAX_ADDRESSES);
         let many: Vec<_> = (1..30).map(|port| format!("\"10.0.0.2:{port}\"")).collect();
         let mut nats = self::nats();
-        assert!(nats.take(&message(&format!(r#"{{"kvasir":1,"addresses":[{}]}}"#, many.join(",")))));
+        assert!(nats.record(&message(&format!(r#"{{"kvasir":1,"addresses":[{}]}}"#, many.join(",")))));
         assert_eq!(nats.heard.len(), MAX_ANNOUNCED);
     }
 
     #[tokio::test]
-    async fn the_address_that_is_announced_can_be_set() {
+    async fn nats_announces_the_configured_address() {
         let mut nats = nats();
-        nats.look_at_myself().await;
+        nats.resolve_own_addresses().await;
         assert_eq!(nats.mine, ["10.0.0.1:7071".parse().unwrap()]);
         nats.config.discovery_port = Some(9);
-        nats.look_at_myself().await;
+        nats.resolve_own_addresses().await;
         assert_eq!(nats.mine, ["10.0.0.1:9".parse().unwrap()]);
         nats.config.host = Some("fd00::1".to_owned());
-        nats.look_at_myself().await;
+        nats.resolve_own_addresses().await;
         assert_eq!(nats.mine, ["[fd00::1]:9".parse().unwrap()]);
         nats.config.host = Some("no.such.host.invalid".to_owned());
-        nats.look_at_myself().await;
-        assert_eq!(nats.mine, ["[fd00::1]:9".parse().unwrap()], "what it was stands");
+        nats.resolve_own_addresses().await;
+        assert_eq!(nats.mine, ["[fd00::1]:9".parse().unwrap()], "the last address stays");
         let error = nats.unresolved.unwrap();
         assert!(error.contains("discovery.nats.host: cannot resolve no.such.host.invalid"), "{error}");
     }
 
     #[test]
-    fn the_wait_grows_after_max_join_attempts_and_never_ends() {
+    fn nats_wait_grows_after_max_join_attempts() {
         let waits: Vec<_> = (0..9).map(|attempts| pause(&nats().config, attempts).as_secs()).collect();
         assert_eq!(waits, [2, 2, 2, 2, 4, 5, 5, 5, 5]);
         assert_eq!(pause(&nats().config, u32::MAX).as_secs(), 5);
         let patient = NatsConfig { reconnect_wait: Duration::from_mins(1), ..nats().config };
-        assert_eq!(pause(&patient, u32::MAX).as_secs(), 60, "as it was asked for");
+        assert_eq!(pause(&patient, u32::MAX).as_secs(), 60, "a longer reconnectWait is kept");
     }
 }

@@ -1,5 +1,4 @@
-//! Peers in a fixed list. Names in it are resolved again each round, by the
-//! system's own resolver; listing the node itself is fine.
+//! Peers from a fixed list. The system's resolver resolves its names in each round. The list may contain the node itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,9 +20,9 @@ const ROUND: Duration = Duration::from_secs(5);
 type Lookup = BoxFuture<'static, io::Result<BTreeSet<SocketAddr>>>;
 
 pub(super) struct StaticHosts {
-    /// Addresses, which need no resolving and wait for none.
+    /// Entries that are addresses. They are reported at once.
     addresses: BTreeSet<SocketAddr>,
-    /// Names, and what each resolved to when it last did.
+    /// Entries that are names, each with its last addresses.
     names: BTreeMap<HostPort, BTreeSet<SocketAddr>>,
     resolve: Box<dyn Fn(HostPort) -> Lookup + Send>,
     round: Duration,
@@ -42,7 +41,7 @@ impl StaticHosts {
         this
     }
 
-    /// Resolves names in another way than the system does, and more often.
+    /// Resolves names by `resolve` and not by the system, at another interval.
     #[cfg(test)]
     pub(super) fn resolving(self, resolve: impl Fn(HostPort) -> Lookup + Send + 'static, round: Duration) -> Self {
         Self { resolve: Box::new(resolve), round, ..self }
@@ -66,7 +65,7 @@ impl StaticHosts {
                 Ok(addresses) => _ = self.names.insert(host, addresses),
                 Err(error) => _ = unresolved.insert(host.to_string(), error),
             }
-            // A name whose server is silent takes long to fail: nobody else waits for it.
+            // A name whose server is silent takes long to fail. The other names do not wait for it.
             if waiting > 0 {
                 reporter.found_so_far(self.known());
             }

@@ -1,5 +1,4 @@
-//! The merge of several providers, the static list, and DNS against a server
-//! of this process that speaks real packets.
+//! The merge of several providers, the static list, and DNS against a server in this process that uses real packets.
 
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 
@@ -20,7 +19,7 @@ fn at(addresses: &[&str]) -> BTreeSet<SocketAddr> {
     addresses.iter().map(|it| it.parse().unwrap()).collect()
 }
 
-/// Long enough for a machine that is busy with other work.
+/// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 async fn wait(view: &mut watch::Receiver<Arc<View>>, wanted: impl FnMut(&Arc<View>) -> bool) -> Arc<View> {
@@ -32,17 +31,17 @@ fn addresses(view: &View) -> BTreeSet<SocketAddr> {
     view.addresses.keys().copied().collect()
 }
 
-/// The node's own address, which only NATS needs to know.
+/// The node's own address, which only NATS needs.
 const ME: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7071);
 
 fn start_configured(config: &DiscoveryConfig) -> watch::Receiver<Arc<View>> {
     start(configured(config, ME))
 }
 
-/// A provider that says what the test tells it to.
-struct Told(&'static str, mpsc::Receiver<Result<BTreeSet<SocketAddr>, String>>);
+/// A provider that reports what the test sends.
+struct Scripted(&'static str, mpsc::Receiver<Result<BTreeSet<SocketAddr>, String>>);
 
-impl Provider for Told {
+impl Provider for Scripted {
     fn name(&self) -> &'static str {
         self.0
     }
@@ -62,20 +61,20 @@ impl Provider for Told {
 }
 
 #[tokio::test]
-async fn providers_add_up_and_a_failing_one_keeps_what_it_found() {
-    let (a, a_told) = mpsc::channel(1);
-    let (b, b_told) = mpsc::channel(1);
-    let mut view = start(vec![Box::new(Told("a", a_told)), Box::new(Told("b", b_told))]);
+async fn providers_add_up_and_keep_findings_on_failure() {
+    let (a, a_answers) = mpsc::channel(1);
+    let (b, b_answers) = mpsc::channel(1);
+    let mut view = start(vec![Box::new(Scripted("a", a_answers)), Box::new(Scripted("b", b_answers))]);
     assert!(!view.borrow().answered());
 
     a.send(Ok(at(&["10.0.0.1:1", "10.0.0.2:1"]))).await.unwrap();
     let seen = wait(&mut view, |view| view.addresses.len() == 2).await;
-    assert!(!seen.answered(), "b has said nothing");
+    assert!(!seen.answered(), "b has not answered");
     assert_eq!(seen.providers[0].found(), 2);
 
     b.send(Err("no route".to_owned())).await.unwrap();
     let seen = wait(&mut view, |view| view.providers[1].error.is_some()).await;
-    assert!(!seen.answered(), "a failure is no answer");
+    assert!(!seen.answered(), "a failure is not an answer");
 
     b.send(Ok(at(&["10.0.0.2:1", "10.0.0.3:1"]))).await.unwrap();
     let seen = wait(&mut view, |view| view.addresses.len() == 3).await;
@@ -85,7 +84,7 @@ async fn providers_add_up_and_a_failing_one_keeps_what_it_found() {
 
     a.send(Err("gone".to_owned())).await.unwrap();
     let seen = wait(&mut view, |view| view.providers[0].error.is_some()).await;
-    assert_eq!(seen.addresses.len(), 3, "what was found stands");
+    assert_eq!(seen.addresses.len(), 3, "the findings stay");
     assert_eq!(
         seen.providers[0],
         ProviderStatus {
@@ -103,7 +102,7 @@ async fn providers_add_up_and_a_failing_one_keeps_what_it_found() {
 }
 
 #[tokio::test]
-async fn what_is_found_so_far_is_no_answer_and_no_end_of_a_failure() {
+async fn found_so_far_neither_answers_nor_ends_a_failure() {
     struct SoFar;
     impl Provider for SoFar {
         fn name(&self) -> &'static str {
@@ -123,44 +122,44 @@ async fn what_is_found_so_far_is_no_answer_and_no_end_of_a_failure() {
 }
 
 #[tokio::test]
-async fn more_addresses_than_any_cluster_has_are_cut_off() {
-    let (a, a_told) = mpsc::channel(1);
-    let mut view = start(vec![Box::new(Told("a", a_told))]);
+async fn provider_addresses_are_bounded() {
+    let (a, a_answers) = mpsc::channel(1);
+    let mut view = start(vec![Box::new(Scripted("a", a_answers))]);
     a.send(Ok((1..=9_999).map(|port| ([10, 0, 0, 1], port).into()).collect())).await.unwrap();
     let seen = wait(&mut view, |view| view.answered()).await;
     assert_eq!((seen.addresses.len(), seen.providers[0].found()), (MAX_ADDRESSES, MAX_ADDRESSES as u32));
 }
 
 #[tokio::test]
-async fn the_same_answer_again_wakes_nobody() {
-    let (a, a_told) = mpsc::channel(1);
-    let mut view = start(vec![Box::new(Told("a", a_told))]);
+async fn same_answer_again_does_not_notify() {
+    let (a, a_answers) = mpsc::channel(1);
+    let mut view = start(vec![Box::new(Scripted("a", a_answers))]);
     a.send(Ok(at(&["10.0.0.1:1"]))).await.unwrap();
     wait(&mut view, |view| view.answered()).await;
     view.mark_unchanged();
     a.send(Ok(at(&["10.0.0.1:1"]))).await.unwrap();
-    // Room in the channel again means that the provider has taken the answer.
+    // When the channel has room again, the provider has received the answer.
     a.send(Ok(at(&["10.0.0.1:1"]))).await.unwrap();
     tokio::task::yield_now().await;
     assert!(!view.has_changed().unwrap());
 }
 
 #[tokio::test]
-async fn without_providers_the_node_is_alone_by_choice() {
+async fn view_without_providers_counts_as_answered() {
     let view = start_configured(&DiscoveryConfig::default());
     assert_eq!(**view.borrow(), View::default());
     assert!(view.borrow().answered());
 }
 
 #[tokio::test]
-async fn providers_end_when_nobody_looks() {
-    let (a, a_told) = mpsc::channel(1);
-    drop(start(vec![Box::new(Told("a", a_told))]));
+async fn providers_end_with_the_last_receiver() {
+    let (a, a_answers) = mpsc::channel(1);
+    drop(start(vec![Box::new(Scripted("a", a_answers))]));
     timeout(PATIENCE, a.closed()).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_list_may_hold_names_and_both_families_and_one_that_fails_spares_the_others() {
+async fn static_list_has_names_and_both_families() {
     let list = |hosts: &[&str]| DiscoveryConfig {
         static_hosts: Some(StaticConfig { hosts: hosts.iter().map(|host| host.parse().unwrap()).collect() }),
         ..DiscoveryConfig::default()
@@ -173,7 +172,7 @@ async fn a_list_may_hold_names_and_both_families_and_one_that_fails_spares_the_o
     assert_eq!(seen.providers[0].error, None);
 
     let mut view = start_configured(&list(&["10.0.0.1:1", "no.such.host.invalid:2"]));
-    // The address waits for no name.
+    // An address does not wait for names.
     wait(&mut view, |view| !view.addresses.is_empty()).await;
     let seen = wait(&mut view, |view| view.providers[0].error.is_some()).await;
     assert_eq!(addresses(&seen), at(&["10.0.0.1:1"]));
@@ -181,19 +180,19 @@ async fn a_list_may_hold_names_and_both_families_and_one_that_fails_spares_the_o
 }
 
 #[tokio::test]
-async fn names_are_resolved_again_in_each_round_and_a_silent_one_holds_nobody_up() {
+async fn static_names_are_resolved_in_each_round() {
     let config = StaticConfig { hosts: ["moving:1", "silent:2", "10.0.0.9:3"].map(|it| it.parse().unwrap()).into() };
     let moving = Arc::new(Mutex::new("10.0.0.1:1"));
     let silent = Arc::new(tokio::sync::Notify::new());
-    let (told, heard) = (Arc::clone(&moving), Arc::clone(&silent));
+    let (current, released) = (Arc::clone(&moving), Arc::clone(&silent));
     let resolve = move |host: HostPort| {
-        let (told, heard) = (Arc::clone(&told), Arc::clone(&heard));
+        let (current, released) = (Arc::clone(&current), Arc::clone(&released));
         async move {
             if host.host == "silent" {
-                heard.notified().await;
+                released.notified().await;
                 return Err(std::io::ErrorKind::TimedOut.into());
             }
-            Ok(at(&[*told.lock()]))
+            Ok(at(&[*current.lock()]))
         }
         .boxed()
     };
@@ -209,22 +208,22 @@ async fn names_are_resolved_again_in_each_round_and_a_silent_one_holds_nobody_up
     assert!(seen.providers[0].error.as_ref().unwrap().starts_with("cannot resolve silent:2: "), "{seen:?}");
 }
 
-/// The TTL of every record, in seconds: longer than any test waits.
+/// The TTL of every record in seconds, longer than any test waits.
 const TTL: u32 = 3600;
 
-/// What the server answers: the addresses of each name, and whether it answers at all.
+/// The server's answers: the addresses of each name, and whether it answers at all.
 #[derive(Default)]
 struct Zone {
     names: HashMap<String, Vec<&'static str>>,
     /// Names of SRV records, and the targets of each.
     services: HashMap<String, Vec<(&'static str, u16)>>,
     broken: bool,
-    /// The one kind of record that it cannot answer.
+    /// The type of records that fails.
     broken_for: Option<RecordType>,
     asked: Vec<String>,
 }
 
-/// A DNS server for one zone, on a port of its own.
+/// A DNS server for one zone.
 async fn dns_server() -> (SocketAddr, Arc<Mutex<Zone>>) {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -277,7 +276,7 @@ fn dns(server: SocketAddr, domain_name: &str, ipv6: bool) -> watch::Receiver<Arc
     name_server.connections[0].port = server.port();
     let search = ["ns.svc.cluster.local.", "svc.cluster.local.", "cluster.local."].map(|it| it.parse().unwrap());
     let mut options = ResolverOpts::default();
-    // As in a pod.
+    // Like in a pod.
     options.ndots = 5;
     options.timeout = Duration::from_millis(500);
     let resolver = ResolverConfig::from_parts(None, search.to_vec(), vec![name_server]);
@@ -287,11 +286,11 @@ fn dns(server: SocketAddr, domain_name: &str, ipv6: bool) -> watch::Receiver<Arc
         port: (!domain_name.starts_with('_')).then_some(7071),
         server: Vec::new(),
     };
-    start(vec![Box::new(dns::Dns::asking(config, (resolver, options)))])
+    start(vec![Box::new(dns::Dns::with_config(config, (resolver, options)))])
 }
 
 #[tokio::test]
-async fn a_name_that_comes_changes_and_goes_is_followed() {
+async fn dns_follows_a_name_that_appears_and_changes() {
     let (server, zone) = dns_server().await;
     let set = |ips: Option<Vec<&'static str>>| {
         let mut zone = zone.lock();
@@ -300,7 +299,7 @@ async fn a_name_that_comes_changes_and_goes_is_followed() {
     };
     let mut view = dns(server, "demo-peers.ns.svc", false);
     let seen = wait(&mut view, |view| view.answered()).await;
-    assert_eq!(seen.providers[0].error, None, "a name that does not exist yet is no error");
+    assert_eq!(seen.providers[0].error, None, "a name that does not exist yet is not an error");
     assert_eq!(seen.addresses.len(), 0);
 
     set(Some(vec!["10.0.0.1", "10.0.0.2"]));
@@ -308,14 +307,14 @@ async fn a_name_that_comes_changes_and_goes_is_followed() {
     assert_eq!(addresses(&seen), at(&["10.0.0.1:7071", "10.0.0.2:7071"]));
     assert_eq!(seen.providers[0].found(), 2);
 
-    // Asked again before the TTL ends, and not answered by a cache.
+    // Queried again before the TTL ends, without a cache.
     set(Some(vec!["10.0.0.2", "10.0.0.3"]));
     wait(&mut view, |view| addresses(view) == at(&["10.0.0.2:7071", "10.0.0.3:7071"])).await;
 
     zone.lock().broken = true;
     let seen = wait(&mut view, |view| view.providers[0].error.is_some()).await;
     assert!(seen.providers[0].error.as_ref().unwrap().contains("demo-peers.ns.svc"), "{seen:?}");
-    assert_eq!(seen.addresses.len(), 2, "what was found stands");
+    assert_eq!(seen.addresses.len(), 2, "the findings stay");
     zone.lock().broken = false;
 
     set(None);
@@ -329,7 +328,7 @@ async fn a_name_that_comes_changes_and_goes_is_followed() {
 }
 
 #[tokio::test]
-async fn both_families_are_asked_for_when_ipv6_is_on() {
+async fn dns_queries_both_families_with_ipv6() {
     let (server, zone) = dns_server().await;
     zone.lock().names.insert("dual.example.".to_owned(), vec!["10.0.0.1", "fd00::1"]);
     zone.lock().names.insert("six.example.".to_owned(), vec!["fd00::6"]);
@@ -342,7 +341,7 @@ async fn both_families_are_asked_for_when_ipv6_is_on() {
 }
 
 #[tokio::test]
-async fn srv_records_bring_names_and_ports() {
+async fn dns_follows_srv_records() {
     let (server, zone) = dns_server().await;
     zone.lock()
         .services
@@ -352,21 +351,21 @@ async fn srv_records_bring_names_and_ports() {
     let mut view = dns(server, "_peer._tcp.demo.", true);
     let seen = wait(&mut view, |view| view.answered()).await;
     assert_eq!(addresses(&seen), at(&["10.0.0.1:1", "[fd00::1]:1", "10.0.0.2:2"]));
-    assert_eq!(seen.providers[0].error, None, "a target that does not exist yet is no error");
+    assert_eq!(seen.providers[0].error, None, "a target that does not exist yet is not an error");
 
     zone.lock().services.insert("_peer._tcp.demo.".to_owned(), vec![("b.demo.", 9), (".", 0)]);
     wait(&mut view, |view| addresses(view) == at(&["10.0.0.2:9"])).await;
     zone.lock().services.clear();
     let seen = wait(&mut view, |view| view.addresses.is_empty()).await;
     assert_eq!(seen.providers[0].error, None);
-    // Nothing there yet, either.
+    // No such records yet, which is not an error either.
     let mut view = dns(server, "_peer._tcp.other.", false);
     let seen = wait(&mut view, |view| view.answered()).await;
     assert_eq!((seen.addresses.len(), &seen.providers[0].error), (0, &None));
 }
 
 #[tokio::test]
-async fn a_family_that_cannot_be_had_spares_the_other() {
+async fn dns_failure_of_one_family_keeps_the_other() {
     let (server, zone) = dns_server().await;
     zone.lock().names.insert("dual.example.".to_owned(), vec!["10.0.0.1", "fd00::1"]);
     let mut view = dns(server, "dual.example.", true);
@@ -374,7 +373,7 @@ async fn a_family_that_cannot_be_had_spares_the_other() {
     zone.lock().broken_for = Some(RecordType::AAAA);
     zone.lock().names.insert("dual.example.".to_owned(), vec!["10.0.0.2"]);
     let seen = wait(&mut view, |view| view.addresses.len() == 3).await;
-    assert_eq!(addresses(&seen), at(&["10.0.0.1:7071", "10.0.0.2:7071", "[fd00::1]:7071"]), "what was found stands");
+    assert_eq!(addresses(&seen), at(&["10.0.0.1:7071", "10.0.0.2:7071", "[fd00::1]:7071"]), "the findings stay");
     let error = seen.providers[0].error.clone().unwrap();
     assert!(error.contains("cannot look up the AAAA records of dual.example."), "{error}");
     assert!(seen.providers[0].failures > 0);
@@ -384,21 +383,21 @@ async fn a_family_that_cannot_be_had_spares_the_other() {
 }
 
 #[tokio::test]
-async fn other_servers_than_the_systems_can_be_asked_with_its_search_list() {
+async fn dns_servers_are_used_with_the_system_search_list() {
     let (server, zone) = dns_server().await;
     zone.lock().names.insert("demo-peers.ns.svc.cluster.local.".to_owned(), vec!["10.0.0.1"]);
-    // As the kubelet writes it; nobody answers there.
+    // As the kubelet writes it; this server does not answer.
     let text = "search ns.svc.cluster.local svc.cluster.local cluster.local\nnameserver 127.0.0.253\noptions ndots:5\n";
     let system = hickory_resolver::system_conf::parse_resolv_conf(text).unwrap();
     let domain_name = "demo-peers".to_owned();
     let config = DnsConfig { domain_name, ipv6: false, port: Some(7071), server: vec![server] };
-    let mut view = start(vec![Box::new(dns::Dns::asking(config, system))]);
+    let mut view = start(vec![Box::new(dns::Dns::with_config(config, system))]);
     let seen = wait(&mut view, |view| !view.addresses.is_empty()).await;
     assert_eq!(addresses(&seen), at(&["10.0.0.1:7071"]));
 }
 
 #[tokio::test]
-async fn a_dns_server_that_is_away_is_told_and_found_again() {
+async fn dns_server_that_was_away_is_used_again() {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let server = socket.local_addr().unwrap();
     let mut view = dns(server, "demo.example.", false);

@@ -1,21 +1,17 @@
-//! Datagrams that are encrypted by XChaCha20-Poly1305, each by itself: with
-//! nonces of 192 random bits, no two of which are ever equal.
+//! Datagrams, each encrypted by XChaCha20-Poly1305 with a random nonce of 192 bits; such nonces practically never repeat.
 //!
 //! ```text
 //! "KVSX"  version  nonce  ciphertext of (sender, time, datagram)  tag
 //! 4       1        24     8 + 8 + up to 1168                      16
 //! ```
 //!
-//! The first five bytes and the cookie are authenticated with it.
+//! The first five bytes and the cookie are authenticated as well.
 //!
-//! A datagram that is sent again by somebody else is refused: its time must be
-//! within a window around this node's, and of those in the window each is taken
-//! once. What was taken is remembered up to [`MAX_SEEN`]; beyond that the window
-//! gets narrower, and never forgets what it should know. Three gaps are left,
-//! which do no more harm than a network that doubles and delays datagrams: one
-//! that was meant for another node, and one sent in the window before this node
-//! started, is taken once; and once again what was sent before this node's clock
-//! was set back by more than the window.
+//! Replayed datagrams are refused: a datagram's time must be in a window around this node's clock, and each datagram in the
+//! window is accepted once. The node remembers up to [`MAX_SEEN`] accepted datagrams. With more, the window becomes narrower,
+//! so that no datagram in it is forgotten. Three kinds of replays are still accepted once, and do no more harm than a network
+//! that duplicates and delays datagrams: of a datagram for another node; of one that was sent in the window before this node
+//! started; and of one that was sent before this node's clock was set back by more than the window.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,8 +22,8 @@ use chacha20poly1305::aead::{Aead as _, Payload};
 use parking_lot::Mutex;
 
 use super::Keys;
-use crate::engine::wall_ms;
 use crate::membership::{MAX_DATAGRAM, SEALED_MAGIC, Seal};
+use crate::wall_clock::wall_ms;
 
 const VERSION: u8 = 1;
 const HEADER: usize = SEALED_MAGIC.len() + 1;
@@ -35,44 +31,42 @@ const NONCE: usize = 24;
 const TAG: usize = 16;
 const SENDER: usize = 8;
 const TIME: usize = 8;
-/// What encryption adds to a datagram.
+/// The bytes that encryption adds to a datagram.
 pub const OVERHEAD: usize = HEADER + NONCE + SENDER + TIME + TAG;
-/// The longest that is sent or taken: with its UDP and IPv6 headers it is within
-/// 1280 bytes, the least that an IPv6 network carries whole.
+/// The longest encrypted datagram. With UDP and IPv6 headers it has at most 1280 bytes, the minimum MTU of IPv6.
 pub const MAX_SEALED: usize = 1280 - 40 - 8;
 const _: () = assert!(MAX_DATAGRAM + OVERHEAD <= MAX_SEALED);
 
-/// How far from this node's clock a datagram's time may be, beside what clocks
-/// may differ by: long, so that a node with a wrong clock is still seen, and
-/// told of by name when it is linked to.
+/// How far a datagram's time may be from this node's clock, in addition to `maxClockSkew`. It is long so that a node with a
+/// wrong clock is still seen by membership, and reported by name when it is linked to.
 const WINDOW: Duration = Duration::from_mins(5);
-/// Datagrams that are remembered, at about 40 bytes each. A node takes some
-/// hundred in a second at most, however large its cluster.
+/// How many datagrams are remembered, at about 40 bytes each. A node accepts at most some hundred per second in a cluster of
+/// any size.
 pub const MAX_SEEN: usize = 1 << 16;
 
-/// Datagrams that were refused, by reason, since the start.
+/// The datagrams that were refused since the start, by reason.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub struct RefusedDatagrams {
     /// Not encrypted.
     pub plaintext: AtomicU64,
-    /// Nothing that a node sends.
+    /// Not from a node.
     pub garbage: AtomicU64,
-    /// Another version of this.
+    /// Another version of the encryption.
     pub version: AtomicU64,
-    /// Longer or shorter than any that is sent.
+    /// An impossible length.
     pub length: AtomicU64,
-    /// No key opens it: another cookie or key, or it was changed.
+    /// No key decrypts it: another cookie or key, or it was altered.
     pub key: AtomicU64,
-    /// This node's own.
+    /// Sent by this node.
     pub reflected: AtomicU64,
-    /// Its time is out of the window.
+    /// Its time is outside the window.
     pub stale: AtomicU64,
-    /// It was taken before.
+    /// It was accepted before.
     pub replayed: AtomicU64,
 }
 
-impl Counters {
-    /// Each reason and its figure.
+impl RefusedDatagrams {
+    /// Each reason with its count.
     pub fn read(&self) -> [(&'static str, u64); 8] {
         [
             ("plaintext", &self.plaintext),
@@ -91,53 +85,59 @@ impl Counters {
 /// Why a datagram was not opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum Refused {
-    #[error("it is not encrypted, and this node's are: give all nodes the same encryption settings")]
+    #[error(
+        "the datagram is not encrypted, but this node uses encryption: give all nodes the same encryption settings"
+    )]
     Plaintext,
-    #[error("it is none of a kvasir node")]
+    #[error("the datagram is not from a kvasir node")]
     Garbage,
-    #[error("it is encrypted by version {0}, this node speaks {VERSION}: run nodes of neighbouring releases together")]
+    #[error(
+        "the datagram is encrypted by version {0}, this node speaks {VERSION}: run nodes of neighbouring releases together"
+    )]
     Version(u8),
-    #[error("it has {0} bytes, which none that is sent has")]
+    #[error("the datagram has an impossible length of {0} bytes")]
     Length(usize),
-    #[error("none of this node's keys opens it: its sender has another cookie or key, or it was changed on its way")]
+    #[error(
+        "none of this node's keys decrypts the datagram: its sender has another cookie or key, or it was altered on its way"
+    )]
     Key,
-    #[error("it is one of this node's own, sent back")]
+    #[error("the datagram is one of this node's own, sent back")]
     Reflected,
-    #[error("its time is {0} ms from this node's: it was held back, or a clock is wrong")]
+    #[error("the datagram's time differs by {0} ms from this node's: it was delayed, or a clock is wrong")]
     Stale(u64),
-    #[error("it was sent before: somebody repeats datagrams")]
+    #[error("the datagram was received before: datagrams are replayed")]
     Replayed,
 }
 
-/// Seals what is sent and opens what comes.
+/// Encrypts and decrypts datagrams.
 pub struct Sealer {
     keys: Keys,
-    /// This process, so that it knows its own.
+    /// Identifies this process, so that it recognises its own datagrams.
     me: u64,
     window_ms: u64,
     /// This node's clock, milliseconds since 1970.
     clock: fn() -> u64,
     seen: Mutex<Seen>,
-    counters: Counters,
+    counters: RefusedDatagrams,
 }
 
-/// What was taken and is in the window, oldest first.
+/// The accepted datagrams in the window, oldest first.
 struct Seen {
     datagrams: BTreeSet<(u64, u128)>,
-    /// What is not later is refused: to remember it there was no room.
+    /// Datagrams up to this time were forgotten for lack of room, and are refused.
     floor_ms: u64,
-    /// What is not later was before the window, and is not remembered.
+    /// Datagrams up to this time left the window and were forgotten.
     passed_ms: u64,
     limit: usize,
 }
 
 impl Sealer {
-    /// With these keys; peers' clocks may differ by `max_clock_skew`.
+    /// Peers' clocks may differ by `max_clock_skew`.
     pub fn new(keys: Keys, max_clock_skew: Duration) -> Self {
         Self::with(keys, max_clock_skew, MAX_SEEN, wall_ms)
     }
 
-    /// The same, which remembers `limit` datagrams and reads the time, milliseconds since 1970, from `clock`.
+    /// Remembers at most `limit` datagrams, and reads the time (milliseconds since 1970) from `clock`.
     pub fn with(keys: Keys, max_clock_skew: Duration, limit: usize, clock: fn() -> u64) -> Self {
         let window = WINDOW.saturating_add(max_clock_skew);
         Self {
@@ -146,12 +146,12 @@ impl Sealer {
             window_ms: u64::try_from(window.as_millis()).unwrap_or(u64::MAX),
             clock,
             seen: Mutex::new(Seen { datagrams: BTreeSet::new(), floor_ms: 0, passed_ms: 0, limit }),
-            counters: Counters::default(),
+            counters: RefusedDatagrams::default(),
         }
     }
 
-    /// What was refused.
-    pub const fn counters(&self) -> &Counters {
+    /// The refused datagrams.
+    pub const fn counters(&self) -> &RefusedDatagrams {
         &self.counters
     }
 
@@ -213,21 +213,22 @@ impl Sealer {
             return Err(Refused::Stale(away_ms));
         }
         let start = nonce[..16].try_into().expect("a nonce has 24 bytes");
-        self.seen.lock().take(time_ms, u128::from_be_bytes(start), now_ms, self.window_ms)?;
+        self.seen.lock().accept(time_ms, u128::from_be_bytes(start), now_ms, self.window_ms)?;
         Ok(plain[SENDER + TIME..].to_vec())
     }
 }
 
 impl Seen {
-    fn take(&mut self, time_ms: u64, nonce: u128, now_ms: u64, window_ms: u64) -> Result<(), Refused> {
-        // A clock that was set back brings the window to where it was. One that was set back by
-        // more than the window makes a new beginning: else nothing would be taken until it has caught up.
+    fn accept(&mut self, time_ms: u64, nonce: u128, now_ms: u64, window_ms: u64) -> Result<(), Refused> {
+        // A clock that was set back moves the window back, to where datagrams were forgotten: they are refused. But after a
+        // clock was set back by more than the window, nothing would be accepted until it has caught up; so then the
+        // node forgets that.
         let passed_ms = if self.passed_ms < now_ms { self.passed_ms } else { 0 };
         let floor_ms = self.floor_ms.max(passed_ms);
         if time_ms <= floor_ms {
             return Err(Refused::Stale(floor_ms - time_ms));
         }
-        // The window's beginning moves on: what is before it is refused by its time.
+        // Datagrams before the window need not be remembered: they are refused by their time.
         let oldest_ms = now_ms.saturating_sub(window_ms);
         while let Some((time_ms, _)) = self.datagrams.first().copied().filter(|(time_ms, _)| *time_ms < oldest_ms) {
             self.datagrams.pop_first();
@@ -281,19 +282,22 @@ mod tests {
     }
 
     #[test]
-    fn a_datagram_comes_out_as_it_went_in_and_once() {
+    fn sealed_datagram_opens_unchanged_and_once() {
         let (ours, theirs) = (sealer("c", &[1, 2]), sealer("c", &[2, 1]));
         for datagram in [&b""[..], b"hello", &[7; MAX_DATAGRAM]] {
             let sealed = theirs.seal_at(datagram, NOW);
             assert_eq!(sealed.len(), OVERHEAD + datagram.len());
-            assert_eq!(ours.open_at(&sealed, NOW).unwrap(), datagram, "either key opens");
+            assert_eq!(ours.open_at(&sealed, NOW).unwrap(), datagram, "either key decrypts");
             assert_eq!(ours.open_at(&sealed, NOW), Err(Refused::Replayed));
         }
-        assert!(ours.open_at(&theirs.seal_at(b"hello", NOW), NOW).is_ok(), "the same again, sealed again, is another");
+        assert!(
+            ours.open_at(&theirs.seal_at(b"hello", NOW), NOW).is_ok(),
+            "the same content sealed again is another datagram"
+        );
     }
 
     #[test]
-    fn another_cookie_another_key_and_each_change_are_refused() {
+    fn sealed_with_another_key_or_altered_is_refused() {
         let ours = sealer("c", &[1]);
         for theirs in [sealer("d", &[1]), sealer("c", &[2])] {
             assert_eq!(ours.open_at(&theirs.seal_at(b"hello", NOW), NOW), Err(Refused::Key));
@@ -308,11 +312,11 @@ mod tests {
         assert_eq!(ours.open_at(&[&sealed[..], b"!"].concat(), NOW), Err(Refused::Key));
         assert_eq!(ours.open_at(&[&sealed[..], &[0; MAX_SEALED]].concat(), NOW), Err(Refused::Length(1232 + 66)));
         assert_eq!(ours.open_at(&sealed[..OVERHEAD - 1], NOW), Err(Refused::Length(OVERHEAD - 1)));
-        assert!(ours.open_at(&sealed, NOW).is_ok(), "none of that made it unopenable");
+        assert!(ours.open_at(&sealed, NOW).is_ok(), "the unaltered datagram still opens");
     }
 
     #[test]
-    fn what_is_not_encrypted_is_told_from_garbage() {
+    fn sealed_plaintext_and_garbage_are_distinguished() {
         let ours = sealer("c", &[1]);
         assert_eq!(ours.open_at(b"KVSW\x01and more", NOW), Err(Refused::Plaintext));
         assert_eq!(ours.open_at(b"", NOW), Err(Refused::Garbage));
@@ -321,13 +325,13 @@ mod tests {
     }
 
     #[test]
-    fn its_own_is_refused() {
+    fn sealed_by_this_node_is_refused() {
         let ours = sealer("c", &[1]);
         assert_eq!(ours.open_at(&ours.seal_at(b"hello", NOW), NOW), Err(Refused::Reflected));
     }
 
     #[test]
-    fn what_is_out_of_the_window_is_refused_and_remembered_no_longer() {
+    fn sealed_outside_the_window_is_refused() {
         let (ours, theirs) = (sealer("c", &[1]), sealer("c", &[1]));
         let window = ours.window_ms;
         assert_eq!(window, 310_000);
@@ -341,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_brings_nothing_back_and_keeps_nobody_out() {
+    fn clock_set_back_allows_no_replay_and_locks_out_none() {
         let (ours, theirs) = (sealer("c", &[1]), sealer("c", &[1]));
         let window = ours.window_ms;
         let first = theirs.seal_at(b"first", NOW);
@@ -352,25 +356,25 @@ mod tests {
         assert_eq!(ours.remembered(), 1);
         assert_eq!(ours.open_at(&first, NOW + 2000), Err(Refused::Stale(0)));
         assert!(ours.open_at(&theirs.seal_at(b"third", NOW + 2000), NOW + 2000).is_ok());
-        // By more than the window: what is sent from now on is taken all the same.
+        // Set back by more than the window: new datagrams are accepted.
         assert!(ours.open_at(&theirs.seal_at(b"fourth", NOW - 9000), NOW - 9000).is_ok());
     }
 
     #[test]
-    fn what_is_remembered_is_bounded_and_nothing_is_taken_twice_for_it() {
+    fn sealed_memory_is_bounded_without_replays() {
         let (ours, theirs) = (sealer("c", &[1]), sealer("c", &[1]));
         ours.seen.lock().limit = 10;
         let sent: Vec<_> = (0..100).map(|n| theirs.seal_at(b"hello", NOW + n)).collect();
         let taken = sent.iter().filter(|sealed| ours.open_at(sealed, NOW).is_ok()).count();
         assert_eq!((taken, ours.seen.lock().datagrams.len()), (100, 10));
         assert!(sent.iter().all(|sealed| ours.open_at(sealed, NOW).is_err()));
-        // Late ones are lost for it, as datagrams may be.
+        // The price: late datagrams are refused.
         assert!(matches!(ours.open_at(&theirs.seal_at(b"hello", NOW), NOW), Err(Refused::Stale(_))));
     }
 
     proptest! {
         #[test]
-        fn no_bytes_open_and_none_make_it_panic(mut bytes: Vec<u8>, headed: bool) {
+        fn sealed_bytes_at_random_never_open_nor_panic(mut bytes: Vec<u8>, headed: bool) {
             let ours = sealer("c", &[1]);
             if headed {
                 bytes.splice(0..0, *b"KVSX\x01");

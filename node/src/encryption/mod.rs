@@ -1,6 +1,5 @@
-//! What peers encrypt with, links and datagrams: the keys as they are at the
-//! moment, from the settings or from a file that is followed. [`noise`] is for
-//! links, [`datagram`] for datagrams; neither knows what it carries.
+//! Encryption between peers: [`noise`] for links, [`datagram`] for datagrams, with the current keys from the settings or from a
+//! file. Neither knows what it carries.
 
 pub mod datagram;
 pub mod noise;
@@ -17,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{EncryptionConfig, KEY_BYTES, Keyring};
 use crate::reload::{self, Reloads};
 
-/// What logs and status call a key: 8 hexadecimal digits that tell nothing of
-/// it. The same key has the same name on all nodes with one cookie.
+/// The name of a key in logs and status: 8 hexadecimal digits that reveal nothing of it. With the same cookie, a key has the
+/// same name on all nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyId([u8; 4]);
 
@@ -28,10 +27,9 @@ impl fmt::Display for KeyId {
     }
 }
 
-/// One key. Links and datagrams never use the same bytes: each has its own,
-/// derived by HKDF (RFC 5869) with SHA-256, the cookie being the salt.
+/// A key, from which the keys of links and of datagrams are derived by HKDF (RFC 5869) with SHA-256 and the cookie as salt.
 pub struct Key {
-    /// Its name.
+    /// The name in logs and status.
     pub id: KeyId,
     link: [u8; KEY_BYTES],
     datagram: XChaCha20Poly1305,
@@ -66,7 +64,7 @@ fn derive<const N: usize>(prk: &hkdf::Prk, what: &[u8]) -> [u8; N] {
 /// The cookie and the keys, ready for use.
 pub struct Ring {
     cookie: Vec<u8>,
-    /// The primary one first; never empty.
+    /// The primary key first; never empty.
     keys: Vec<Key>,
 }
 
@@ -75,12 +73,12 @@ impl Ring {
         Self { cookie: given.cookie.clone(), keys: given.keys.iter().map(|key| Key::new(&given.cookie, key)).collect() }
     }
 
-    /// What seals.
+    /// The key that encrypts.
     pub fn primary(&self) -> &Key {
         self.keys.first().expect("a ring is validated to have a key")
     }
 
-    /// The names of all keys, the primary one first.
+    /// The names of all keys, the primary key first.
     pub fn names(&self) -> Vec<KeyId> {
         self.keys.iter().map(|key| key.id).collect()
     }
@@ -92,13 +90,12 @@ impl fmt::Debug for Ring {
     }
 }
 
-/// The keys as they are at the moment.
+/// The current keys.
 #[derive(Clone, Debug)]
 pub struct Keys(watch::Receiver<Arc<Ring>>);
 
 impl Keys {
-    /// Takes the keys from where the settings say, and from then on each change
-    /// of the file, until `stop` is cancelled.
+    /// Reads the keys. If they are in a file, follows its changes until `stop` is cancelled.
     pub fn start(config: &EncryptionConfig, reloads: &Reloads, stop: CancellationToken) -> Result<Self, String> {
         let (first, file) = match config {
             EncryptionConfig::Given(ring) => (ring.clone(), None),
@@ -116,12 +113,12 @@ impl Keys {
         Ok(Self(keys))
     }
 
-    /// The keys now.
+    /// The current keys.
     pub fn now(&self) -> Arc<Ring> {
         self.0.borrow().clone()
     }
 
-    /// Returns once `wrong` no longer holds of the keys; perhaps never.
+    /// Returns once `holds` is no longer true of the keys, perhaps never.
     pub async fn until_not(&self, mut holds: impl FnMut(&Ring) -> bool) {
         let mut keys = self.0.clone();
         if keys.wait_for(|ring| !holds(ring)).await.is_err() {
@@ -145,7 +142,7 @@ async fn follow(path: PathBuf, text: Vec<u8>, sender: watch::Sender<Arc<Ring>>, 
     reloads.follow("encryption", vec![path], vec![text], take).await;
 }
 
-/// A ring whose keys are each one byte over and over.
+/// A ring of keys that each repeat one byte.
 #[cfg(test)]
 fn ring(cookie: &str, keys: &[u8]) -> Ring {
     Ring::new(&Keyring { cookie: cookie.into(), keys: keys.iter().map(|key| [*key; KEY_BYTES]).collect() })
@@ -156,11 +153,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_has_one_name_with_one_cookie_and_its_parts_are_all_different() {
+    fn key_name_depends_on_key_and_cookie() {
         let (one, again, other) = (ring("c", &[1, 2]), ring("c", &[2, 1]), ring("d", &[1, 2]));
         assert_eq!(one.names(), [again.names()[1], again.names()[0]]);
         assert_ne!(one.names()[0], one.names()[1]);
-        assert_ne!(one.names()[0], other.names()[0], "the cookie is a part of it");
+        assert_ne!(one.names()[0], other.names()[0], "the name depends on the cookie");
         assert_ne!(one.primary().link, [1; KEY_BYTES]);
         assert_eq!(one.primary().id.to_string().len(), 8);
     }

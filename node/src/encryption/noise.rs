@@ -1,8 +1,6 @@
-//! A byte stream that is encrypted by the [Noise protocol](https://noiseprotocol.org/noise.html),
-//! revision 34, in the pattern `NNpsk0`: both sides prove that they know the
-//! key, the one that opens the connection with its first message, and each
-//! connection has keys of its own, which nobody can work out later (forward
-//! secrecy). Knows nothing of what the stream carries.
+//! A byte stream that is encrypted by the [Noise protocol](https://noiseprotocol.org/noise.html), revision 34, with the pattern
+//! `NNpsk0`: both sides prove that they know the key, the initiator with its first message. Each connection has session keys
+//! that cannot be recovered later (forward secrecy). Knows nothing of what the stream carries.
 //!
 //! ```text
 //! handshake   initiator → ephemeral key, tag    48 bytes
@@ -20,31 +18,33 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use super::{Key, KeyId, Ring};
 
 const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
-/// What both sides must agree on before a byte was sent, with the cookie behind it.
+/// The first part of the prologue, on which both sides must agree; the cookie follows.
 const PROLOGUE: &[u8] = b"kvasir peer link 1\0";
-/// Each message of the handshake: an X25519 key and a tag.
+/// The length of a handshake message: an X25519 key and a tag.
 const HANDSHAKE: usize = 32 + TAG;
-/// What the cipher adds to a message.
+/// The bytes that the cipher adds to a message.
 const TAG: usize = 16;
 /// The longest message that Noise allows.
 const MAX_MESSAGE: usize = 65_535;
-/// What one message carries.
+/// The most bytes that one message carries.
 const MAX_CHUNK: usize = MAX_MESSAGE - TAG;
 const LENGTH: usize = 2;
-/// Each direction takes a new key after this many messages (§11.3 of Noise):
-/// at most 4 GiB. The nonce counts on, and 2^64 messages are never reached.
+/// Each direction changes its key after this many messages (§11.3 of Noise), which is at most 4 GiB. The nonce keeps counting;
+/// 2^64 messages are never reached.
 const REKEY_AFTER: u64 = 1 << 16;
 
-/// Why there is no encrypted stream, or no more of it.
+/// Why an encrypted stream could not be made, or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NoiseError {
-    /// The first message was made with none of the known keys.
+    /// The first message was made with an unknown key.
     #[error("the peer has another cookie or none of this node's keys: give both the same encryption settings")]
     Key,
-    /// The responder went away instead of answering.
-    #[error("the peer ended the handshake: it may have another cookie, or lack this node's primary key")]
+    /// The responder closed the connection instead of answering.
+    #[error(
+        "the peer closed the connection during the handshake: it may have another cookie, or lack this node's primary key"
+    )]
     Unanswered,
-    /// A message was changed, left out, sent twice, or made by somebody else.
+    /// A message was altered, left out, replayed, or made by another sender.
     #[error("a message of the peer is not authentic")]
     Forged,
     /// The connection failed or ended.
@@ -52,7 +52,7 @@ pub enum NoiseError {
     Io(#[from] io::Error),
 }
 
-/// Opens the connection, by the primary key.
+/// The handshake of the side that dials, with the primary key.
 pub async fn initiate<S>(mut stream: S, ring: &Ring) -> Result<NoiseStream<S>, NoiseError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -72,20 +72,20 @@ where
     Ok(NoiseStream::new(stream, state, key.id))
 }
 
-/// Answers the one who opened the connection, by whichever key it did so.
+/// The handshake of the side that accepts, with the key that the initiator chose.
 pub async fn respond<S>(mut stream: S, ring: &Ring) -> Result<NoiseStream<S>, NoiseError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut message = [0; HANDSHAKE];
     stream.read_exact(&mut message).await?;
-    // A key that does not fit costs a few hashes: the key exchange comes after.
-    let fitting = |key: &Key| {
+    // Trying a wrong key costs a few hashes, because the key exchange comes after.
+    let matching = |key: &Key| {
         let mut state = handshake(ring, key, false);
         state.read_message(&message, &mut []).ok().map(|_| (state, key.id))
     };
-    let (mut state, key) = ring.keys.iter().find_map(fitting).ok_or(NoiseError::Key)?;
-    // Fails when the initiator's ephemeral key is one that no honest side makes.
+    let (mut state, key) = ring.keys.iter().find_map(matching).ok_or(NoiseError::Key)?;
+    // Fails for an ephemeral key that no honest initiator makes.
     state.write_message(&[], &mut message).map_err(|_| NoiseError::Forged)?;
     stream.write_all(&message).await?;
     stream.flush().await?;
@@ -108,14 +108,14 @@ pub struct NoiseStream<S> {
     state: TransportState,
     key: KeyId,
     rekey_after: u64,
-    /// The message that comes in: what is there of it.
-    coming: Vec<u8>,
-    /// What it opened to, and how much of that was taken.
+    /// The received part of the incoming message.
+    incoming: Vec<u8>,
+    /// The decrypted incoming message, and how much of it was read.
     plain: Vec<u8>,
-    taken: usize,
-    /// The message that goes out, and how much of it has gone.
-    going: Vec<u8>,
-    gone: usize,
+    read: usize,
+    /// The outgoing message, and how much of it was written.
+    outgoing: Vec<u8>,
+    written: usize,
 }
 
 impl<S> NoiseStream<S> {
@@ -126,43 +126,42 @@ impl<S> NoiseStream<S> {
             state,
             key,
             rekey_after: REKEY_AFTER,
-            coming: Vec::new(),
+            incoming: Vec::new(),
             plain: Vec::new(),
-            taken: 0,
-            going: Vec::new(),
-            gone: 0,
+            read: 0,
+            outgoing: Vec::new(),
+            written: 0,
         }
     }
 
-    /// The key that both sides showed they have.
+    /// The key that both sides proved to know.
     pub const fn key(&self) -> KeyId {
         self.key
     }
 
-    /// Opens the message that has come in. One that is not authentic stays where it is: whoever
-    /// reads on gets the same error again, and nothing of it.
+    /// Decrypts the incoming message. A message that is not authentic is kept, so that each further read fails as well.
     fn open(&mut self) -> io::Result<()> {
-        self.taken = 0;
-        self.plain.resize(self.coming.len().saturating_sub(LENGTH + TAG), 0);
-        let opened = self.state.read_message(&self.coming[LENGTH..], &mut self.plain);
+        self.read = 0;
+        self.plain.resize(self.incoming.len().saturating_sub(LENGTH + TAG), 0);
+        let opened = self.state.read_message(&self.incoming[LENGTH..], &mut self.plain);
         self.plain.truncate(*opened.as_ref().unwrap_or(&0));
         opened.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, NoiseError::Forged))?;
-        self.coming.clear();
+        self.incoming.clear();
         if self.state.receiving_nonce().is_multiple_of(self.rekey_after) {
             self.state.rekey_incoming();
         }
         Ok(())
     }
 
-    /// Seals as much of `bytes` as one message carries.
+    /// Encrypts as much of `bytes` as one message carries.
     fn seal(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let chunk = &bytes[..bytes.len().min(MAX_CHUNK)];
-        self.going.resize(LENGTH + chunk.len() + TAG, 0);
-        // Fails only when the nonces have run out: then the link is to be made anew.
-        let len = self.state.write_message(chunk, &mut self.going[LENGTH..]).map_err(io::Error::other)?;
+        self.outgoing.resize(LENGTH + chunk.len() + TAG, 0);
+        // Fails only when the nonces are used up; then the link must be made again.
+        let len = self.state.write_message(chunk, &mut self.outgoing[LENGTH..]).map_err(io::Error::other)?;
         let length = u16::try_from(len).expect("a message is at most 65,535 bytes long");
-        self.going[..LENGTH].copy_from_slice(&length.to_be_bytes());
-        self.gone = 0;
+        self.outgoing[..LENGTH].copy_from_slice(&length.to_be_bytes());
+        self.written = 0;
         if self.state.sending_nonce().is_multiple_of(self.rekey_after) {
             self.state.rekey_outgoing();
         }
@@ -171,15 +170,15 @@ impl<S> NoiseStream<S> {
 }
 
 impl<S: AsyncRead + Unpin> NoiseStream<S> {
-    /// Reads until `coming` has `len` bytes; false at the end of the stream.
+    /// Reads until `incoming` has `len` bytes. Returns `false` at the end of the stream.
     fn poll_fill(&mut self, cx: &mut Context<'_>, len: usize) -> Poll<io::Result<bool>> {
-        while self.coming.len() < len {
-            let had = self.coming.len();
-            self.coming.resize(len, 0);
-            let mut space = ReadBuf::new(&mut self.coming[had..]);
+        while self.incoming.len() < len {
+            let had = self.incoming.len();
+            self.incoming.resize(len, 0);
+            let mut space = ReadBuf::new(&mut self.incoming[had..]);
             let polled = Pin::new(&mut self.inner).poll_read(cx, &mut space);
             let got = space.filled().len();
-            self.coming.truncate(had + got);
+            self.incoming.truncate(had + got);
             ready!(polled)?;
             if got == 0 {
                 return Poll::Ready(Ok(false));
@@ -190,14 +189,14 @@ impl<S: AsyncRead + Unpin> NoiseStream<S> {
 }
 
 impl<S: AsyncWrite + Unpin> NoiseStream<S> {
-    /// Writes out the message that is on its way.
+    /// Writes the rest of the outgoing message.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.gone < self.going.len() {
-            let written = ready!(Pin::new(&mut self.inner).poll_write(cx, &self.going[self.gone..]))?;
+        while self.written < self.outgoing.len() {
+            let written = ready!(Pin::new(&mut self.inner).poll_write(cx, &self.outgoing[self.written..]))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.gone += written;
+            self.written += written;
         }
         Poll::Ready(Ok(()))
     }
@@ -206,22 +205,22 @@ impl<S: AsyncWrite + Unpin> NoiseStream<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for NoiseStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        while this.taken == this.plain.len() {
+        while this.read == this.plain.len() {
             if !ready!(this.poll_fill(cx, LENGTH))? {
-                // An end in the middle of what is carried is for the reader to see.
-                let whole = this.coming.is_empty();
+                // Whether the content is complete is for the reader to decide.
+                let whole = this.incoming.is_empty();
                 return Poll::Ready(if whole { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) });
             }
-            let length = usize::from(u16::from_be_bytes([this.coming[0], this.coming[1]]));
+            let length = usize::from(u16::from_be_bytes([this.incoming[0], this.incoming[1]]));
             if !ready!(this.poll_fill(cx, LENGTH + length))? {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
             this.open()?;
         }
-        let rest = &this.plain[this.taken..];
+        let rest = &this.plain[this.read..];
         let take = rest.len().min(out.remaining());
         out.put_slice(&rest[..take]);
-        this.taken += take;
+        this.read += take;
         Poll::Ready(Ok(()))
     }
 }
@@ -231,7 +230,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for NoiseStream<S> {
         let this = &mut *self;
         ready!(this.poll_drain(cx))?;
         let taken = this.seal(bytes)?;
-        // What does not go at once goes with the next write, or the flush.
+        // The rest is written by the next write or flush.
         match this.poll_drain(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(taken)),
@@ -270,7 +269,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_of_any_number_come_out_as_they_went_in_both_ways() {
+    async fn noise_carries_any_number_of_bytes_both_ways() {
         let (mut near, mut far) = linked().await;
         for len in [1, 100, MAX_CHUNK - 1, MAX_CHUNK, MAX_CHUNK + 1, 3 * MAX_CHUNK + 7] {
             let bytes: Vec<u8> = (0..len).map(|n| n as u8).collect();
@@ -289,11 +288,11 @@ mod tests {
             assert!(got == bytes && back == bytes, "{len}");
         }
         near.shutdown().await.unwrap();
-        assert_eq!(far.read(&mut [0]).await.unwrap(), 0, "an end is an end");
+        assert_eq!(far.read(&mut [0]).await.unwrap(), 0, "the end of the stream is read as such");
     }
 
     #[tokio::test]
-    async fn each_direction_takes_new_keys_in_step() {
+    async fn noise_directions_change_keys_in_step() {
         let (mut near, mut far) = linked().await;
         (near.rekey_after, far.rekey_after) = (3, 3);
         for n in 0..20_u8 {
@@ -301,7 +300,7 @@ mod tests {
             near.flush().await.unwrap();
             assert_eq!(far.read_u8().await.unwrap(), n);
         }
-        // One that goes on with the old key is not understood.
+        // A side that keeps its old key is refused.
         near.rekey_after = u64::MAX;
         for n in 0..3_u8 {
             near.write_all(&[n]).await.unwrap();
@@ -312,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_responder_takes_any_key_it_knows_and_no_other() {
+    async fn noise_responder_accepts_only_keys_that_it_knows() {
         let (near, far) = pair(&ring("c", &[2, 1]), &ring("c", &[1, 3, 2])).await;
         assert_eq!(near.unwrap().key(), ring("c", &[2]).primary().id);
         assert_eq!(far.unwrap().key(), ring("c", &[2]).primary().id);
@@ -323,23 +322,23 @@ mod tests {
         }
     }
 
-    /// What one side sent, byte for byte, from a stream that nobody answers.
+    /// The first message of an initiator.
     async fn recorded(ring: &Ring) -> Vec<u8> {
         let (near, mut far) = duplex(1024);
         let mut message = vec![0; HANDSHAKE];
         tokio::select! {
-            _ = initiate(near, ring) => panic!("nobody answered"),
+            _ = initiate(near, ring) => panic!("there was no answer"),
             read = far.read_exact(&mut message) => read.map(|_| message).unwrap(),
         }
     }
 
     #[tokio::test]
-    async fn a_handshake_that_was_recorded_opens_nothing() {
+    async fn noise_replayed_handshake_is_of_no_use() {
         let ours = ring("c", &[1]);
         let message = recorded(&ours).await;
         let (mut near, far) = duplex(1024);
         near.write_all(&message).await.unwrap();
-        // It is answered, as the first time; but whoever sent it cannot go on.
+        // The message is answered like the original, but its sender does not know the session keys.
         let mut far = respond(far, &ours).await.unwrap();
         near.write_all(&[0, 20]).await.unwrap();
         near.write_all(&[7; 20]).await.unwrap();
@@ -347,7 +346,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_handshake_that_is_sent_back_is_no_answer() {
+    async fn noise_reflected_handshake_is_refused() {
         let (near, mut far) = duplex(1024);
         let echo = async {
             let mut message = [0; HANDSHAKE];
@@ -360,7 +359,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_that_was_changed_cut_repeated_or_sent_back_is_refused() {
+    async fn noise_altered_or_replayed_messages_are_refused() {
         type Wrong = fn(&mut Vec<u8>);
         let cases: [(&str, Wrong); 5] = [
             ("one bit", |message| message[10] ^= 1),
@@ -372,35 +371,35 @@ mod tests {
         for (what, wrong) in cases {
             let (mut near, mut far) = linked().await;
             near.seal(b"hello").unwrap();
-            let mut message = std::mem::take(&mut near.going);
+            let mut message = std::mem::take(&mut near.outgoing);
             wrong(&mut message);
             near.inner.write_all(&message).await.unwrap();
             drop(near);
             let mut got = Vec::new();
             let error = far.read_to_end(&mut got).await.expect_err(what);
-            let told = error.to_string();
-            assert!(error.downcast::<NoiseError>().is_ok(), "{what}: {told}");
+            let message = error.to_string();
+            assert!(error.downcast::<NoiseError>().is_ok(), "{what}: {message}");
             assert!(got.is_empty() || (what == "sent twice" && got == b"hello"), "{what}");
-            assert!(far.read(&mut [0; 9]).await.is_err(), "{what}: it goes on after a failure");
+            assert!(far.read(&mut [0; 9]).await.is_err(), "{what}: the stream goes on after a failure");
         }
         let (mut near, _far) = linked().await;
         near.seal(b"hello").unwrap();
-        near.coming = near.going.clone();
+        near.incoming = near.outgoing.clone();
         assert!(near.open().is_err(), "each direction has a key of its own");
     }
 
     #[tokio::test]
-    async fn a_stream_cut_in_the_middle_of_a_message_has_failed() {
+    async fn noise_stream_cut_within_a_message_fails() {
         let (mut near, mut far) = linked().await;
         near.seal(b"hello").unwrap();
-        near.inner.write_all(&near.going[..10]).await.unwrap();
+        near.inner.write_all(&near.outgoing[..10]).await.unwrap();
         drop(near);
         assert_eq!(far.read(&mut [0; 9]).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     proptest! {
         #[test]
-        fn no_bytes_open_anything(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn noise_bytes_at_random_open_nothing(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let ours = ring("c", &[1, 2]);
             prop_assert!(runtime.block_on(respond(Both(&bytes), &ours)).is_err());
@@ -408,7 +407,7 @@ mod tests {
         }
     }
 
-    /// Bytes to read; what is written is forgotten.
+    /// Supplies bytes to read, and discards what is written.
     struct Both<'a>(&'a [u8]);
 
     impl AsyncRead for Both<'_> {

@@ -1,12 +1,15 @@
-//! The engine of one node, and of two that are joined by hand.
+//! The engine of one node, and of two that are linked by hand.
 
-use kvasir_proto::peer::v1::Message;
+use bytes::Bytes;
+use kvasir_proto::peer::v1::{Message, SeatState};
 
 use super::*;
+use crate::replica::Full;
+use crate::session::Session;
 use crate::store::Store;
 
-fn options(origin: u64, max_memory: Option<u64>) -> Options {
-    Options {
+fn options(origin: u64, max_memory: Option<u64>) -> EngineOptions {
+    EngineOptions {
         origin,
         name: format!("node-{origin}"),
         started_ms: 1,
@@ -32,7 +35,7 @@ fn alone(max_memory: Option<u64>) -> Arc<Engine> {
 }
 
 #[test]
-fn lists_by_prefix_in_pages_and_skips_what_ended() {
+fn list_pages_by_prefix_without_dead_values() {
     let engine = alone(None);
     for key in ["a", "b/1", "b/2", "b/3", "b/4", "c"] {
         engine.put(key, &Bytes::from_static(b"v"), None).unwrap();
@@ -48,7 +51,7 @@ fn lists_by_prefix_in_pages_and_skips_what_ended() {
 }
 
 #[test]
-fn a_full_node_refuses_puts_and_takes_deletes() {
+fn full_node_refuses_puts_and_accepts_deletes() {
     let engine = alone(Some(1_200));
     engine.put("k", &Bytes::from(vec![0; 500]), None).unwrap();
     let refused = engine.put("l", &Bytes::from(vec![0; 500]), None);
@@ -60,17 +63,17 @@ fn a_full_node_refuses_puts_and_takes_deletes() {
 }
 
 #[test]
-fn founding_is_shown_once_there_is_a_map() {
-    assert_eq!(Engine::new(&options(7, None)).stats().founding, None, "it has no map yet");
+fn epoch_is_known_once_there_is_a_map() {
+    assert_eq!(Engine::new(&options(7, None)).stats().epoch, None, "the node has no map yet");
     let before = wall_ms();
-    let founding = alone(None).stats().founding.unwrap();
-    assert!(founding.by == 7 && (before..=wall_ms()).contains(&founding.at_ms), "{founding:?}");
+    let epoch = alone(None).stats().epoch.unwrap();
+    assert!(epoch.founder == 7 && (before..=wall_ms()).contains(&epoch.founded_ms), "{epoch:?}");
     let (a, b, _) = pair();
-    assert_eq!(a.stats().founding, b.stats().founding, "one map, one founding");
+    assert_eq!(a.stats().epoch, b.stats().epoch, "one map, one epoch");
 }
 
 #[test]
-fn a_draining_node_serves_reads_only() {
+fn draining_node_serves_only_reads() {
     let engine = alone(None);
     engine.put("k", &Bytes::from_static(b"v"), None).unwrap();
     engine.drain();
@@ -78,7 +81,7 @@ fn a_draining_node_serves_reads_only() {
     assert!(engine.read("k").unwrap().value.is_some());
 }
 
-/// Joins two engines with links that pass messages at once.
+/// Passes messages between two linked engines until none is due.
 fn pass(a: &Engine, b: &Engine, links: (LinkId, LinkId)) {
     loop {
         let (to_b, to_a) = (a.poll_send(links.0), b.poll_send(links.1));
@@ -94,7 +97,7 @@ fn pass(a: &Engine, b: &Engine, links: (LinkId, LinkId)) {
     }
 }
 
-/// A founded node and one that took its snapshot, and the links between them.
+/// A node that founded a map, one that received its snapshot, and the links between them.
 fn pair() -> (Arc<Engine>, Arc<Engine>, (LinkId, LinkId)) {
     let a = alone(None);
     let b = Engine::new(&options(8, None));
@@ -116,37 +119,37 @@ fn bytes(text: &'static str) -> Bytes {
 }
 
 #[tokio::test]
-async fn a_write_is_acked_once_the_other_holds_it_and_the_answer_says_how_far_it_came() {
+async fn ack_waits_for_peers_and_reports_holders() {
     let (a, b, links) = pair();
-    let place = a.place().unwrap();
+    let permit = a.permit().unwrap();
     let dot = a.put("k", &bytes("v"), None).unwrap();
     let soon = || tokio::time::Instant::now() + Duration::from_millis(30);
-    let late = a.acked(&place, dot, Need::Count(1), soon()).await;
+    let late = a.acked(&permit, dot, Need::Count(1), soon()).await;
     assert_eq!((late.met, late.holders.peers, late.holders.voters), (false, 0, 1));
-    assert!(a.read("k").unwrap().value.is_some(), "the write stays");
+    assert!(a.read("k").unwrap().value.is_some(), "the write is kept");
     let waits = tokio::spawn({
         let (a, end) = (a.clone(), tokio::time::Instant::now() + Duration::from_secs(30));
-        async move { a.acked(&a.place().unwrap(), dot, Need::All, end).await }
+        async move { a.acked(&a.permit().unwrap(), dot, Need::All, end).await }
     });
     tokio::task::yield_now().await;
     pass(&a, &b, links);
     let acked = waits.await.unwrap();
     assert_eq!((acked.met, acked.holders.peers, acked.holders.voters), (true, 1, 2));
-    assert!(!a.acked(&place, dot, Need::Count(2), soon()).await.met, "one peer is not two");
+    assert!(!a.acked(&permit, dot, Need::Count(2), soon()).await.met, "one peer is not two");
 }
 
 #[test]
-fn places_for_those_who_wait_are_bounded_and_given_back() {
+fn waiting_calls_are_bounded() {
     let engine = alone(None);
-    let places: Vec<_> = (0..MAX_WAITING).map(|_| engine.place().unwrap()).collect();
-    assert_eq!(engine.place().unwrap_err(), Crowded);
+    let permits: Vec<_> = (0..MAX_WAITING).map(|_| engine.permit().unwrap()).collect();
+    assert_eq!(engine.permit().unwrap_err(), TooManyWaiting);
     assert_eq!(engine.stats().waiting, MAX_WAITING);
-    drop(places);
-    assert!(engine.place().is_ok());
+    drop(permits);
+    assert!(engine.permit().is_ok());
 }
 
 #[tokio::test]
-async fn a_session_waits_for_what_it_saw_and_not_for_ever() {
+async fn session_waits_until_covered_or_deadline() {
     let (a, b, links) = pair();
     let mut session = Session::default();
     session.saw(a.put("k", &bytes("v"), None).unwrap());
@@ -164,31 +167,32 @@ async fn a_session_waits_for_what_it_saw_and_not_for_ever() {
     assert!(b.read("k").unwrap().value.is_some());
 }
 
-fn told(watch: &Watch) -> Told {
+/// The next batch, or an empty one if nothing is due.
+fn batch(watch: &Watch) -> Batch {
     use futures::FutureExt as _;
     watch.next(100, 1 << 20).now_or_never().unwrap_or_default()
 }
 
-fn words(told: &Told) -> Vec<String> {
-    let word = |(key, happened): &(Bytes, Happened)| {
+fn words(batch: &Batch) -> Vec<String> {
+    let word = |(key, event): &(Bytes, KeyEvent)| {
         let key = String::from_utf8_lossy(key);
-        match happened {
-            Happened::Put(value) => format!("{key}={}", String::from_utf8_lossy(&value.value)),
-            Happened::Deleted(_) => format!("{key} deleted"),
-            Happened::Expired(_) => format!("{key} expired"),
+        match event {
+            KeyEvent::Put(value) => format!("{key}={}", String::from_utf8_lossy(&value.value)),
+            KeyEvent::Deleted(_) => format!("{key} deleted"),
+            KeyEvent::Expired(_) => format!("{key} expired"),
         }
     };
-    told.events.iter().map(word).collect()
+    batch.events.iter().map(word).collect()
 }
 
 #[test]
-fn a_watch_tells_the_content_and_then_what_happens_under_its_prefix() {
+fn watch_sends_content_then_changes() {
     let engine = alone(None);
     for key in ["a/1", "a/2", "b/1"] {
         engine.put(key, &bytes("old"), None).unwrap();
     }
     let watch = engine.watch("a/", true).unwrap();
-    let content = told(&watch);
+    let content = batch(&watch);
     assert_eq!((words(&content), content.live), (vec!["a/1=old".to_owned(), "a/2=old".into()], true));
     engine.put("b/1", &bytes("new"), None).unwrap();
     engine.put("a/1", &bytes("new"), None).unwrap();
@@ -199,26 +203,26 @@ fn a_watch_tells_the_content_and_then_what_happens_under_its_prefix() {
     inner.replica.tick(View::default(), wall_ms());
     engine.after(&mut inner);
     drop(inner);
-    assert_eq!(words(&told(&watch)), ["a/1=new", "a/2 deleted", "a/3=short", "a/3 expired"]);
-    assert_eq!(told(&watch), Told::default());
+    assert_eq!(words(&batch(&watch)), ["a/1=new", "a/2 deleted", "a/3=short", "a/3 expired"]);
+    assert_eq!(batch(&watch), Batch::default());
     drop(watch);
     assert_eq!(engine.stats().watches, 0);
     engine.put("a/1", &bytes("unseen"), None).unwrap();
-    assert_eq!(engine.inner.lock().replica.take_changes(), [], "nothing is kept for nobody");
+    assert_eq!(engine.inner.lock().replica.take_changes(), [], "without a watch no changes are recorded");
 }
 
 #[test]
-fn a_watch_from_now_says_when_it_is_live() {
+fn watch_without_content_is_live_at_once() {
     let engine = alone(None);
     engine.put("k", &bytes("old"), None).unwrap();
     let watch = engine.watch("", false).unwrap();
-    assert_eq!(told(&watch), Told { live: true, ..Told::default() });
+    assert_eq!(batch(&watch), Batch { live: true, ..Batch::default() });
     engine.put("k", &bytes("new"), None).unwrap();
-    assert_eq!(words(&told(&watch)), ["k=new"]);
+    assert_eq!(words(&batch(&watch)), ["k=new"]);
 }
 
 #[test]
-fn what_changes_during_the_content_is_never_told_older_after_newer() {
+fn watch_never_sends_older_after_newer() {
     let engine = alone(None);
     for key in ["a", "b", "c", "d"] {
         engine.put(key, &bytes("1"), None).unwrap();
@@ -229,7 +233,7 @@ fn what_changes_during_the_content_is_never_told_older_after_newer() {
         watch.next(2, 1 << 20).now_or_never().unwrap()
     };
     assert_eq!(words(&two(&watch)), ["a=1", "b=1"]);
-    // One behind the walk, one ahead of it.
+    // `a` is behind the walk, `d` and `c` are ahead of it.
     engine.put("a", &bytes("2"), None).unwrap();
     engine.put("d", &bytes("2"), None).unwrap();
     engine.delete("c").unwrap();
@@ -239,34 +243,34 @@ fn what_changes_during_the_content_is_never_told_older_after_newer() {
 }
 
 #[test]
-fn a_slow_watch_is_told_that_it_lost_its_place_and_keeps_nothing() {
+fn slow_watch_is_lost_and_its_queue_freed() {
     let engine = alone(None);
     let watch = engine.watch("", false).unwrap();
     let other = engine.watch("other", false).unwrap();
     for _ in 0..=QUEUE_EVENTS {
         engine.put("k", &bytes("v"), None).unwrap();
     }
-    assert_eq!(told(&watch), Told { lost: Some(Lost::Slow), ..Told::default() });
+    assert_eq!(batch(&watch), Batch { lost: Some(Lost::Slow), ..Batch::default() });
     let large = Bytes::from(vec![0; 1 << 20]);
     let watch = engine.watch("large", false).unwrap();
     for _ in 0..=QUEUE_BYTES >> 20 {
         engine.put("large", &large, None).unwrap();
     }
-    assert_eq!(told(&watch).lost, Some(Lost::Slow));
-    assert_eq!(told(&other).lost, None, "what is not under a prefix fills no queue");
+    assert_eq!(batch(&watch).lost, Some(Lost::Slow));
+    assert_eq!(batch(&other).lost, None, "keys outside of the prefix are not queued");
 }
 
 #[test]
 fn watches_are_bounded() {
     let engine = alone(None);
     let watches: Vec<_> = (0..MAX_WATCHES).map(|_| engine.watch("", false).unwrap()).collect();
-    assert!(matches!(engine.watch("", false), Err(WatchError::Crowded)));
+    assert!(matches!(engine.watch("", false), Err(WatchError::TooMany)));
     drop(watches);
     assert!(engine.watch("", false).is_ok());
 }
 
 #[test]
-fn a_touch_gives_another_end_and_leaves_the_value() {
+fn touch_replaces_the_ttl_and_keeps_the_value() {
     let engine = alone(None);
     engine.put("k", &bytes("v"), Some(Duration::from_mins(1))).unwrap();
     engine.touch("k", None).unwrap().unwrap();
@@ -278,7 +282,7 @@ fn a_touch_gives_another_end_and_leaves_the_value() {
 }
 
 #[test]
-fn a_touch_that_gives_an_end_needs_room_for_it() {
+fn touch_needs_room_for_a_ttl() {
     let engine = alone(Some(Store::cost_of(1, 1) + Store::COST_OF_END - 1));
     engine.put("k", &bytes("v"), None).unwrap();
     assert!(matches!(engine.touch("k", Some(Duration::from_mins(1))), Err(WriteError::Full(_))));
@@ -286,7 +290,7 @@ fn a_touch_that_gives_an_end_needs_room_for_it() {
 }
 
 #[test]
-fn one_whose_seat_was_ended_drops_its_links_and_takes_another_origin() {
+fn rejoin_drops_links_and_changes_the_origin() {
     use kvasir_proto::peer::v1::{Roster, Seat, message::Kind};
     let (a, b, _) = pair();
     let link = b.link_up(8, a.id()).unwrap();
@@ -309,40 +313,41 @@ fn one_whose_seat_was_ended_drops_its_links_and_takes_another_origin() {
     assert!(identity.has_changed().unwrap());
     assert_eq!((b.stats().counters.returns, identity.borrow().returning), (1, true));
     assert_eq!(b.stats().former_origins, [8]);
-    assert!(b.link_up(8, a.id()).is_none(), "a handshake as the old one is void");
+    assert!(b.link_up(8, a.id()).is_none(), "a handshake with the old origin is void");
 }
 
 #[test]
-fn one_that_has_just_lost_its_links_does_not_take_itself_for_the_only_one() {
+fn stale_view_never_founds() {
     let join_timeout = Duration::from_hours(1);
-    let options = Options { serve_alone: false, join_timeout, ..options(8, None) };
-    let nobody_unlinked = View::ALONE;
+    let options = EngineOptions { serve_alone: false, join_timeout, ..options(8, None) };
+    let none_unlinked = View::ALONE;
     let a = alone(None);
     let b = Engine::new(&options);
     let link = b.link_up(8, a.id()).unwrap();
     let (linked, links) = b.linked();
     assert_eq!(linked, [7]);
-    b.set_view(nobody_unlinked, links);
+    b.set_view(none_unlinked, links);
     b.tick();
-    assert_eq!(b.phase(), Phase::Syncing, "it waits for what its peer holds");
-    // Before it was looked again who is there.
+    assert_eq!(b.phase(), Phase::Syncing, "waits for its peer's snapshot");
+    // The view predates the loss of the link.
     b.link_down(link.id);
     b.tick();
     assert_eq!(b.phase(), Phase::Joining);
-    // That the one who looks was overtaken changes nothing.
-    b.set_view(nobody_unlinked, links);
+    // A view that is set late, for links as they were, is ignored too.
+    b.set_view(none_unlinked, links);
     b.tick();
     assert_eq!(b.phase(), Phase::Joining);
     b.set_view(View { unlinked: 1, ..View::ALONE }, b.linked().1);
     b.tick();
     assert_eq!(b.phase(), Phase::Joining);
-    // Nobody else is there any more.
-    b.set_view(nobody_unlinked, b.linked().1);
+    // The peer is gone.
+    b.set_view(none_unlinked, b.linked().1);
     b.tick();
     assert_eq!(b.phase(), Phase::Ready);
 }
+
 #[test]
-fn a_node_is_full_no_more_once_anything_made_room() {
+fn full_ends_when_an_expiry_makes_room() {
     let engine = alone(Some(1_000));
     engine.put("k", &Bytes::from(vec![0; 500]), Some(Duration::from_hours(1))).unwrap();
     assert!(engine.put("l", &Bytes::from(vec![0; 500]), None).is_err());
@@ -350,5 +355,5 @@ fn a_node_is_full_no_more_once_anything_made_room() {
     let mut inner = engine.inner.lock();
     inner.replica.tick(View::ALONE, wall_ms() + millis(Duration::from_hours(1)));
     drop(inner);
-    assert!(!engine.stats().full, "what expired made room");
+    assert!(!engine.stats().full, "the expired value made room");
 }

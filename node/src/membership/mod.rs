@@ -1,11 +1,20 @@
-//! Who is in the cluster. The protocol is `kvasir-membership`; [`driver`]
-//! gives it a socket and a clock.
+//! Which nodes are in the cluster: [`Membership`] runs the protocol of `kvasir-membership` with a socket and a clock.
 
-pub mod driver;
-mod lines;
+mod counters;
+mod driver;
+mod handle;
+mod log_limit;
+mod reasons;
+mod seal;
+#[cfg(test)]
+mod tests;
 
-pub use driver::{Counters, Life, Membership, Options, Seal, start};
 pub use kvasir_membership::wire::{MAGIC, SEALED_MAGIC};
 pub use kvasir_membership::{
     Event, MAX_DATAGRAM, MAX_VERSION_BYTES, MemberInfo, MemberState, NodeId, Refused, leader, swim, wire,
 };
+
+pub use self::counters::MembershipCounters;
+pub use self::driver::OriginStart;
+pub use self::handle::{Membership, MembershipOptions};
+pub use self::seal::Seal;

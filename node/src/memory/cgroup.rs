@@ -1,20 +1,20 @@
-//! The memory limit of this process by its cgroups, of version 1 and 2. Knows nothing of what the limit is used for.
+//! The memory limit of this process by its cgroups, of versions 1 and 2. Knows nothing of what the limit is used for.
 //!
-//! A reader of its own: the crates that know of limits either manage cgroups as a whole, or read one version, or look only
-//! at the root of the hierarchy, where the limit of a service under systemd is not.
+//! No crate is used, because those that read limits either manage cgroups in general, read one version only, or read only the
+//! root of the hierarchy, where the limit of a systemd service is not.
 
 use std::fs::read_to_string;
 use std::path::{Component, Path, PathBuf};
 
-/// A limit from here on is none: version 1 writes "no limit" as the largest number of whole pages.
+/// From here on a limit means "no limit", which version 1 writes as the largest multiple of the page size.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// How much memory the kernel lets this process have.
+/// A memory limit of this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// The limit.
     pub bytes: u64,
-    /// The file that says so.
+    /// The file that contains it.
     pub file: PathBuf,
 }
 
@@ -23,7 +23,7 @@ pub fn limit() -> Option<Limit> {
     limit_below(Path::new("/"))
 }
 
-/// The same with another folder for `/`.
+/// [`limit`], with another folder for `/`.
 fn limit_below(root: &Path) -> Option<Limit> {
     let read = |path: &str| read_to_string(root.join(path)).unwrap_or_default();
     let (cgroups, mounts) = (read("proc/self/cgroup"), read("proc/self/mountinfo"));
@@ -64,16 +64,16 @@ impl<'a> Hierarchy<'a> {
         Some(Self { version, top, mounted })
     }
 
-    /// The limits of the process's own cgroup here, and of those above it as far as they are mounted.
+    /// The limits of the process's cgroup and of its mounted ancestors.
     fn limits(&self, root: &Path, cgroups: &str) -> Vec<Limit> {
         let mounted = root.join(self.mounted.trim_start_matches('/'));
-        // A container may see the path of its cgroup as the machine does, and only that cgroup mounted.
+        // In a container the path may be the machine's, although only the container's own cgroup is mounted.
         let own = self.path(cgroups).map_or_else(|| mounted.clone(), |below| mounted.join(below));
         let own = if own.is_dir() { own } else { mounted.clone() };
         let folders = own.ancestors().take_while(|folder| folder.starts_with(&mounted));
         let mut limits: Vec<_> = folders.filter_map(|folder| self.limit_of(folder)).collect();
         if self.version == Version::One {
-            // The kubelet limits all pods together to about what the machine has: that is no limit of this one.
+            // The kubelet limits all pods together to about the machine's memory. That is not a limit of this process.
             let shared = memory_of_machine(root).map_or(u64::MAX, |bytes| bytes / 4 * 3);
             limits.extend(hierarchical(&own).filter(|limit| limit.bytes < shared));
         }
@@ -91,7 +91,7 @@ impl<'a> Hierarchy<'a> {
             here.then_some(path)
         })?;
         let below = Path::new(path).strip_prefix(self.top).ok()?;
-        // One that is outside of the process's own namespace has a path that leads out of it.
+        // A cgroup outside the process's namespace has a path with "..".
         let inside = below.components().all(|component| matches!(component, Component::Normal(_)));
         inside.then(|| below.to_owned())
     }
@@ -106,7 +106,7 @@ impl<'a> Hierarchy<'a> {
     }
 }
 
-/// In version 1 a cgroup also says what those above it come to, which are not all mounted in a container.
+/// In version 1 a cgroup also shows the lowest limit of its ancestors, which are not all mounted in a container.
 fn hierarchical(folder: &Path) -> Option<Limit> {
     let file = folder.join("memory.stat");
     let text = read_to_string(&file).ok()?;
@@ -114,14 +114,14 @@ fn hierarchical(folder: &Path) -> Option<Limit> {
     limit_in(limit.trim(), file)
 }
 
-/// What the machine has; `None` if it does not say.
+/// The machine's memory, if known.
 fn memory_of_machine(root: &Path) -> Option<u64> {
     let text = read_to_string(root.join("proc/meminfo")).ok()?;
     let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix(" kB")?;
     kib.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// A limit as the kernel writes it; "max" is none.
+/// Parses a limit as the kernel writes it; "max" means none.
 fn limit_in(text: &str, file: PathBuf) -> Option<Limit> {
     let bytes = text.parse().ok().filter(|bytes| *bytes < NO_LIMIT)?;
     Some(Limit { bytes, file })
@@ -133,7 +133,7 @@ mod tests {
 
     const PAGE_COUNTER_MAX: &str = "9223372036854771712\n";
 
-    /// What a machine shows, in a folder; gives the limit's bytes and its file below that folder.
+    /// The limit's bytes and file on a machine with these files.
     fn found(files: &[(&str, &str)]) -> Option<(u64, String)> {
         let root = tempfile::tempdir().unwrap();
         for (path, text) in files {

@@ -1,48 +1,50 @@
-//! How much memory the process may have, and which share of it entries get.
+//! The memory limit of the process, and the share of it that entries get.
 //!
-//! `maxMemory` bounds entries alone. What the process takes besides was measured: docs/benchmarks.md has the figures.
+//! `maxMemory` limits only entries. docs/benchmarks.md has measurements of what the process takes besides.
 
 mod cgroup;
+
+use kvasir_formats::defaults;
 
 use crate::replica::{HEADROOM, LOG_MAX_BYTES, LOG_MAX_ENTRIES};
 
 pub use self::cgroup::{Limit, limit};
 
-/// What a node takes before it holds anything.
-pub const EMPTY: u64 = 24 << 20;
-/// What messages of clients and peers take while they are under way.
+/// What an empty node takes.
+pub const EMPTY: u64 = defaults::EMPTY_NODE_BYTES;
+/// What messages of clients and peers take while they are in flight.
 const MESSAGES: u64 = 24 << 20;
-/// What a node needs besides what grows with its entries.
+/// What a node needs independently of its entries.
 pub const NEEDS: u64 = EMPTY + MESSAGES;
-/// The least that a share has to be: less holds a single value of the longest kind at best.
+/// The smallest share: it has room for one value of the maximum size.
 pub const LEAST_SHARE: u64 = 1 << 20;
-/// The least limit of a process that leaves entries [`LEAST_SHARE`].
-pub const LEAST_LIMIT: u64 = 50 << 20;
-/// A share is a multiple of this, and so a figure that can be read.
+/// The lowest memory limit that leaves entries [`LEAST_SHARE`].
+pub const LEAST_LIMIT: u64 = defaults::LEAST_MEMORY_LIMIT;
+/// A share is a multiple of this, to be readable.
 const UNIT: u64 = 1 << 20;
-/// Of `maxMemory`, what the log of own writes may keep of values that are no longer in the map.
+/// The part of `maxMemory` that values in the log may take that are no longer in the map: an eighth.
 const LOG_PART: u64 = 8;
-/// The log keeps at least this much.
+/// The smallest size of the log.
 const LEAST_LOG: u64 = 1 << 20;
-/// Of `maxMemory`, what the account of an entry may be too low by, with what the allocator keeps of freed memory.
+/// The part of `maxMemory` that the accounting of entries may miss, with memory that the allocator does not return: an eighth.
 const SLACK_PART: u64 = 8;
 
 /// The `maxMemory` that fits into a process with this memory limit.
 ///
-/// A full node takes `maxMemory`, an eighth more for what its peers write ([`HEADROOM`]), an eighth for its log and an
-/// eighth for what the account misses.
+/// A full node takes `maxMemory`, and an eighth of it for each of: its peers' writes ([`HEADROOM`]), its log, and what the
+/// accounting misses.
 pub const fn share(limit: u64) -> u64 {
     const WHOLE: u64 = HEADROOM * LOG_PART * SLACK_PART;
-    const BESIDE: u64 = WHOLE / HEADROOM + WHOLE / LOG_PART + WHOLE / SLACK_PART;
-    let bytes = limit.saturating_sub(NEEDS) / (WHOLE + BESIDE) * WHOLE;
+    const REST: u64 = WHOLE / HEADROOM + WHOLE / LOG_PART + WHOLE / SLACK_PART;
+    let bytes = limit.saturating_sub(NEEDS) / (WHOLE + REST) * WHOLE;
     bytes - bytes % UNIT
 }
 
-/// How many bytes and how many writes the log of own writes keeps.
+/// How many bytes and how many writes the log keeps.
 pub fn log_bounds(max_memory: Option<u64>) -> (usize, usize) {
     let full = LOG_MAX_BYTES as u64;
     let bytes = max_memory.map_or(full, |max| (max / LOG_PART).max(LEAST_LOG).min(full));
-    // With few bytes go few writes: each takes room besides its key and value.
+    // A log of fewer bytes keeps fewer writes, because each write takes memory besides key and value.
     let entries = LOG_MAX_ENTRIES as u64 * bytes / full;
     (bytes as usize, entries as usize)
 }

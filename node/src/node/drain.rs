@@ -1,15 +1,12 @@
-//! How a node goes: nobody who uses it should notice, and nothing that it
-//! acknowledged should go with it.
+//! How a node shuts down, without errors for its clients and without losing a write that it acknowledged.
 //!
-//! 1. It says that it is no longer ready, and lingers: it goes on taking reads
-//!    *and writes* while Kubernetes takes its address out of the Services.
-//!    Refusing them at once would fail clients that cannot know better yet.
-//! 2. It closes the listener and tells every connected client to go elsewhere
-//!    (GOAWAY). Calls under way end as usual; new ones go to a new connection,
-//!    which the Service leads to another node.
-//! 3. It refuses writes that still come, and waits until its peers hold its own, and what it has of those whom it
-//!    cannot hear.
-//! 4. It gives up its seat, tells the members that it leaves, and closes the links.
+//! 1. It reports that it is not ready, and goes on serving reads *and writes* while Kubernetes removes its address from
+//!    Services. Clients cannot know better yet, so refusing them at once would be an error for them.
+//! 2. It closes the listener and sends every client a GOAWAY. Calls in progress end as usual; new calls use a new
+//!    connection, which the Service leads to another node.
+//! 3. It refuses writes that still arrive, and waits until its peers hold its own writes, and what it has of nodes that
+//!    it cannot hear.
+//! 4. It ends its seat, tells the members that it leaves, and closes the links.
 
 use std::time::Duration;
 
@@ -17,33 +14,31 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::Node;
+use super::join::Joined;
 use crate::config::Role;
 use crate::engine::Phase;
 
-/// How long Kubernetes takes, with some to spare, to take a terminating pod's
-/// address out of its Services on every machine.
+/// The time, with a margin, that Kubernetes needs to remove a terminating pod's address from its Services everywhere.
 const LINGER: Duration = Duration::from_millis(1500);
-/// Calls under way get this long to end: long listings, and health watches,
-/// which never end by themselves.
+/// How long calls in progress may take to end: long listings, and health watches, which never end by themselves.
 const HANG_UP: Duration = Duration::from_secs(2);
-/// The peers get this long to hear that nothing more is to come.
+/// How long the farewell to peers may take.
 const FAREWELL: Duration = Duration::from_millis(500);
-/// So many keys of writes that nobody else is known to hold are named.
+/// How many keys of writes that no other node is known to hold are named.
 const NAMED: usize = 20;
-/// Links get this long to close.
+/// How long links may take to close.
 const CLOSE: Duration = Duration::from_secs(1);
 
 impl Node {
-    /// Drains, leaves and ends; see the module. Takes about `drainTimeout` at most.
+    /// Drains, leaves and ends; takes little more than `drainTimeout` at most.
     pub async fn shutdown(mut self) {
         let began = Instant::now();
         let end = began + self.drain_timeout;
-        let was_ready = self.engine.phase() == Phase::Ready;
+        let was_ready = self.joined.engine.phase() == Phase::Ready;
         self.leaving.send_replace(true);
-        info!(keys = self.engine.stats().keys, "draining: was told to stop");
+        info!(keys = self.joined.engine.stats().keys, "draining");
 
-        // Only members are behind a Service; a sidecar's application has ended
-        // before the sidecar is told to.
+        // Only members are behind a Service. A sidecar's application has ended before the sidecar is asked to stop.
         if was_ready && self.role == Role::Member {
             sleep(LINGER.min(self.drain_timeout / 4)).await;
         }
@@ -53,13 +48,13 @@ impl Node {
             info!("some calls did not end within {hang_up:?} and were cut off");
             self.api.abort();
         }
-        self.engine.drain();
+        self.joined.engine.drain();
         self.hand_over(end).await;
-        if !self.engine.leave(FAREWELL).await {
-            info!("not every peer could be told within {FAREWELL:?} that this node leaves: they will find out");
+        if !self.joined.engine.leave(FAREWELL).await {
+            info!("could not announce to every peer within {FAREWELL:?} that this node leaves: they will find out");
         }
 
-        let Self { membership, transport, admin, stop, .. } = self;
+        let Self { joined: Joined { membership, transport, .. }, admin, stop, .. } = self;
         membership.leave().await;
         stop.cancel();
         if timeout(CLOSE, transport.closed()).await.is_err() {
@@ -71,30 +66,30 @@ impl Node {
         info!(took_ms = began.elapsed().as_millis() as u64, "stopped");
     }
 
-    /// Waits until the peers hold this node's writes, and says which they do not.
+    /// Waits until the peers hold this node's writes, and logs those that they lack.
     async fn hand_over(&self, end: Instant) {
-        let stats = self.engine.stats();
-        // A peer that was given up on a moment ago may still take what is on its link.
+        let engine = &self.joined.engine;
+        let stats = engine.stats();
+        // A peer that membership has just declared dead may still receive what is on its link.
         if self.overview.peers().is_empty() && stats.linked.is_empty() {
             if stats.keys > 0 {
-                warn!(keys = stats.keys, "no peer is there to hand over to: what this node holds goes with it");
+                warn!(keys = stats.keys, "there is no peer to hand over to: what this node holds is lost with it");
             }
             return;
         }
-        let (nobody, not_all) = self.engine.covered(end.saturating_duration_since(Instant::now())).await;
-        if nobody > 0 {
-            let linked = self.engine.stats().linked.len();
-            let why = if linked == 0 { "no peer is linked" } else { "no peer said in time that it holds them" };
-            let keys = self.engine.uncovered_keys(NAMED);
+        let left = engine.replicated(end.saturating_duration_since(Instant::now())).await;
+        if left.on_no_peer > 0 {
+            let linked = engine.stats().linked.len();
+            let why = if linked == 0 { "no peer is linked" } else { "no peer acknowledged them in time" };
+            let keys = engine.unreplicated_keys(NAMED);
             warn!(
-                writes = nobody,
+                writes = left.on_no_peer,
                 ?keys,
                 waited = ?self.drain_timeout,
-                "no peer is known to hold some of this node's writes, which may be lost: {why}; of the keys, at most \
-                 {NAMED} are named"
+                "no peer is known to hold some of this node's writes, which may be lost: {why}; names at most {NAMED} keys"
             );
-        } else if not_all > 0 {
-            info!(writes = not_all, "some peers do not hold all of this node's writes yet; others will pass them on");
+        } else if left.not_on_all > 0 {
+            info!(writes = left.not_on_all, "some peers lack some of this node's writes; other peers will relay them");
         } else {
             info!("the peers hold all of this node's writes");
         }

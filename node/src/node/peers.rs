@@ -1,6 +1,5 @@
-//! Between membership, discovery and those who need to know who is there: the
-//! transport, which links to every member, and the replica, which may found a
-//! cluster only when nobody else is in sight.
+//! Connects membership and discovery with the parts that depend on them: the transport links to every member, and the
+//! replica may found a cluster only if it knows of no other node.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,25 +7,24 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::overview::{Overview, Sight};
 use crate::engine::Engine;
-use crate::membership::{Life, MemberInfo};
+use crate::membership::{MemberInfo, OriginStart};
+use crate::overview::{Observed, Overview};
 use crate::refusals::Unjoinable;
 use crate::replica::{PeerId, View};
-use crate::transport::Peer;
+use crate::transport::LinkTarget;
 
-/// How often the links are compared with what was found; they have no channel
-/// of their own to tell of a change.
+/// How often links are compared with what was found. Polled, because links have no channel that announces changes.
 const LOOK: Duration = Duration::from_millis(50);
 
 type Members = watch::Receiver<Arc<Vec<MemberInfo>>>;
 
-/// The members as peers to be linked to.
-pub(super) fn to_link(mut members: Members, stop: CancellationToken) -> watch::Receiver<Vec<Peer>> {
-    let (out, peers) = watch::channel(Vec::new());
+/// The members as peers to link to.
+pub(super) fn link_targets(mut members: Members, stop: CancellationToken) -> watch::Receiver<Vec<LinkTarget>> {
+    let (out, targets) = watch::channel(Vec::new());
     tokio::spawn(stop.run_until_cancelled_owned(async move {
         loop {
-            let now = members.borrow_and_update().iter().map(peer).collect::<Vec<_>>();
+            let now = members.borrow_and_update().iter().map(target).collect::<Vec<_>>();
             out.send_if_modified(|before| {
                 let changed = *before != now;
                 *before = now;
@@ -37,35 +35,34 @@ pub(super) fn to_link(mut members: Members, stop: CancellationToken) -> watch::R
             }
         }
     }));
-    peers
+    targets
 }
 
-/// Keeps membership's idea of this node as the replica's: when the one begins
-/// anew, so does the other.
-pub(super) async fn live_on(mut identity: watch::Receiver<PeerId>, life: watch::Sender<Life>) {
+fn target(member: &MemberInfo) -> LinkTarget {
+    let id = &member.id;
+    LinkTarget { origin: id.origin, address: id.peer_address, name: id.name.clone() }
+}
+
+/// Keeps membership's identity of this node equal to the replica's: when the replica rejoins, membership does too.
+pub(super) async fn follow_identity(mut identity: watch::Receiver<PeerId>, process: watch::Sender<OriginStart>) {
     while identity.changed().await.is_ok() {
         let (origin, started_ms) = {
             let id = identity.borrow_and_update();
             (id.origin, id.started_ms)
         };
-        life.send_replace((origin, started_ms));
+        process.send_replace((origin, started_ms));
     }
 }
 
-fn peer(member: &MemberInfo) -> Peer {
-    let id = &member.id;
-    Peer { origin: id.origin, address: id.peer_address, name: id.name.clone() }
-}
-
-/// Keeps the engine's view of who else there is.
+/// Keeps the engine's view of the other nodes current.
 pub(super) async fn keep_view(engine: Arc<Engine>, overview: Overview) {
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         look.tick().await;
-        let (linked, links) = engine.linked();
-        let Sight { answered, unreached, unjoinable: Unjoinable { named, strangers }, .. } = overview.sight(&linked);
+        let (linked, link_changes) = engine.linked();
+        let Observed { answered, unreached, unjoinable: Unjoinable { named, strangers } } = overview.observed(&linked);
         let view = View { answered, unlinked: unreached.len(), refused: named.len(), strangers: strangers.len() };
-        engine.set_view(view, links);
+        engine.set_view(view, link_changes);
     }
 }

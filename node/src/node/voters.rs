@@ -1,6 +1,5 @@
-//! How many members the cluster is meant to have may change while a node runs:
-//! the operator writes it into the configuration file, and scaling restarts
-//! nothing. No other setting is taken from a changed file.
+//! Follows the number of voters in the configuration file: the operator changes it there, so that scaling restarts no
+//! node. No other setting is read again.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,12 +10,11 @@ use tracing::{info, warn};
 use crate::config::Settings;
 use crate::engine::Engine;
 
-/// How often the file is looked at: a mounted `ConfigMap` is exchanged whole,
-/// by way of links, which no watch on the file itself would see.
+/// How often the file is read. Polled, because Kubernetes replaces a mounted `ConfigMap` by switching a symbolic link,
+/// which a watch of the file would miss.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Tells the engine whenever the file says another number than it had, which
-/// was `voters` at first.
+/// Passes each new number of voters to the engine; `voters` is the first number.
 pub(super) async fn follow(file: PathBuf, mut voters: usize, engine: Arc<Engine>) {
     let mut failing = None;
     loop {
@@ -27,13 +25,13 @@ pub(super) async fn follow(file: PathBuf, mut voters: usize, engine: Arc<Engine>
         let error = read.as_ref().err().map(ToString::to_string);
         match read {
             Ok(now) if now != voters => {
-                info!(before = voters, now, "the configuration file gives another number of voters");
+                info!(before = voters, now, "the number of voters in the configuration file changed");
                 engine.set_voters(now);
                 voters = now;
             }
-            // What is wrong with the file is said once.
+            // An error is logged once, not at each attempt.
             Err(error) if failing != Some(error.to_string()) => {
-                warn!(%error, voters, "cannot take the number of voters from the changed configuration file");
+                warn!(%error, voters, "cannot read the number of voters from the configuration file, and keeps the current one");
             }
             Ok(_) | Err(_) => {}
         }

@@ -1,4 +1,4 @@
-//! What a certificate says: until when it is valid, and whose it is.
+//! The expiry and the names of certificates.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,23 +7,22 @@ use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-/// Names that one certificate may have; more are not looked at.
+/// How many names of one certificate are used.
 const MAX_NAMES: usize = 64;
 
-/// Until when a certificate is valid.
+/// When a certificate expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expiry {
     /// Milliseconds since 1970.
     pub not_after_ms: u64,
 }
 
-/// Until when the certificates in force are valid, by use. Clones look at the
-/// same.
+/// When the current certificates expire, by use. Clones share their state.
 #[derive(Clone, Debug, Default)]
 pub struct Expiries(Arc<Mutex<BTreeMap<&'static str, Expiry>>>);
 
 impl Expiries {
-    /// Each use and its certificate's end.
+    /// Each use with its certificate's expiry.
     pub fn read(&self) -> BTreeMap<&'static str, Expiry> {
         self.0.lock().clone()
     }
@@ -33,19 +32,19 @@ impl Expiries {
     }
 }
 
-/// Until when all of a chain is valid.
+/// When the first certificate of a chain expires.
 pub fn not_after(chain: &[CertificateDer<'_>]) -> Result<Expiry, String> {
     let mut first = u64::MAX;
     for der in chain {
-        let (_, certificate) = X509Certificate::from_der(der).map_err(|error| format!("a certificate: {error}"))?;
+        let (_, certificate) =
+            X509Certificate::from_der(der).map_err(|error| format!("cannot read a certificate: {error}"))?;
         let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
         first = first.min(seconds.saturating_mul(1000));
     }
     Ok(Expiry { not_after_ms: first })
 }
 
-/// Whose a certificate is: its common name, and its alternative names that are
-/// DNS names, URIs and mail addresses.
+/// The names of a certificate: its common name, and the DNS names, URIs and mail addresses among its subject alternative names.
 pub fn names(der: &CertificateDer<'_>) -> Vec<String> {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else { return Vec::new() };
     let common = certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok()).map(str::to_owned);

@@ -1,6 +1,5 @@
-//! TLS by rustls: certificates from files, exchanged while the node runs. A
-//! connection keeps what it began with; the next one has what the files hold
-//! then. Knows nothing of what runs over it.
+//! TLS by rustls with certificates from files, which are reloaded. A reload affects new connections only. Knows nothing of what
+//! the connections carry.
 
 mod certificates;
 
@@ -22,24 +21,24 @@ pub use self::certificates::{Expiries, Expiry, names, not_after};
 use crate::config::{PeerTlsConfig, TlsConfig};
 use crate::reload::{self, Reloads};
 
-/// What gRPC's clients must ask for.
+/// The ALPN protocol of gRPC.
 const HTTP2: &[u8] = b"h2";
 
 /// Whether clients must have a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clients {
-    /// They need none, and one that they show is looked at.
+    /// No, but a certificate that they present is verified.
     May,
-    /// Without one there is no connection.
+    /// Yes.
     Must,
 }
 
-/// The server side, with the certificate of the moment.
+/// TLS of the client port, with the current certificate.
 #[derive(Clone)]
 pub struct ClientPortTls(watch::Receiver<Arc<ServerConfig>>);
 
 impl ClientPortTls {
-    /// Takes the certificates from the files, and from then on each change.
+    /// Reads the certificates, and follows changes of the files until `stop` is cancelled.
     pub fn start(
         config: &TlsConfig,
         clients: Clients,
@@ -62,7 +61,7 @@ impl ClientPortTls {
         follow("tls", files, load, reloads, stop).map(Self)
     }
 
-    /// Makes a connection a TLS connection.
+    /// The TLS handshake.
     pub async fn accept<S>(&self, stream: S) -> std::io::Result<server::TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -80,7 +79,7 @@ pub struct PeerTls {
 }
 
 impl PeerTls {
-    /// Takes the certificates from the files, and from then on each change.
+    /// Reads the certificates, and follows changes of the files until `stop` is cancelled.
     pub fn start(
         config: &PeerTlsConfig,
         reloads: &Reloads,
@@ -95,7 +94,7 @@ impl PeerTls {
             let chain = Chain::read(&held[0], &held[1])?;
             let roots = roots(&held[2])?;
             let not_after = not_after(&chain.certificates)?;
-            // The others would refuse it, one by one.
+            // Otherwise each peer would refuse the certificate.
             check_name(&chain.certificates, &own)
                 .map_err(|error| format!("the certificate is not for {}: {error}", own.to_str()))?;
             let client = chain.client(roots.clone())?;
@@ -106,20 +105,20 @@ impl PeerTls {
         Ok(Self { configs: follow("peerTls", files, load, reloads, stop)?, name })
     }
 
-    /// The side that was dialled.
+    /// The TLS handshake of the side that accepts.
     pub async fn accept<S>(&self, stream: S) -> std::io::Result<server::TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let config = self.configs.borrow().0.clone();
         let stream = TlsAcceptor::from(config).accept(stream).await?;
-        // A chain to the authority is not enough: it may sign for others too.
+        // A chain to the CA is not enough: it may also sign certificates that are not for peers.
         check_name(stream.get_ref().1.peer_certificates().unwrap_or_default(), &self.name)
             .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
         Ok(stream)
     }
 
-    /// The side that dials.
+    /// The TLS handshake of the side that dials.
     pub async fn connect<S>(&self, stream: S) -> std::io::Result<client::TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -134,7 +133,7 @@ fn check_name(chain: &[CertificateDer<'_>], name: &ServerName<'_>) -> Result<(),
     verify_server_name(&ParsedCertificate::try_from(leaf)?, name)
 }
 
-/// Loads what the files hold, and again whenever that is another.
+/// Loads the files, and reloads them when they change.
 fn follow<T: Send + Sync + 'static>(
     what: &'static str,
     files: Vec<PathBuf>,
@@ -155,7 +154,7 @@ fn follow<T: Send + Sync + 'static>(
     Ok(loaded)
 }
 
-/// A certificate with those that it was made with, and its key.
+/// A certificate chain and its key.
 struct Chain {
     certificates: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -164,7 +163,7 @@ struct Chain {
 impl Chain {
     fn read(certificates: &[u8], key: &[u8]) -> Result<Self, String> {
         let certificates = pem_certificates(certificates)?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("the key is no PEM: {error}"))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("the key is not valid PEM: {error}"))?;
         Ok(Self { certificates, key })
     }
 
@@ -180,10 +179,10 @@ impl Chain {
                 builder.with_client_cert_verifier(verifier.build().map_err(|error| error.to_string())?)
             }
         };
-        // Fails when the key is not the certificate's.
+        // Fails if the key does not belong to the certificate.
         builder
             .with_single_cert(self.certificates.clone(), self.key.clone_key())
-            .map_err(|error| format!("certificate and key do not fit: {error}"))
+            .map_err(|error| format!("certificate and key do not match: {error}"))
     }
 
     fn client(&self, roots: RootCertStore) -> Result<ClientConfig, String> {
@@ -192,7 +191,7 @@ impl Chain {
             .map_err(|error| error.to_string())?
             .with_root_certificates(roots)
             .with_client_auth_cert(self.certificates.clone(), self.key.clone_key())
-            .map_err(|error| format!("certificate and key do not fit: {error}"))
+            .map_err(|error| format!("certificate and key do not match: {error}"))
     }
 }
 
@@ -203,14 +202,14 @@ fn provider() -> Arc<CryptoProvider> {
 fn pem_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
-        .map_err(|error| format!("the certificates are no PEM: {error}"))?;
-    if certificates.is_empty() { Err("there is no certificate".to_owned()) } else { Ok(certificates) }
+        .map_err(|error| format!("the certificates are not valid PEM: {error}"))?;
+    if certificates.is_empty() { Err("the file contains no certificate".to_owned()) } else { Ok(certificates) }
 }
 
 fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in pem_certificates(pem)? {
-        roots.add(certificate).map_err(|error| format!("an authority's certificate is of no use: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("a CA certificate cannot be used: {error}"))?;
     }
     Ok(roots)
 }

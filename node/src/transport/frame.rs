@@ -1,5 +1,5 @@
-//! Frames on a peer connection: a preamble that names the protocol, then
-//! length-prefixed protobuf messages. Knows nothing of what they mean.
+//! Frames on a peer connection: a preamble that identifies the protocol, then length-prefixed protobuf messages. Knows
+//! nothing of what the messages mean.
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use prost::Message;
@@ -7,20 +7,20 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::encryption::noise::NoiseError;
 
-/// Bytes of a preamble.
+/// The length of a preamble, bytes.
 pub const PREAMBLE_LEN: usize = 8;
-/// The protocol's version, unless a test has a node speak another one.
+/// The protocol version of this release. Only tests use another one.
 pub const VERSION: u8 = 1;
 
-/// How links are protected. Both sides say it before anything else, and it must
-/// be the same: nothing is agreed on, so nothing can be talked down.
+/// How links are protected. Both sides announce their mode first, and the modes must be equal: nothing is negotiated, so
+/// nothing can be downgraded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Not at all.
+    /// Unprotected.
     Plain,
-    /// By a key that the nodes share.
+    /// By Noise, with a key that the nodes share.
     Encrypted,
-    /// By certificates of one authority.
+    /// By TLS, with certificates of one authority.
     Tls,
 }
 
@@ -35,7 +35,7 @@ impl Mode {
         }
     }
 
-    /// What a connection begins with in each direction, between nodes that speak this version.
+    /// The first bytes of a connection in each direction, for this version of the protocol.
     pub const fn preamble(self, version: u8) -> [u8; PREAMBLE_LEN] {
         [b'k', b'v', b'a', b's', b'i', b'r', self.sign(), version]
     }
@@ -54,42 +54,40 @@ impl std::fmt::Display for Mode {
 /// Why a connection was closed.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// The other side is no Kvasir node.
-    #[error("the connection does not begin as one of a kvasir node")]
+    /// The other side is not a Kvasir node.
+    #[error("the connection does not begin like that of a kvasir node")]
     Garbage,
-    /// The other side is of another release.
-    #[error(
-        "the peer speaks version {theirs} of the protocol, this node version {ours}: run releases that are neighbours"
-    )]
+    /// The peer speaks another version of the protocol.
+    #[error("the peer speaks version {theirs} of the protocol, this node version {ours}: run neighbouring releases")]
     Version {
-        /// What the peer speaks.
+        /// The peer's version.
         theirs: u8,
-        /// What this node speaks.
+        /// This node's version.
         ours: u8,
     },
-    /// The other side's links are protected in another way.
+    /// The peer protects its links in another way.
     #[error("on its links the peer {theirs}, and this node {ours}: give all nodes the same settings")]
     Mode {
-        /// What the peer does.
+        /// The peer's mode.
         theirs: Mode,
-        /// What this node does.
+        /// This node's mode.
         ours: Mode,
     },
-    /// There is no common key, or what came is not authentic.
+    /// The nodes have no key in common, or the data is not authentic.
     #[error(transparent)]
     Noise(NoiseError),
-    /// The certificates are not good enough, or the peer does not speak TLS.
+    /// A certificate is not accepted, or the peer does not speak TLS.
     #[error("TLS with the peer failed: {0}")]
     Tls(std::io::Error),
-    /// A frame is longer than any that a node makes.
+    /// A frame is longer than any that a node sends.
     #[error("a frame of {len} bytes is over the limit of {limit}")]
     Oversized {
-        /// What the frame claims.
+        /// The length that the frame claims.
         len: usize,
-        /// What is allowed.
+        /// The longest frame that is accepted.
         limit: usize,
     },
-    /// A frame does not hold what it should.
+    /// A frame does not decode.
     #[error("a frame could not be decoded: {0}")]
     Decode(#[from] prost::DecodeError),
     /// The connection failed or ended.
@@ -98,8 +96,8 @@ pub enum FrameError {
 }
 
 impl From<std::io::Error> for FrameError {
-    /// Finds out whether it was the encryption that failed. The side that dials hears only after the handshake that its
-    /// certificate was not good enough.
+    /// Distinguishes failures of the encryption from those of the connection. With TLS the side that dials learns only
+    /// after the handshake that its certificate was not accepted.
     fn from(error: std::io::Error) -> Self {
         match error.downcast::<NoiseError>() {
             Ok(error) => error.into(),
@@ -118,17 +116,17 @@ impl From<NoiseError> for FrameError {
     }
 }
 
-/// Whether TLS failed, and not the connection under it.
+/// Whether TLS failed, and not the connection below it.
 pub fn is_of_tls(error: &std::io::Error) -> bool {
     error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
 }
 
-/// Writes the preamble of this version.
+/// Writes the preamble of this mode and version.
 pub async fn write_preamble(stream: &mut (impl AsyncWrite + Unpin), mode: Mode, version: u8) -> Result<(), FrameError> {
     Ok(stream.write_all(&mode.preamble(version)).await?)
 }
 
-/// Reads the preamble, and tells what is wrong with it to a node that speaks this version.
+/// Reads the peer's preamble, and checks it against this node's mode and version.
 pub async fn read_preamble(stream: &mut (impl AsyncRead + Unpin), ours: Mode, version: u8) -> Result<(), FrameError> {
     let mut got = [0; PREAMBLE_LEN];
     stream.read_exact(&mut got).await?;
@@ -141,16 +139,16 @@ pub async fn read_preamble(stream: &mut (impl AsyncRead + Unpin), ours: Mode, ve
     if theirs == ours { Ok(()) } else { Err(FrameError::Mode { theirs, ours }) }
 }
 
-/// Puts one frame behind what the buffer holds.
+/// Appends one frame to the buffer.
 pub fn append<M: Message>(buffer: &mut BytesMut, message: &M) {
     let at = buffer.len();
     buffer.put_u32(0);
-    message.encode(buffer).expect("a BytesMut grows as it needs");
-    let len = u32::try_from(buffer.len() - at - 4).expect("messages are cut far below 4 GiB");
+    message.encode(buffer).expect("a BytesMut grows as needed");
+    let len = u32::try_from(buffer.len() - at - 4).expect("messages are far smaller than 4 GiB");
     buffer[at..at + 4].copy_from_slice(&len.to_be_bytes());
 }
 
-/// Writes frames.
+/// Writes encoded frames.
 pub async fn write(stream: &mut (impl AsyncWrite + Unpin), frames: &[u8]) -> Result<(), FrameError> {
     stream.write_all(frames).await?;
     Ok(stream.flush().await?)
@@ -162,7 +160,7 @@ pub async fn read<M: Message + Default>(stream: &mut (impl AsyncRead + Unpin), l
     if len > limit {
         return Err(FrameError::Oversized { len, limit });
     }
-    // Grows with what arrives: a claimed length alone takes no memory.
+    // The buffer grows with the data that arrives, so a claimed length alone takes no memory.
     let mut body = BytesMut::new();
     let mut rest = stream.take(len as u64);
     while body.len() < len {
@@ -188,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_frame_comes_back_as_it_was() {
+    async fn frame_round_trip() {
         let hello = Hello {
             cluster: "c".into(),
             name: "n".into(),
@@ -213,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn other_protocols_and_versions_are_told_apart() {
+    async fn preamble_of_another_protocol_is_refused() {
         let read = async |bytes: &[u8], ours| read_preamble(&mut &*bytes, ours, VERSION).await;
         let (plain, encrypted) = (Mode::Plain, Mode::Encrypted);
         assert!(matches!(read(b"GET / HTTP/1.1\r\n", plain).await, Err(FrameError::Garbage)));
@@ -224,15 +222,15 @@ mod tests {
             read_preamble(&mut &plain_first[..], plain, 2).await,
             Err(FrameError::Version { theirs: VERSION, ours: 2 })
         ));
-        let told = read(&plain_first, encrypted).await.unwrap_err().to_string();
-        assert!(told.contains("the peer does not encrypt, and this node encrypts with a shared key"), "{told}");
-        let told = read(&encrypted_first, plain).await.unwrap_err().to_string();
-        assert!(told.contains("the peer encrypts with a shared key, and this node does not encrypt"), "{told}");
+        let error = read(&plain_first, encrypted).await.unwrap_err().to_string();
+        assert!(error.contains("the peer does not encrypt, and this node encrypts with a shared key"), "{error}");
+        let error = read(&encrypted_first, plain).await.unwrap_err().to_string();
+        assert!(error.contains("the peer encrypts with a shared key, and this node does not encrypt"), "{error}");
     }
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn frame_of_any_bytes_does_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let _ = runtime.block_on(read::<kvasir_proto::peer::v1::Message>(&mut &bytes[..], 1 << 20));
         }

@@ -1,28 +1,26 @@
-//! From a connection to two halves that carry frames, protected as the settings
-//! say. Whatever the protection, both sides first say which one it is: two
-//! nodes that differ in it can tell why they have no link.
+//! Turns a connection into two halves that carry frames, protected as configured. Both sides first announce their
+//! protection in the clear, so that two nodes that differ in it can report why they have no link.
 
 use tokio::io::{AsyncRead, AsyncWrite, split};
 use tokio::net::TcpStream;
 
-use super::Side;
 use super::frame::{self, FrameError, Mode};
 use crate::encryption::{KeyId, Keys, noise};
 use crate::tls::PeerTls;
 
-/// Where frames come from.
+/// The half that frames are read from.
 pub(super) type Reader = Box<dyn AsyncRead + Send + Unpin>;
-/// Where frames go.
+/// The half that frames are written to.
 pub(super) type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// How links are protected.
 #[derive(Clone)]
 pub enum Protection {
-    /// Not at all.
+    /// Unprotected.
     None,
-    /// By keys that the nodes share.
+    /// By Noise, with keys that the nodes share.
     Keys(Keys),
-    /// By certificates.
+    /// By TLS, with certificates.
     Tls(PeerTls),
 }
 
@@ -36,11 +34,18 @@ impl std::fmt::Debug for Protection {
     }
 }
 
+/// Which side of a connection this node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Dialled,
+    Accepted,
+}
+
 /// A protected connection.
 pub(super) struct Secured {
     pub(super) reader: Reader,
     pub(super) writer: Writer,
-    /// What it is encrypted with, if that is a shared key.
+    /// The shared key that encrypts the connection, if there is one.
     pub(super) key: Option<KeyId>,
 }
 
@@ -51,7 +56,7 @@ impl Secured {
     }
 }
 
-/// Says how this node protects its links, hears the same of the peer, and does it.
+/// Exchanges preambles, then protects the connection.
 pub(super) async fn secure(
     mut stream: TcpStream,
     side: Side,

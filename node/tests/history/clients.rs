@@ -1,13 +1,13 @@
-//! The load: clients that make one call after the other, and note each.
+//! The load: clients that make one call after the other and record each.
 //!
-//! What a key begins with says what is done to it, and so what can be judged:
+//! The prefix of a key decides what clients do to it, and so what can be checked:
 //!
 //! | prefix | |
 //! | --- | --- |
-//! | `f/` | put once, before all faults, with everyone's acknowledgement, and only read |
+//! | `f/` | put once, before all faults, acknowledged by all nodes, and only read |
 //! | `u/` | put once, by one client; deleted at most once |
 //! | `e/` | put once, with a TTL |
-//! | `k/` | put, read and deleted by all clients and sessions at once |
+//! | `k/` | put, read and deleted by all clients and sessions concurrently |
 //! | `t/` | the same with TTLs and touches |
 
 use std::sync::Arc;
@@ -32,19 +32,19 @@ use crate::node::channel;
 const SHARED: u64 = 40;
 /// Keys that are only read.
 pub(crate) const FIXED: usize = 40;
-/// What a call is given.
+/// The deadline of a call.
 const DEADLINE: Duration = Duration::from_secs(4);
-/// What a write waits for others, at most: well below [`DEADLINE`], so that a
-/// node that is not busy beyond all measure answers.
+/// The longest `ack` timeout of a write: well below [`DEADLINE`], so that a node answers in time unless the machine is
+/// overloaded.
 const ACK: Duration = Duration::from_millis(600);
-/// What a call may take beyond its deadline until it counts as hanging.
+/// How long after its deadline a call counts as hanging.
 const GRACE: Duration = Duration::from_secs(4);
-/// Between two calls of a client.
+/// Pause between two calls of a client.
 const PAUSE: std::ops::Range<u64> = 15..60;
-/// Own keys that a client goes back to.
+/// Own keys that a client uses again.
 const REMEMBERED: usize = 50;
 
-/// Lets the clients work, or has them stand still.
+/// Lets the clients work, or pauses them.
 #[derive(Clone)]
 pub(crate) struct Gate {
     open: watch::Sender<bool>,
@@ -61,7 +61,7 @@ impl Gate {
         self.open.send_replace(true);
     }
 
-    /// Returns when no call is under way.
+    /// Returns when no call is in flight.
     pub(crate) async fn close(&self) {
         self.open.send_replace(false);
         while self.busy.load(Ordering::SeqCst) > 0 {
@@ -75,7 +75,7 @@ impl Gate {
             open.wait_for(|open| *open).await.expect("the gate itself keeps the sender");
             self.busy.fetch_add(1, Ordering::SeqCst);
             let pass = Pass(self);
-            // It may have been closed in between.
+            // The gate may have been closed in between.
             if *open.borrow() {
                 return pass;
             }
@@ -92,10 +92,10 @@ impl Drop for Pass<'_> {
     }
 }
 
-/// Whom a write waits for.
+/// The `ack` of a write.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ack {
-    Nobody,
+    None,
     Count(u32),
     Majority,
     All,
@@ -105,7 +105,7 @@ impl Ack {
     fn wire(self) -> Option<v1::Ack> {
         use v1::ack::Asked;
         let asked = match self {
-            Self::Nobody => return None,
+            Self::None => return None,
             Self::Count(count) => Asked::Count(count),
             Self::Majority => Asked::Level(v1::AckLevel::Majority.into()),
             Self::All => Asked::Level(v1::AckLevel::All.into()),
@@ -115,13 +115,13 @@ impl Ack {
     }
 }
 
-/// Calls any node, and notes what came of it.
+/// Calls any node, and records the outcome.
 pub(crate) struct Caller {
     id: usize,
     history: History,
     links: Vec<KvClient<Channel>>,
     puts: u64,
-    /// Of the session, if the calls are one: its number and its token.
+    /// The session, if the calls are one: its number and its token.
     session: Option<(u64, Bytes)>,
 }
 
@@ -135,7 +135,7 @@ impl Caller {
         self.session = Some((SESSIONS.fetch_add(1, Ordering::Relaxed), Bytes::new()));
     }
 
-    /// A value that no other put has.
+    /// A value that no other put uses.
     fn value(&mut self) -> String {
         self.puts += 1;
         format!("{}-{}", self.id, self.puts)
@@ -147,7 +147,7 @@ impl Caller {
     }
 
     async fn get(&mut self, node: usize, key: String) -> Outcome {
-        self.call(node, key, Call::Get, Ack::Nobody).await
+        self.call(node, key, Call::Get, Ack::None).await
     }
 
     async fn call(&mut self, node: usize, key: String, call: Call, ack: Ack) -> Outcome {
@@ -168,7 +168,7 @@ impl Caller {
             Err(_) => failed(&Status::deadline_exceeded("the call hangs"), true),
         };
         if matches!(&outcome, Outcome::Failed { cut: true, .. }) {
-            // Whatever became of the connection, the next call shall not suffer from it.
+            // The next call must not suffer from a broken connection.
             self.links[node] = link(node);
         }
         let (end, session) = (self.history.now(), self.session.as_ref().map(|(number, _)| *number));
@@ -211,7 +211,7 @@ fn wrote(wire: Option<v1::Version>, acked: Option<v1::Acked>) -> Outcome {
     Outcome::Wrote { version: version(wire), peers, all }
 }
 
-/// One call: what came of it, and the session's new token.
+/// One call: its outcome, and the session's new token.
 async fn make(
     mut kv: KvClient<Channel>,
     key: &str,
@@ -273,7 +273,7 @@ pub(crate) async fn prepare(nodes: usize, history: &History) {
     }
 }
 
-/// A client that talks to one node as a rule, and does everything.
+/// A client that mostly talks to one node and makes every kind of call.
 pub(crate) async fn at_home(id: usize, home: usize, nodes: usize, seed: u64, history: History, gate: Gate) {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed ^ (id as u64) << 32);
     let mut caller = Caller::new(id, nodes, history);
@@ -315,7 +315,7 @@ pub(crate) async fn at_home(id: usize, home: usize, nodes: usize, seed: u64, his
                 ending.push(key);
             }
             79..84 => {
-                // Most have ended already: the latest is there, or should be gone.
+                // Most have expired already: the latest is there, or should be gone.
                 let recent = &ending[ending.len().saturating_sub(4)..];
                 if let Some(key) = recent.choose(&mut rng).cloned() {
                     caller.get(node, key).await;
@@ -332,7 +332,7 @@ pub(crate) async fn at_home(id: usize, home: usize, nodes: usize, seed: u64, his
             89..92 => drop(caller.get(node, shared(&mut rng, "t")).await),
             92..94 => {
                 let prefix = ["k/", "t/", "f/"][rng.random_range(0..3)].to_owned();
-                caller.call(node, prefix, Call::List, Ack::Nobody).await;
+                caller.call(node, prefix, Call::List, Ack::None).await;
             }
             _ => drop(caller.get(node, format!("f/{}", rng.random_range(0..FIXED))).await),
         }
@@ -345,7 +345,7 @@ pub(crate) async fn at_home(id: usize, home: usize, nodes: usize, seed: u64, his
     }
 }
 
-/// A session that goes from node to node.
+/// A session that moves from node to node.
 pub(crate) async fn roaming(id: usize, nodes: usize, seed: u64, history: History, gate: Gate) {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed ^ (id as u64) << 32);
     let mut caller = Caller::new(id, nodes, history);
@@ -358,10 +358,10 @@ pub(crate) async fn roaming(id: usize, nodes: usize, seed: u64, history: History
             0..35 => caller.put(node, key, None, some_ack(&mut rng)).await,
             35..85 => caller.get(node, key).await,
             85..97 => caller.call(node, key, Call::Delete, some_ack(&mut rng)).await,
-            _ => caller.call(node, "k/".to_owned(), Call::List, Ack::Nobody).await,
+            _ => caller.call(node, "k/".to_owned(), Call::List, Ack::None).await,
         };
         drop(pass);
-        // It saw a write that is lost; and none goes on for ever.
+        // The session saw a write that is lost; and no session lasts forever.
         if matches!(&outcome, Outcome::Failed { code, .. } if code == "DataLoss") || rng.random_ratio(1, 300) {
             caller.begin_session();
         }
@@ -370,7 +370,7 @@ pub(crate) async fn roaming(id: usize, nodes: usize, seed: u64, history: History
 
 fn some_ack(rng: &mut Xoshiro256PlusPlus) -> Ack {
     match rng.random_range(0..20) {
-        0..7 => Ack::Nobody,
+        0..7 => Ack::None,
         7..12 => Ack::Count(1),
         12..14 => Ack::Count(2),
         14..15 => Ack::Count(3),

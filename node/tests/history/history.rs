@@ -1,4 +1,4 @@
-//! What is recorded: calls, what was seen of the nodes, and what was done to them.
+//! The records of a history: calls, observations of the nodes, and faults.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -28,7 +28,7 @@ impl From<v1::Version> for Version {
     }
 }
 
-/// A live value, as a listing has it.
+/// A live value, as a listing returns it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Entry {
     pub(crate) key: String,
@@ -50,7 +50,7 @@ pub(crate) fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value).into_owned()
 }
 
-/// What a client asked for.
+/// What a client called.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Call {
     /// No two puts of a run have the same value.
@@ -63,21 +63,21 @@ pub(crate) enum Call {
     Touch {
         ttl_ms: Option<u64>,
     },
-    /// Of the keys that begin with the operation's key.
+    /// Keys that begin with the operation's key.
     List,
 }
 
-/// What came of it.
+/// The outcome of a call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Outcome {
-    /// Of a put, and of a delete and a touch of what was there; so many other
-    /// nodes said that they hold it, and perhaps all that took part.
+    /// Outcome of a put, and of a delete or touch of an existing key: how many other nodes hold it, and whether all
+    /// seats do.
     Wrote {
         version: Version,
         peers: usize,
         all: bool,
     },
-    /// Of a delete and a touch: nothing was there, nothing was written.
+    /// Outcome of a delete or touch of a missing key: nothing was written.
     Nothing,
     Found {
         value: String,
@@ -85,7 +85,7 @@ pub(crate) enum Outcome {
     },
     Missing,
     Listed(Vec<Entry>),
-    /// A write may have been carried out all the same, then or later.
+    /// The write may still have been applied, then or later.
     Failed {
         code: String,
         message: String,
@@ -103,14 +103,14 @@ pub(crate) struct Op {
     pub(crate) session: Option<u64>,
     pub(crate) begin: At,
     pub(crate) end: At,
-    /// The client gave it so long.
+    /// The client's deadline for the call.
     pub(crate) deadline: At,
     pub(crate) key: String,
     pub(crate) call: Call,
     pub(crate) outcome: Outcome,
 }
 
-/// What a watch told of a key.
+/// What a watch reported about a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum What {
     Put(String),
@@ -122,8 +122,8 @@ pub(crate) enum What {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Record {
     Op(Op),
-    /// A node said, at some moment between the two, in which life it is: of
-    /// which process, and how often that had begun anew.
+    /// A node reported, at some moment between the two, which life it is in: its process, and how often that process
+    /// was reset.
     Life {
         node: usize,
         life: String,
@@ -139,20 +139,20 @@ pub(crate) enum Record {
         version: Version,
         what: What,
     },
-    /// Something was done to the nodes.
+    /// A fault.
     Fault {
         at: At,
         lasted: At,
         what: String,
     },
-    /// No prompt answer is to be expected of a node between the two.
+    /// Between the two, a node may answer late.
     Down {
         node: usize,
         begin: At,
         end: At,
     },
-    /// A node was told to stop, and went by itself; whether it said that others
-    /// hold all that it wrote as this origin.
+    /// A node was terminated and left; records whether it reported that others hold everything it wrote under this
+    /// origin.
     Left {
         node: usize,
         origin: u64,
@@ -160,12 +160,12 @@ pub(crate) enum Record {
         end: At,
         covered: bool,
     },
-    /// The machine was too busy to run this very process.
+    /// The machine was too busy to run the test's process.
     Stalled {
         begin: At,
         end: At,
     },
-    /// With no call under way, all nodes held this.
+    /// With no call in flight, all nodes held these entries.
     Settled {
         begin: At,
         end: At,
@@ -173,7 +173,7 @@ pub(crate) enum Record {
     },
 }
 
-/// What was recorded so far; clones share it.
+/// The records so far; clones share them.
 #[derive(Clone)]
 pub(crate) struct History {
     began: Instant,
@@ -198,11 +198,11 @@ impl History {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Record>> {
-        self.records.lock().expect("nobody panics with the lock")
+        self.records.lock().expect("no thread panics with the lock")
     }
 }
 
-/// Writes one record a line, as JSON.
+/// Writes one record per line, as JSON.
 pub(crate) fn save(records: &[Record], path: &Path) {
     let mut file = std::io::BufWriter::new(std::fs::File::create(path).unwrap());
     for record in records {

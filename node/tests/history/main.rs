@@ -1,16 +1,12 @@
-//! The promises of `docs/replication.md`, judged from outside: five real nodes,
-//! each in a network namespace of its own, under the load of some twenty
-//! clients, while processes are killed, frozen and told to leave, and links
-//! cut, one way and both, made to lose packets and to crawl. Every call is
-//! recorded with when it began, when it ended and what came of it; when the
-//! faults are over and the nodes equal, the history is judged.
+//! The promises of `docs/replication.md`, checked from outside: five real nodes, each in its own network namespace,
+//! under the load of some twenty clients, while processes are killed, frozen and terminated, and links are cut in one or
+//! both directions, made lossy and slow. Every call is recorded with its start, its end and its outcome; when the faults
+//! are over and the nodes equal, the history is checked.
 //!
-//! What happens is drawn from a seed; when it meets which call is not. So a seed
-//! makes a run alike, not the same: a run that fails keeps its history and the
-//! nodes' logs.
+//! A seed determines the faults, but not which call they hit. So two runs of a seed are similar, not identical: a run
+//! that fails keeps its history and the nodes' logs.
 //!
-//! `make histories MINUTES=n SEED=s` runs it for longer, with progress, and
-//! `HISTORY=file` judges a history that was kept.
+//! `make histories MINUTES=n SEED=s` runs longer, with progress, and `HISTORY=file` checks a kept history.
 
 mod check;
 mod clients;
@@ -23,7 +19,7 @@ mod run;
 
 use std::time::Duration;
 
-/// Needs root, and the programs of iproute2 and nftables.
+/// Needs root, iproute2 and nftables.
 #[test]
 fn five_nodes_keep_their_promises() {
     if let Ok(file) = std::env::var("HISTORY") {

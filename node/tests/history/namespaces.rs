@@ -1,17 +1,15 @@
-//! The network: a namespace for each node, and one, with the test in it, where
-//! their links meet.
+//! The network: a namespace for each node, and one in which the test runs and their links meet.
 //!
-//! The test runs itself once more in network, mount and process namespaces that
-//! have no name. When that process ends, however it does, the kernel ends all
-//! that it started and takes the namespaces away: nothing is left to clean up.
+//! The test runs itself again in unnamed network, mount and process namespaces. When that process ends, in whatever way,
+//! the kernel ends all its children and removes the namespaces: nothing is left to clean up.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 
-/// Says to the test that it runs inside.
+/// Marks the inner process.
 const INSIDE: &str = "KVASIR_HISTORY_INSIDE";
-/// Begins the line with which the inner process ends.
+/// The prefix of the inner process's last line.
 const VERDICT: &str = "verdict: ";
 const NEEDED: [(&str, &str); 6] = [
     ("ip", "iproute2"),
@@ -26,16 +24,16 @@ pub(crate) fn inside() -> bool {
     std::env::var_os(INSIDE).is_some()
 }
 
-/// Runs the test of this name inside, shows what it says, and fails if it does.
+/// Runs the test of this name inside, forwards its output, and fails if it fails.
 pub(crate) fn enter(test: &str) {
     let id = Command::new("id").arg("-u").output().expect("id is in every Debian");
     assert!(id.stdout.trim_ascii() == b"0", "this test makes network namespaces: run it as root");
     for (program, package) in NEEDED {
-        // All of them are run as root, whose directories may be missing in PATH.
+        // All run as root, whose directories PATH may lack.
         let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).env("PATH", path()).output();
         assert!(found.unwrap().status.success(), "this test needs {program}: apt-get install {package}");
     }
-    // Should this process die, setpriv has the kernel kill the next, which ends all.
+    // If this process dies, setpriv has the kernel kill the next one, which ends all others.
     let mut inner = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
         .arg(std::env::current_exe().unwrap())
@@ -60,7 +58,7 @@ pub(crate) fn enter(test: &str) {
     }
 }
 
-/// Ends the inner process, before the test harness adds a count of its own.
+/// Ends the inner process before the test harness prints its own count.
 pub(crate) fn leave(kept: bool) -> ! {
     println!("{VERDICT}{}", if kept { "kept" } else { "broken" });
     std::io::stdout().flush().unwrap();
@@ -76,7 +74,7 @@ pub(crate) fn name(node: usize) -> String {
     format!("n{node}")
 }
 
-/// The address of a node; those of the clients is that of the place where the links meet.
+/// The address of a node; clients use the address of the namespace in which the links meet.
 pub(crate) fn address(node: usize) -> String {
     format!("10.77.0.{}", node + 1)
 }
@@ -99,18 +97,18 @@ fn run_with(program: &str, args: &str, input: &str) {
     assert!(output.status.success(), "{program} {args}: {said}\n{input}");
 }
 
-/// Which links are how bad.
+/// The faults of each link.
 #[derive(Debug)]
 pub(crate) struct Network {
-    /// By receiver and sender, how many packets of a hundred are lost. A count,
-    /// so that faults that overlap end each for itself.
+    /// By receiver and sender, how many packets of a hundred are lost, with a count for each rate, so that overlapping
+    /// faults end independently.
     lost: Vec<Vec<Vec<u32>>>,
 }
 
 impl Network {
-    /// Makes the namespaces and the links.
+    /// Creates the namespaces and the links.
     pub(crate) fn new(nodes: usize) -> Self {
-        // Only this process and its children see the names that follow.
+        // Only this process and its children see these names.
         std::fs::create_dir_all("/run/netns").unwrap();
         run("mount", "-t tmpfs tmpfs /run/netns");
         run("ip", "link set lo up");
@@ -129,8 +127,7 @@ impl Network {
         Self { lost: vec![vec![Vec::new(); nodes]; nodes] }
     }
 
-    /// Of what `from` sends to `to`, so many packets of a hundred are lost, in
-    /// addition to what is lost already.
+    /// Drops this many packets of a hundred from `from` to `to`, in addition to other losses.
     pub(crate) fn lose(&mut self, from: usize, to: usize, percent: u32) {
         self.lost[to][from].push(percent);
         self.apply(to);
@@ -160,8 +157,8 @@ impl Network {
         run_with("ip", &format!("netns exec {} nft -f -", name(to)), &(rules + "}\n}\n"));
     }
 
-    /// All that a node sends goes through this narrow a pipe, with room for
-    /// half a second in it: what it sends arrives late, and some of it not.
+    /// Limits the bandwidth of everything a node sends, with a queue of half a second: packets arrive late, and some
+    /// are lost.
     pub(crate) fn narrow(node: usize, kbit: u32) {
         let name = name(node);
         run("tc", &format!("-n {name} qdisc replace dev eth0 root tbf rate {kbit}kbit burst 8kb latency 500ms"));
@@ -172,7 +169,7 @@ impl Network {
         run("tc", &format!("-n {} qdisc del dev eth0 root", name(node)));
     }
 
-    /// Takes a node's cable out, or plugs it in again.
+    /// Unplugs a node's cable, or plugs it in again.
     pub(crate) fn plug(node: usize, plugged: bool) {
         run("ip", &format!("link set v{node} {}", if plugged { "up" } else { "down" }));
     }

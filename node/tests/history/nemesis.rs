@@ -1,5 +1,4 @@
-//! What is done to the nodes. A round is drawn from the seed; at its end all
-//! runs again, and all links are whole.
+//! The faults. A round is drawn from the seed; at its end all nodes run and all links work again.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,13 +16,12 @@ use crate::history::{At, History, Record, micros};
 use crate::namespaces::Network;
 use crate::node::{EVICT_AFTER, Node, channel, status};
 
-/// A node that was disturbed may be slow for so long afterwards: connections
-/// that were cut come back at the pace of TCP.
+/// A disturbed node may be slow for this long afterwards: TCP retries cut connections at its own pace.
 const AFTERWARDS: Duration = Duration::from_secs(4);
-/// A node that was started answers within this time, or is asked in vain.
+/// A node that was started answers within this time, or the run fails.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
-/// The kinds, each of which is drawn as often as the others.
+/// The kinds of faults, drawn with equal probability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Kill,
@@ -60,7 +58,7 @@ impl Kind {
         Self::Unplug,
     ];
 
-    /// Whether a node may lose what it holds, or begin anew.
+    /// Whether a node may lose its map or be reset.
     const fn interrupts(self) -> bool {
         matches!(self, Self::Kill | Self::Leave | Self::FreezeLong | Self::IsolateLong | Self::SplitLong)
     }
@@ -70,11 +68,11 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub(crate) kind: Kind,
-    /// To whom it is done; of a cut, both ends.
+    /// The target; for a cut, both ends.
     nodes: Vec<usize>,
-    /// From the beginning of the fault before it.
+    /// Delay after the beginning of the previous fault.
     after: Duration,
-    /// Until it is undone.
+    /// Duration.
     lasts: Duration,
 }
 
@@ -96,13 +94,13 @@ impl Plan {
         Self { rng: Xoshiro256PlusPlus::seed_from_u64(seed), nodes, deck: Vec::new() }
     }
 
-    /// Faults that follow each other closely. No more than half of the nodes and
-    /// one are interrupted: one at least holds what it held throughout.
+    /// Faults in quick succession. At most half of the nodes plus one are interrupted, so at least one node holds its
+    /// map throughout.
     pub(crate) fn round(&mut self, faults: usize) -> Vec<Fault> {
         let rng = &mut self.rng;
         let mut order: Vec<usize> = (0..self.nodes).collect();
         order.shuffle(rng);
-        // Rounds in which few are interrupted say more of writes that few acknowledged.
+        // Rounds with few interrupted nodes test writes with few acknowledgements better.
         let victims = order[..[1, 1, 2, 2, 3][rng.random_range(0..5)]].to_vec();
         let mut round = Vec::new();
         while round.len() < faults {
@@ -132,7 +130,7 @@ impl Plan {
     }
 }
 
-/// Does to the nodes what a plan says.
+/// Applies the faults of a plan to the nodes.
 pub(crate) struct Nemesis {
     history: History,
     nodes: Vec<AsyncMutex<Node>>,
@@ -152,21 +150,21 @@ impl Nemesis {
         })
     }
 
-    /// How often each kind was done.
+    /// How often each kind was applied.
     pub(crate) fn done(&self) -> BTreeMap<Kind, usize> {
-        self.done.lock().expect("nobody panics with the lock").clone()
+        self.done.lock().expect("no thread panics with the lock").clone()
     }
 
-    /// What the processes themselves did that they must not.
+    /// What the processes themselves did wrong.
     pub(crate) fn broken(&self) -> Vec<String> {
-        self.broken.lock().expect("nobody panics with the lock").clone()
+        self.broken.lock().expect("no thread panics with the lock").clone()
     }
 
     fn breaks(&self, what: String) {
-        self.broken.lock().expect("nobody panics with the lock").push(what);
+        self.broken.lock().expect("no thread panics with the lock").push(what);
     }
 
-    /// Carries out a round, to its end.
+    /// Runs a round to its end.
     pub(crate) async fn round(self: &Arc<Self>, faults: Vec<Fault>) {
         let mut running = Vec::new();
         for fault in faults {
@@ -204,7 +202,7 @@ impl Nemesis {
             _ => {
                 let percent = if kind == Kind::Loss { 25 } else { 100 };
                 let links = self.links(kind, nodes);
-                let network = || self.network.lock().expect("nobody panics with the lock");
+                let network = || self.network.lock().expect("no thread panics with the lock");
                 for &(from, to) in &links {
                     network().lose(from, to, percent);
                 }
@@ -214,11 +212,11 @@ impl Nemesis {
                 }
             }
         }
-        *self.done.lock().expect("nobody panics with the lock").entry(kind).or_default() += 1;
+        *self.done.lock().expect("no thread panics with the lock").entry(kind).or_default() += 1;
         self.history.add(Record::Fault { at: begin, lasted: self.history.now() - begin, what: fault.to_string() });
     }
 
-    /// Which links a fault makes worse: from, to.
+    /// The links that a fault affects: from, to.
     fn links(&self, kind: Kind, of: &[usize]) -> Vec<(usize, usize)> {
         let all = (0..self.nodes.len()).flat_map(|from| (0..self.nodes.len()).map(move |to| (from, to)));
         let all = all.filter(|(from, to)| from != to);
@@ -239,7 +237,7 @@ impl Nemesis {
     }
 
     async fn process(&self, kind: Kind, number: usize, lasts: Duration) {
-        // One after the other, for one process.
+        // In sequence, for one process.
         let mut node = self.nodes[number].lock().await;
         let begin = self.history.now();
         match kind {
@@ -269,13 +267,13 @@ impl Nemesis {
         let before = status(&mut cluster, Duration::from_secs(2)).await;
         let begin = self.history.now();
         let Some((status, log)) = node.leave().await else {
-            self.breaks(format!("n{number} was told to leave and does not end"));
+            self.breaks(format!("n{number} was terminated and does not end"));
             return node.kill();
         };
         if !status.success() {
-            self.breaks(format!("n{number} was told to leave and ended with {status}"));
+            self.breaks(format!("n{number} was terminated and ended with {status}"));
         }
-        // That no peer is known to hold some of them is said in other words.
+        // Another message covers writes that no peer is known to hold.
         let covered =
             ["the peers hold all of this node's writes", "some peers do not hold all of this node's writes yet"]
                 .iter()
@@ -287,7 +285,7 @@ impl Nemesis {
     }
 }
 
-/// Waits until a node that was started says anything; when it is ready is the cluster's affair.
+/// Waits until a started node answers at all; whether it becomes ready depends on the cluster.
 async fn answers(node: usize) {
     let began = tokio::time::Instant::now();
     while began.elapsed() < ANSWERS_WITHIN {

@@ -1,4 +1,4 @@
-//! The processes.
+//! The node processes.
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::namespaces;
 
-/// How long a node may be out of reach until it is evicted.
+/// How long a node may be unreachable before it is evicted.
 pub(crate) const EVICT_AFTER: Duration = Duration::from_secs(3);
 const DRAIN: Duration = Duration::from_secs(4);
-/// Far more than [`DRAIN`] and what comes after it take.
+/// Far longer than [`DRAIN`] and the exit after it take.
 const ENDS_WITHIN: Duration = Duration::from_mins(1);
 
-/// A node of the cluster: its process, while it runs.
+/// A node of the cluster, and its process while it runs.
 pub(crate) struct Node {
     number: usize,
     log: PathBuf,
@@ -26,7 +26,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// A node that is not started yet, and writes its log into this directory.
+    /// A node that is not started yet and logs into this directory.
     pub(crate) fn new(number: usize, nodes: usize, logs: &Path) -> Self {
         let hosts = (0..nodes).map(|n| format!("{}:7071", namespaces::address(n))).collect::<Vec<_>>().join(",");
         Self { number, log: logs.join(format!("n{number}.log")), hosts, child: None }
@@ -37,7 +37,7 @@ impl Node {
         let (name, address) = (namespaces::name(self.number), namespaces::address(self.number));
         let log: File = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         let mut command = Command::new("ip");
-        // ip becomes the node: the process has the same number.
+        // ip execs the node: the process keeps its pid.
         command.args(["netns", "exec", &name, env!("CARGO_BIN_EXE_kvasir-node"), "--name", &name]);
         for (flag, value) in [
             ("cluster", "history"),
@@ -49,7 +49,7 @@ impl Node {
             ("evict-after", &format!("{}ms", EVICT_AFTER.as_millis())),
             ("drain-timeout", &format!("{}ms", DRAIN.as_millis())),
             ("sync-interval", "200ms"),
-            // One that comes back alone waits for the others, whatever time they take.
+            // A node that restarts alone waits for the others, however long they take.
             ("serve-alone", "false"),
             ("log-level", "info,kvasir_node=debug"),
         ] {
@@ -81,15 +81,14 @@ impl Node {
         self.signal("-CONT");
     }
 
-    /// SIGKILL: no goodbye.
+    /// SIGKILL: the node does not leave.
     pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().expect("the node was started");
         child.kill().unwrap();
         child.wait().unwrap();
     }
 
-    /// Tells the node to leave, and returns how it ended and what it said
-    /// meanwhile; none if it does not end.
+    /// Terminates the node, and returns its exit status and its log since; none if it does not exit.
     pub(crate) async fn leave(&mut self) -> Option<(ExitStatus, String)> {
         let before = std::fs::metadata(&self.log).unwrap().len() as usize;
         self.signal("-TERM");
@@ -127,7 +126,7 @@ pub(crate) fn channel(node: usize) -> Channel {
         .connect_lazy()
 }
 
-/// How a node says it is; none if it does not say so within the time.
+/// The node's status; none if it does not answer in time.
 pub(crate) async fn status(cluster: &mut ClusterClient<Channel>, within: Duration) -> Option<v1::StatusResponse> {
     let answer = tokio::time::timeout(within, cluster.status(v1::StatusRequest {})).await;
     Some(answer.ok()?.ok()?.into_inner())

@@ -1,5 +1,4 @@
-//! What is seen of a node all the while: in which life it is, and what a watch
-//! of everything tells.
+//! Continuous observation of a node: which life it is in, and what a watch of all keys reports.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,14 +13,14 @@ use tonic::transport::Channel;
 use crate::history::{Entry, History, Record, Version, What, text, version};
 use crate::node::{channel, status};
 
-/// How often a node is asked in which life it is.
+/// How often a node is asked which life it is in.
 const LOOK: Duration = Duration::from_millis(50);
-/// A node that says nothing for so long is asked again, on a new connection.
+/// A node that is silent for this long is asked again, on a new connection.
 const PATIENCE: Duration = Duration::from_millis(700);
-/// This process slept so much longer than it wanted to.
+/// This process slept this much longer than intended.
 const STALL: Duration = Duration::from_millis(400);
 
-/// Notes the lives of a node, for ever.
+/// Records the lives of a node, forever.
 pub(crate) async fn lives(node: usize, history: History) {
     let mut cluster = ClusterClient::new(channel(node));
     loop {
@@ -37,7 +36,7 @@ pub(crate) async fn lives(node: usize, history: History) {
     }
 }
 
-/// Notes when this process itself was kept waiting, for ever.
+/// Records when this process itself was delayed, forever.
 pub(crate) async fn stalls(history: History) {
     loop {
         let (begin, slept) = (history.now(), tokio::time::Instant::now());
@@ -48,9 +47,9 @@ pub(crate) async fn stalls(history: History) {
     }
 }
 
-/// What the watch of a node tells that it holds.
+/// The content of a node according to its watch.
 #[derive(Clone, Default)]
-pub(crate) struct Told(Arc<Mutex<State>>);
+pub(crate) struct Watched(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
@@ -58,8 +57,8 @@ struct State {
     map: BTreeMap<String, (Version, String)>,
 }
 
-impl Told {
-    /// What the node holds, if a watch is open that has told all.
+impl Watched {
+    /// The content, if a watch is open and has delivered all of it.
     pub(crate) fn entries(&self) -> Option<Vec<Entry>> {
         let state = self.lock();
         let entry = |(key, (version, value)): (&String, &(Version, String))| Entry {
@@ -71,13 +70,13 @@ impl Told {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().expect("nobody panics with the lock")
+        self.0.lock().expect("no thread panics with the lock")
     }
 
-    /// Watches a node, for ever.
+    /// Watches a node, forever.
     pub(crate) async fn keep(self, node: usize, history: History) {
         loop {
-            // How a watch ends is no matter: what it has told must be right.
+            // How a watch ends does not matter: what it reported must be right.
             let _ = self.watch(node, &history).await;
             *self.lock() = State::default();
             tokio::time::sleep(LOOK).await;

@@ -1,5 +1,4 @@
-//! Who clients are, and what they may do: every call is asked, whatever way it
-//! comes.
+//! Who clients are and what they may do: every call is authorized, however it arrives.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,6 +9,7 @@ use kvasir_client::Credentials;
 use kvasir_proto::v1::cluster_client::ClusterClient;
 use kvasir_proto::v1::kv_client::KvClient;
 use kvasir_proto::v1::{self, pipe_request::Operation, pipe_response::Result as Answer};
+use kvasir_testing::authority::Authority;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tonic::metadata::MetadataValue;
@@ -18,8 +18,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use crate::authority::{Authority, Mounted};
 use crate::harness::{Node, eventually};
+use crate::mounted::Mounted;
 use crate::tls;
 
 const APP: &str = "app-token-0123456789";
@@ -75,12 +75,12 @@ async fn asking(tokens: &str, rules: &str) -> (Node, Mounted) {
 fn denied<T: std::fmt::Debug>(result: Result<T, Status>, verb: &str, what: &str) {
     let status = result.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied, "{status}");
-    let told = status.message();
-    assert!(told.contains(&format!("token:app may not {verb}")) && told.contains(what), "{told}");
+    let refusal = status.message();
+    assert!(refusal.contains(&format!("token:app may not {verb}")) && refusal.contains(what), "{refusal}");
 }
 
 #[tokio::test]
-async fn nobody_calls_without_a_token_but_for_health() {
+async fn only_health_needs_no_token() {
     let (node, _files) = asking(TOKENS, "").await;
     for token in ["", "wrong-token-0123456789", "app-token-012345678", &"t".repeat(20_000)[..8000]] {
         let calls = [
@@ -98,22 +98,22 @@ async fn nobody_calls_without_a_token_but_for_health() {
             assert_eq!(status.code(), Code::Unauthenticated, "{token:.20}: {status}");
         }
     }
-    let told = kv(&node, "").get(get("k")).await.unwrap_err();
-    assert!(told.message().contains("send `authorization: Bearer TOKEN`"), "{told}");
+    let refusal = kv(&node, "").get(get("k")).await.unwrap_err();
+    assert!(refusal.message().contains("send `authorization: Bearer TOKEN`"), "{refusal}");
     let mut reflection =
         tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient::new(node.channel());
     let asked = reflection.server_reflection_info(tokio_stream::iter([])).await.unwrap_err();
     assert_eq!(asked.code(), Code::Unauthenticated);
     let health = HealthCheckRequest { service: String::new() };
-    HealthClient::new(node.channel()).check(health).await.expect("health is for everyone");
-    // Without rules, whoever is known may do everything.
+    HealthClient::new(node.channel()).check(health).await.expect("health needs no token");
+    // Without rules, an authenticated client may do everything.
     kv(&node, APP).put(put("k")).await.unwrap();
     cluster(&node, APP).status(v1::StatusRequest {}).await.unwrap();
     let counted = node.metrics().await.value("kvasir_access_denied_total{reason=\"unauthenticated\"}").unwrap();
     assert!(counted >= 34.0, "{counted}");
     let log = node.log();
     assert!(!log.contains("app-token") && !log.contains("wrong-token"), "{log}");
-    // The SDK sends what a file holds.
+    // The SDK reads the token from a file.
     let own = Mounted::new(&[("token", APP)]);
     let client = kvasir_client::Client::builder(node.client.to_string())
         .credentials(Credentials::default().token_file(own.path("token")))
@@ -152,7 +152,7 @@ async fn each_call_is_held_to_the_rules_by_verb_and_prefix() {
     }
     app.watch(watch("app/tmp/")).await.unwrap();
 
-    // One key that may not be had is enough for none to be.
+    // One key without the right refuses the whole batch.
     let puts = v1::BatchPutRequest { puts: vec![put("app/b"), put("other/b")], ..v1::BatchPutRequest::default() };
     denied(app.batch_put(puts).await, "write", "puts[1]");
     assert_eq!(app.get(get("app/b")).await.unwrap_err().code(), Code::NotFound);
@@ -162,7 +162,7 @@ async fn each_call_is_held_to_the_rules_by_verb_and_prefix() {
     let deletes = v1::BatchDeleteRequest { keys, ..v1::BatchDeleteRequest::default() };
     denied(app.batch_delete(deletes).await, "delete", "keys[0]");
 
-    // In a pipe each operation is asked.
+    // In a pipe each operation is authorized.
     let operations = [
         Operation::Put(put("app/p")),
         Operation::Put(put("other/p")),
@@ -183,7 +183,7 @@ async fn each_call_is_held_to_the_rules_by_verb_and_prefix() {
     }
     assert_eq!(answers.len(), 6);
 
-    cluster(&node, APP).members(v1::MembersRequest {}).await.expect("who is there is for all who are known");
+    cluster(&node, APP).members(v1::MembersRequest {}).await.expect("every authenticated client may list members");
     denied(cluster(&node, APP).status(v1::StatusRequest {}).await, "admin", "this cluster");
     denied(cluster(&node, APP).events(v1::EventsRequest {}).await, "admin", "this cluster");
     cluster(&node, OPS).status(v1::StatusRequest {}).await.unwrap();
@@ -199,16 +199,16 @@ async fn tokens_and_rules_change_without_a_restart() {
     let (node, files) = asking(TOKENS, RULES).await;
     let next = "later-token-0123456789";
     files.put(&[("tokens.yaml", &format!("app: {next}\n")), ("node.yaml", RULES)]);
-    eventually("the new token is known", async || kv(&node, next).put(put("app/k")).await.map(drop)).await;
+    eventually("the new token is accepted", async || kv(&node, next).put(put("app/k")).await.map(drop)).await;
     assert_eq!(kv(&node, APP).get(get("app/k")).await.unwrap_err().code(), Code::Unauthenticated);
     let rules = "access:\n- {subjects: ['*'], prefix: other/, verbs: [write]}\n";
     files.put(&[("tokens.yaml", &format!("app: {next}\n")), ("node.yaml", rules)]);
     eventually("the new rules hold", async || kv(&node, next).put(put("other/k")).await.map(drop)).await;
     denied(kv(&node, next).put(put("app/k")).await, "write", "app/k");
-    // Rules that make no sense change nothing.
+    // Invalid rules change nothing.
     let broken = "access:\n- {subjects: ['app'], verbs: [write]}\n";
     files.put(&[("tokens.yaml", &format!("app: {next}\n")), ("node.yaml", broken)]);
-    eventually("they are told of", async || {
+    eventually("they are refusal of", async || {
         let status = node.status().await;
         let error = status["reloads"]["access"]["error"].as_str().unwrap_or_default().to_owned();
         if error.contains("rule 0: subjects") { Ok(()) } else { Err(status) }
@@ -236,14 +236,14 @@ async fn a_certificate_says_who_a_client_is() {
     let options = kvasir_client::PutOptions::default;
     client.put("app/k", "v", options()).await.unwrap();
     client.put("svc/k", "v", options()).await.unwrap();
-    let told = client.put("other/k", "v", options()).await.unwrap_err().to_string();
-    assert!(told.contains("cert:app may not write the key \"other/k\""), "{told}");
-    // None at all is no failure of TLS, and no identity either.
-    let told = tls::client(&node, tls::trusting(&own)).get("app/k").await.unwrap_err().to_string();
-    assert!(told.contains("show a client certificate"), "{told}");
+    let refusal = client.put("other/k", "v", options()).await.unwrap_err().to_string();
+    assert!(refusal.contains("cert:app may not write the key \"other/k\""), "{refusal}");
+    // A client without a certificate gets a TLS connection, but no identity.
+    let refusal = tls::client(&node, tls::trusting(&own)).get("app/k").await.unwrap_err().to_string();
+    assert!(refusal.contains("present a client certificate"), "{refusal}");
 }
 
-/// An API server that knows one token, and counts how often it is asked.
+/// An API server that knows one token and counts the reviews of it.
 async fn api_server(known: &'static str) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, asked) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
@@ -251,7 +251,7 @@ async fn api_server(known: &'static str) -> (std::net::SocketAddr, Arc<AtomicUsi
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = Vec::new();
-            // The body is the last that comes, and ends with its braces.
+            // The body comes last and ends with two braces.
             while !String::from_utf8_lossy(&request).trim_end().ends_with("}}") {
                 let mut part = [0; 4096];
                 match stream.read(&mut part).await {
@@ -280,7 +280,7 @@ async fn api_server(known: &'static str) -> (std::net::SocketAddr, Arc<AtomicUsi
 }
 
 #[tokio::test]
-async fn kubernetes_is_asked_about_service_accounts_and_its_answer_kept() {
+async fn access_token_reviews_are_cached() {
     let (address, asked) = api_server("head.body.known").await;
     let kubeconfig = format!(
         "{{apiVersion: v1, kind: Config, current-context: c, users: [{{name: u, user: {{}}}}], \
@@ -301,8 +301,8 @@ async fn kubernetes_is_asked_about_service_accounts_and_its_answer_kept() {
         kv(&node, "head.body.known").put(put(key)).await.unwrap();
     }
     assert_eq!(asked.load(Ordering::Relaxed), 1, "its answer is kept");
-    let told = kv(&node, "head.body.known").put(put("other/k")).await.unwrap_err();
-    assert!(told.message().contains("serviceaccount:ns/app may not write"), "{told}");
+    let refusal = kv(&node, "head.body.known").put(put("other/k")).await.unwrap_err();
+    assert!(refusal.message().contains("serviceaccount:ns/app may not write"), "{refusal}");
     for _ in 0..3 {
         assert_eq!(kv(&node, "head.body.other").get(get("app/k")).await.unwrap_err().code(), Code::Unauthenticated);
         assert_eq!(kv(&node, "no-such-form").get(get("app/k")).await.unwrap_err().code(), Code::Unauthenticated);

@@ -16,12 +16,12 @@ fn put(key: &str, value: &str) -> v1::PutRequest {
     v1::PutRequest { key: key.to_owned(), value: value.to_owned().into(), ..v1::PutRequest::default() }
 }
 
-/// The longest that a node takes: for what is to happen.
+/// The longest `ack` timeout that a node accepts: for what must happen.
 const LONG: Duration = Duration::from_mins(1);
 /// For what cannot happen.
 const SHORT: Duration = Duration::from_millis(300);
 
-/// How often in a row the machine may stall between an answer and the deadline that it was to precede.
+/// How often in a row the machine may stall between an answer and the deadline after it.
 const MAY_BE_LATE: usize = 10;
 
 /// Whether the client's own deadline ended the call.
@@ -30,7 +30,7 @@ pub(crate) fn is_late(status: &tonic::Status) -> bool {
 }
 
 #[tokio::test]
-async fn a_put_waits_for_those_it_asked_for_and_says_how_far_it_came() {
+async fn a_put_waits_for_its_ack_and_reports_it() {
     let mut nodes = cluster(3).await;
     let mut kv = nodes[0].kv().0;
     for asked in [Asked::Count(2), Asked::Level(v1::AckLevel::Majority.into()), Asked::Level(v1::AckLevel::All.into())]
@@ -39,17 +39,17 @@ async fn a_put_waits_for_those_it_asked_for_and_says_how_far_it_came() {
         let acked = kv.put(request).await.unwrap().into_inner().acked.unwrap();
         assert!(acked.met, "{asked:?}: {acked:?}");
         if asked == Asked::Count(2) {
-            // No waiting: that is what was asked for.
+            // A put without `ack` does not wait.
             for node in &nodes {
                 assert_eq!(node.kv().get("k").await.unwrap().as_deref(), Some("v"));
             }
         }
     }
     nodes[2].freeze();
-    // How long the other one takes is up to the machine.
+    // How long the other node takes depends on the machine.
     let mut timeouts = [1, 4, 16, 64].map(|times| SHORT * times).into_iter();
     let acked = loop {
-        let timeout = timeouts.next().expect("the one that runs holds it in time");
+        let timeout = timeouts.next().expect("the running node acknowledges in time");
         let request = v1::PutRequest { ack: Some(ack(Asked::Count(2), timeout)), ..put("k", "w") };
         let acked = kv.put(request).await.unwrap().into_inner().acked.unwrap();
         assert!(!acked.met && acked.voters == 2, "{acked:?}");
@@ -59,7 +59,7 @@ async fn a_put_waits_for_those_it_asked_for_and_says_how_far_it_came() {
     };
     assert_eq!(acked.peers, 1, "{acked:?}");
     assert_eq!(nodes[1].kv().get("k").await.unwrap().as_deref(), Some("w"), "the write stays");
-    // The deadline of the call leaves time for the answer, unless the machine stalls in just that moment.
+    // The node answers before the deadline of the call, unless the machine stalls at that moment.
     let mut late = 0;
     let answer = loop {
         kv.put(put("k", "w")).await.unwrap();
@@ -78,7 +78,7 @@ async fn a_put_waits_for_those_it_asked_for_and_says_how_far_it_came() {
     };
     assert_eq!((answer.existed, answer.acked.unwrap().met), (true, false));
     nodes[2].resume();
-    eventually("the one that stood still has heard of it", async || {
+    eventually("the frozen node received it", async || {
         if nodes[2].kv().exists("k").await.unwrap() { Err("not yet") } else { Ok(()) }
     })
     .await;
@@ -122,7 +122,7 @@ async fn a_node_that_cannot_catch_up_says_so_in_time() {
         let session = Some(token.clone());
         let mut request = tonic::Request::new(v1::GetRequest { key: "k".to_owned(), session });
         request.set_timeout(Duration::from_secs(1));
-        // What was on its way when its node died may have come.
+        // A write in flight when its node died may have arrived.
         match nodes[1].kv().0.get(request).await {
             Ok(answer) => return assert_eq!(&answer.into_inner().value[..], b"v"),
             Err(status) if is_late(&status) => {}
@@ -136,7 +136,7 @@ async fn a_node_that_cannot_catch_up_says_so_in_time() {
 }
 
 #[tokio::test]
-async fn a_watch_tells_what_other_nodes_write_and_ends_when_its_node_drains() {
+async fn a_watch_shows_peers_writes_and_ends_on_drain() {
     let mut nodes = cluster(2).await;
     nodes[0].kv().put("w/0", "old").await.unwrap();
     eventually("it is there", async || nodes[1].kv().get("w/0").await.unwrap().ok_or("not yet")).await;
@@ -159,7 +159,7 @@ async fn a_watch_tells_what_other_nodes_write_and_ends_when_its_node_drains() {
     };
     let expected = [(v1::WatchKind::Put, "w/1"), (v1::WatchKind::Delete, "w/0")];
     assert_eq!(next(2).await, expected.map(|(kind, key)| (kind, key.to_owned())));
-    // Long enough to be there before it ends.
+    // Long enough to be listed before it expires.
     kv.put_for("w/2", "v", Some(Duration::from_secs(5))).await.unwrap();
     let expected = [(v1::WatchKind::Put, "w/2"), (v1::WatchKind::Expire, "w/2")];
     assert_eq!(next(2).await, expected.map(|(kind, key)| (kind, key.to_owned())));
@@ -171,24 +171,24 @@ async fn a_watch_tells_what_other_nodes_write_and_ends_when_its_node_drains() {
 }
 
 #[tokio::test]
-async fn a_watcher_that_falls_behind_is_told_so_and_can_start_again() {
+async fn a_slow_watcher_is_notified_and_can_restart() {
     let node = Node::alone().await;
     let request = v1::WatchRequest { content_first: true, ..v1::WatchRequest::default() };
     let mut stream = node.kv().0.watch(request.clone()).await.unwrap().into_inner();
     assert!(stream.message().await.unwrap().unwrap().live);
-    // Far more than what the connection and the node keep for one who does not read.
+    // Far more than the connection and the node buffer for a client that does not read.
     let (mut kv, value) = (node.kv(), "v".repeat(512 << 10));
     for n in 0..100 {
         kv.put(&format!("k{n:02}"), &value).await.unwrap();
     }
-    let (mut told, mut lost) = (0, v1::WatchLost::No);
+    let (mut received, mut lost) = (0, v1::WatchLost::No);
     while let Some(message) = stream.message().await.unwrap() {
         assert_eq!(lost, v1::WatchLost::No, "nothing follows");
-        told += message.events.len();
+        received += message.events.len();
         lost = message.lost();
     }
     assert_eq!(lost, v1::WatchLost::Slow);
-    assert!(told < 100, "all of it was kept for a watcher that does not read");
+    assert!(received < 100, "everything was buffered for a watcher that does not read");
     let mut stream = node.kv().0.watch(request).await.unwrap().into_inner();
     let mut keys = Vec::new();
     loop {
@@ -202,7 +202,7 @@ async fn a_watcher_that_falls_behind_is_told_so_and_can_start_again() {
 }
 
 #[tokio::test]
-async fn batches_are_answered_in_order_and_name_what_is_wrong() {
+async fn batches_answer_in_order_and_name_what_is_wrong() {
     let node = Node::alone().await;
     let mut kv = node.kv().0;
     let puts = (0..1000).map(|n| put(&format!("k{n:04}"), &"x".repeat(1000))).collect();
@@ -248,7 +248,7 @@ async fn a_touch_changes_the_end_and_spreads() {
 async fn a_pipe_answers_every_operation_whatever_waits() {
     let mut nodes = cluster(2).await;
     nodes[1].freeze();
-    // The first waits for a node that stands still until all others are answered.
+    // The first call waits for a frozen node until all others are answered.
     let waits = v1::PutRequest { ack: Some(ack(Asked::Count(1), LONG)), ..put("waits", "v") };
     let operations = [Operation::Put(waits)]
         .into_iter()
@@ -277,7 +277,7 @@ async fn a_pipe_answers_every_operation_whatever_waits() {
 }
 
 #[tokio::test]
-async fn members_that_come_and_go_are_told() {
+async fn member_events_name_joins_and_leaves() {
     let mut nodes = cluster(3).await;
     let mut events = nodes[0].cluster().events(v1::EventsRequest {}).await.unwrap().into_inner();
     let mut next = async || {

@@ -11,7 +11,7 @@ use kvasir_node::dev::DevCluster;
 
 use crate::harness::{command, eventually, loopback};
 
-/// The clients' addresses, as the process printed them, and how long it says that it took.
+/// The clients' addresses and the startup time, as the process printed them.
 fn printed(child: &mut Child) -> (Vec<SocketAddr>, u64) {
     let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines().map(Result::unwrap);
     let first = lines.next().expect("it says when it is ready");
@@ -44,8 +44,8 @@ async fn three_nodes_run_in_one_process_until_ctrl_c() {
     assert_eq!(status.code(), Some(0));
 }
 
-/// In under a second, on a machine that has nothing else to do; five times that on one that is busy, and not each time. What this
-/// is about would take longer by far: a node that waits for its join timeout takes ten seconds.
+/// Under a second on an idle machine. A busy one gets five seconds and several attempts. The bug that this test would
+/// catch takes longer: a node that waits for its join timeout takes ten seconds.
 const READY_WITHIN: Duration = Duration::from_secs(5);
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn it_is_ready_without_waiting_for_a_timeout() {
 }
 
 #[tokio::test]
-async fn what_it_cannot_do_is_told() {
+async fn dev_refuses_what_it_cannot_do() {
     let taken = std::net::TcpListener::bind(loopback()).unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     for (words, code, parts) in [

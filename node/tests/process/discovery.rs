@@ -1,5 +1,5 @@
-//! Finding each other, as processes: for each provider a cluster that joins,
-//! loses one and gains one; groups that formed apart and merge.
+//! Discovery between processes: for each provider a cluster that forms, loses a node and gains one; groups that formed
+//! apart and merge.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
@@ -9,8 +9,8 @@ use crate::dns_server::{DnsServer, Zone};
 use crate::harness::{Node, eventually, loopback, meshed, nodes};
 use crate::nats_server::NatsServer;
 
-/// Three of the four nodes form a cluster; one of them dies; the fourth comes.
-/// `known` is told which of them are there.
+/// Three of the four nodes form a cluster; one of them dies; the fourth joins. `known` receives the nodes that are
+/// running.
 async fn joins_loses_one_and_gains_one(provider: &str, mut four: Vec<Node>, known: impl Fn(&[&Node])) {
     let mut fourth = four.pop().unwrap();
     let mut nodes = four;
@@ -52,7 +52,7 @@ async fn holds(node: &Node, value: &str) {
     .await;
 }
 
-/// Waits until a node knows these nodes and no others, each of them by this provider.
+/// Waits until a node has discovered exactly these nodes, each by this provider.
 async fn found(node: &Node, provider: &str, nodes: &[Node]) {
     let mut names: Vec<_> = nodes.iter().map(|node| node.name.clone()).collect();
     names.sort();
@@ -91,7 +91,7 @@ async fn nats_nodes_join_lose_one_and_gain_one() {
     joins_loses_one_and_gains_one("nats", (0..4).map(with).collect(), |_| {}).await;
 }
 
-/// Nodes with addresses of their own and one port, as pods have.
+/// Nodes with different addresses and the same port, like pods.
 fn with_addresses(range: std::ops::Range<u8>) -> Vec<Node> {
     let at = |port: u16, last: u8| SocketAddr::from(([127, 0, 9, last], port));
     let free = |port: &u16| {
@@ -107,7 +107,7 @@ fn with_addresses(range: std::ops::Range<u8>) -> Vec<Node> {
 }
 
 #[tokio::test]
-async fn dns_nodes_join_lose_one_and_gain_one_at_another_address() {
+async fn dns_finds_a_node_that_moved_to_another_address() {
     let server = DnsServer::start().await;
     let with = |node: Node| {
         node.with("discovery-dns-domain-name", "peers.demo.").with("discovery-dns-server", server.address.to_string())
@@ -143,7 +143,7 @@ async fn srv_nodes_join_lose_one_and_gain_one() {
 }
 
 #[tokio::test]
-async fn a_node_whose_peers_all_changed_address_finds_them_again() {
+async fn peers_that_all_changed_address_are_found_again() {
     let server = DnsServer::start().await;
     let set = |nodes: &[&Node]| {
         let addresses: Vec<IpAddr> = nodes.iter().map(|node| node.peer.ip()).collect();
@@ -161,7 +161,7 @@ async fn a_node_whose_peers_all_changed_address_finds_them_again() {
     }
     meshed(&nodes).await;
     nodes[0].kv().put("k", "kept").await.unwrap();
-    // The name is gone with them, for a while.
+    // The DNS name has no records for a while either.
     server.set(Zone::default());
     for mut gone in nodes.split_off(1) {
         gone.kill();
@@ -179,9 +179,9 @@ async fn a_node_whose_peers_all_changed_address_finds_them_again() {
     }
 }
 
-/// Two pairs, each with a list of its own, and a NATS server that nobody reaches yet.
+/// Two pairs, each with its own list, and a NATS server that is not reachable yet.
 #[tokio::test]
-async fn two_groups_that_formed_apart_merge_when_they_can_see_each_other() {
+async fn two_groups_merge_once_they_reach_each_other() {
     let mut server = NatsServer::new(&[]);
     let pair = |names: [&str; 2]| {
         let pair = names.map(Node::new);
@@ -232,10 +232,10 @@ async fn two_groups_that_formed_apart_merge_when_they_can_see_each_other() {
             }
         })
         .await;
-        // However often it was tried, it was told once.
+        // The failure is logged once, however often the node retries.
         let log = node.log();
-        let told = log.lines().filter(|line| line.contains("discovery fails") && line.contains("nats")).count();
-        assert_eq!(told, 1, "{log}");
+        let logged = log.lines().filter(|line| line.contains("discovery fails") && line.contains("nats")).count();
+        assert_eq!(logged, 1, "{log}");
     }
     let status = all[0].status().await;
     let by = |name: &str| {
@@ -245,8 +245,9 @@ async fn two_groups_that_formed_apart_merge_when_they_can_see_each_other() {
     assert_eq!((by("c"), by("d")), ("nats".into(), "nats".into()), "{status}");
 }
 
+/// Without peers a node serves after `joinTimeout` or waits forever, by `serveAlone`.
 #[tokio::test]
-async fn a_node_alone_serves_after_the_join_timeout_or_waits_for_ever_as_it_is_told() {
+async fn serve_alone_decides_what_a_lonely_node_does() {
     let mut pair = nodes(2);
     let mut waits = pair.pop().unwrap().with("serve-alone", "false").with("join-timeout", "100ms");
     let mut serves = pair.pop().unwrap().with("serve-alone", "true").with("join-timeout", "100ms");
@@ -258,7 +259,7 @@ async fn a_node_alone_serves_after_the_join_timeout_or_waits_for_ever_as_it_is_t
     .await;
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     assert_eq!(waits.http("/readyz").await.unwrap().0, 503);
-    // The other one finds it, so both are ready.
+    // The other node finds this one, so both are ready.
     serves.start();
     serves.ready().await;
     waits.ready().await;

@@ -1,5 +1,4 @@
-//! A DNS server on loopback that speaks real packets, and whose records a test
-//! may change.
+//! A DNS server on loopback that speaks the real protocol and whose records a test may change.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +9,7 @@ use hickory_resolver::proto::rr::rdata::SRV;
 use hickory_resolver::proto::rr::{RData, Record, RecordType};
 use tokio::net::UdpSocket;
 
-/// Of every record, in seconds.
+/// TTL of every record, in seconds.
 const TTL: u32 = 1;
 
 #[derive(Clone, Default)]

@@ -1,12 +1,14 @@
-//! The examples for nodes without Kubernetes, each run as far as it can be here.
+//! The examples for nodes without Kubernetes, each run as far as this machine allows.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use crate::authority::{Authority, Mounted};
+use kvasir_testing::authority::Authority;
+
 use crate::dns_server::{DnsServer, Zone};
 use crate::harness::{Node, command, meshed};
+use crate::mounted::Mounted;
 use crate::nats_server::NatsServer;
 
 fn example(path: &str) -> PathBuf {
@@ -17,15 +19,16 @@ fn text(path: &str) -> String {
     std::fs::read_to_string(example(path)).unwrap()
 }
 
-/// What is in force, as the node prints it; it must take all of its settings.
+/// The settings in force, as the node prints them; it must accept the whole file.
 fn printed(command: &mut Command) -> serde_json::Value {
     let Output { status, stdout, stderr } = command.arg("--print-config").output().unwrap();
     assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
     serde_yaml::from_str(&String::from_utf8(stdout).unwrap()).unwrap()
 }
 
+/// `--print-config` merges file, environment and flags.
 #[test]
-fn what_is_in_force_is_printed_from_file_environment_and_flags_without_secrets() {
+fn settings_in_force_are_printed_without_secrets() {
     let mut command = command();
     command
         .args(["--config", example("node.yaml").to_str().unwrap(), "--sync-interval", "2s"])
@@ -34,19 +37,19 @@ fn what_is_in_force_is_printed_from_file_environment_and_flags_without_secrets()
         .env("KVASIR_DISCOVERY_NATS_TOKEN", "hush");
     let Output { stdout, .. } = command.arg("--print-config").output().unwrap();
     let text = String::from_utf8(stdout).unwrap();
-    assert!(text.contains("# discovery.nats.token is set, and left out here") && !text.contains("hush"), "{text}");
+    assert!(text.contains("# discovery.nats.token is set, but not shown") && !text.contains("hush"), "{text}");
     let config: serde_json::Value = serde_yaml::from_str(&text).unwrap();
     assert_eq!(config["cluster"], "of-the-environment");
     assert_eq!((&config["syncInterval"], &config["joinTimeout"]), (&"2s".into(), &"10s".into()));
     assert_eq!(config["discovery"]["nats"]["reconnectWait"], "2s");
-    // Nor does the help show it.
+    // The help does not show it either.
     let Output { stdout, .. } = command.arg("--help").output().unwrap();
     let text = String::from_utf8(stdout).unwrap();
     assert!(text.contains("KVASIR_DISCOVERY_NATS_TOKEN") && !text.contains("hush"), "{text}");
 }
 
 #[test]
-fn the_compose_file_is_valid_and_the_node_takes_its_environment() {
+fn the_compose_file_s_environment_is_accepted() {
     let file: serde_json::Value = serde_yaml::from_str(&text("compose/compose.yaml")).unwrap();
     let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(&file), ["name", "services"]);
@@ -58,7 +61,7 @@ fn the_compose_file_is_valid_and_the_node_takes_its_environment() {
     assert_eq!(service["image"], concat!("kvasir.dev/kvasir:", env!("CARGO_PKG_VERSION")));
     let limits = serde_json::json!({ "limits": { "memory": "512M" } });
     assert_eq!(service["deploy"], serde_json::json!({ "replicas": 3, "resources": limits }));
-    // Compose takes only text for a variable that is to be one.
+    // Compose accepts only text as the value of a variable.
     let environment: BTreeMap<String, String> = serde_json::from_value(service["environment"].clone()).unwrap();
     let config = printed(command().envs(&environment));
     for variable in environment.keys() {
@@ -78,7 +81,7 @@ fn the_systemd_unit_starts_what_there_is() {
     let config = printed(command().arg("--config").arg(example("node.yaml")).args(&words[3..]));
     let drain: u64 = config["drainTimeout"].as_str().unwrap().trim_end_matches('s').parse().unwrap();
     assert!(value("TimeoutStopSec").parse::<u64>().unwrap() > drain);
-    // The exit code of wrong settings.
+    // The exit code for invalid settings.
     assert_eq!(value("RestartPreventExitStatus"), "2");
     let sections: Vec<_> = unit.lines().filter(|line| line.starts_with('[')).collect();
     assert_eq!(sections, ["[Unit]", "[Service]", "[Install]"]);
@@ -88,7 +91,7 @@ fn the_systemd_unit_starts_what_there_is() {
     }
 }
 
-/// Three nodes by one of the examples, on addresses of this machine in place of those that it shows.
+/// Three nodes by one of the examples, on loopback addresses instead of the example's.
 async fn runs(path: &str, flags: &[(&'static str, String)]) {
     let mut nodes: Vec<_> = (0..3).map(|n| Node::new(&format!("node-{n}"))).collect();
     nodes = nodes
@@ -175,7 +178,7 @@ async fn the_dns_example_runs() {
     started(nodes.into_iter().map(with).collect()).await;
 }
 
-/// Needs pods to find anybody; the tests on a real Kubernetes see to those.
+/// Needs pods to discover; the e2e tests run it.
 #[test]
 fn the_kubernetes_example_is_taken() {
     let config = printed(command().arg("--config").arg(example("nodes/kubernetes.yaml")));

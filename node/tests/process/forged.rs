@@ -1,4 +1,4 @@
-//! Datagrams that no node of the cluster sent, and nodes of another cluster with its name.
+//! Datagrams that no node of the cluster sent, and nodes of another cluster with the same name.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use tokio::net::UdpSocket;
 
 use crate::harness::{Node, cluster, eventually};
 
-/// 36 years, milliseconds: no renewal of a node's identity outbids such a start.
+/// 36 years in milliseconds: no renewal of a node's identity can outbid such a start time.
 const FAR_MS: u64 = 36 * 365 * 86_400_000;
 
 /// The datagram by which a node with this address and start announces itself to `to`.
 fn announcement(name: &str, address: SocketAddr, started_ms: u64, to: SocketAddr) -> Vec<u8> {
     let id = NodeId::new(name, 99, Role::Member, address, started_ms);
     let mut forger = Swim::new(id, wire::envelope("test", "", wire::VERSION), SwimConfig::LAN, Duration::MAX, 1);
-    forger.look_at(Duration::ZERO, [to]);
+    forger.set_addresses(Duration::ZERO, [to]);
     forger.tick(Duration::ZERO, started_ms);
     let Some(Output::Send(_, datagram)) = forger.output() else { panic!("it announces itself") };
     datagram
@@ -36,13 +36,14 @@ async fn sent(nodes: &[Node]) -> f64 {
     sent
 }
 
-/// One datagram for each of two nodes says that the third one's address is another's: one is not believed for its start,
-/// and the other is outbid.
+/// Two forged datagrams claim that the third node has another address. The first is refused for its start time; the
+/// node outbids the second.
 #[tokio::test]
 async fn forged_rival_changes_nothing_for_long() {
-    /// Looks at the figures, each at least 20 ms after the one before.
+    /// Reads the counters, at least 20 ms after the previous read.
     const LOOKS: u32 = 50;
-    /// Many more datagrams than three nodes send between two looks, even on a busy machine; a storm sends ten times as many.
+    /// Many more datagrams than three nodes send between two reads, even on a busy machine; a storm sends ten times as
+    /// many.
     const EACH: f64 = 100.0;
     let nodes = cluster(3).await;
     let origin = nodes[2].status().await["origin"].clone();
@@ -106,7 +107,7 @@ async fn stale(node: &Node) {
     assert!(metric(node, "kvasir_membership_refused_total{reason=\"cluster_uid\"}").await >= 1.0);
 }
 
-/// A cluster is deleted and made again under its name, while a sidecar of the first one lives on.
+/// A cluster is deleted and created again under the same name, while a sidecar of the first one keeps running.
 #[tokio::test]
 async fn cluster_made_again_stays_empty() {
     let mut first = Node::new("m").with("cluster-uid", "u-1").started().await;
@@ -135,7 +136,7 @@ async fn cluster_made_again_stays_empty() {
     assert!(second.log().contains("clusterUid is"), "{}", second.log());
     assert_eq!(second.http("/readyz").await.unwrap().0, 200, "the new cluster is not disturbed");
 
-    // Made again, the sidecar belongs to the new cluster.
+    // Created again, the sidecar belongs to the new cluster.
     old.kill();
     let new = old.with("cluster-uid", "u-2").started().await;
     second.kv().put("k", "of the second").await.unwrap();
@@ -145,7 +146,7 @@ async fn cluster_made_again_stays_empty() {
     })
     .await;
 
-    // One without a UID is as strange as one with another.
+    // A node without a UID is refused like one with another UID.
     let mut without = Node::new("without").with("role", "sidecar").with("discovery-static-hosts", address.clone());
     without.start();
     eventually("it starts", async || without.http("/livez").await).await;

@@ -1,27 +1,27 @@
-//! A node founds no cluster beside one that it cannot talk to: it waits, takes
-//! no writes, and says for whom and why.
+//! A node founds no cluster while it hears a peer that it cannot talk to: it waits, refuses writes, and reports the peer
+//! and the reason.
 
 use std::time::Duration;
 
 use kvasir_proto::v1;
+use kvasir_testing::authority::Authority;
 use tonic::Code;
 
-use crate::authority::Authority;
 use crate::encryption::{Files, encrypted, key_file};
 use crate::harness::{Node, eventually, loopback, meshed, nodes};
 use crate::nats_server::NatsServer;
 use crate::peer_port::greeting;
 use crate::tls::{peer_tls, secret};
 
-/// Longer than a node looks for peers in these tests; how much longer does not matter.
+/// Longer than the join timeout of these tests; how much longer does not matter.
 const LONG: Duration = Duration::from_secs(2);
 
-/// One of three voters that soon goes on without those that it does not reach.
+/// One of three voters that soon evicts those it does not reach.
 fn hasty(node: Node) -> Node {
     node.with("voters", "3").with("join-timeout", "300ms")
 }
 
-/// Two of these three, ready, hold a key; the third is not started.
+/// Two of these three are ready and hold a key; the third is not started.
 async fn two_of(mut three: Vec<Node>) -> (Vec<Node>, Node) {
     let third = three.pop().unwrap();
     three.iter_mut().for_each(Node::start);
@@ -39,10 +39,10 @@ async fn reasons(node: &Node) -> Vec<(String, String)> {
     unjoinable.iter().map(|peer| (text(&peer["address"]), text(&peer["reason"]))).collect()
 }
 
-/// The node waits, takes nothing, and says everywhere that it cannot join the others for this reason.
+/// The node waits, refuses writes, and reports everywhere that it cannot join the others for this reason.
 async fn waits(node: &Node, others: &[&Node], reason: &str, words: &str) {
     let addresses: Vec<_> = others.iter().map(|other| other.peer.to_string()).collect();
-    eventually("it says whom it cannot join and why", async || match node.http("/readyz").await {
+    eventually("it reports the peer that it cannot join, and why", async || match node.http("/readyz").await {
         Ok((503, body)) if addresses.iter().all(|at| says(&body, at, words)) => Ok(()),
         other => Err(other),
     })
@@ -58,8 +58,8 @@ async fn waits(node: &Node, others: &[&Node], reason: &str, words: &str) {
     }
     let counted = node.metrics().await.value(&format!("kvasir_unjoinable_peers{{reason=\"{reason}\"}}"));
     assert!(counted >= Some(others.len() as f64), "{counted:?}");
-    let told = node.cluster().status(v1::StatusRequest {}).await.unwrap().into_inner().unjoinable;
-    assert!(told.iter().any(|peer| addresses.contains(&peer.address) && peer.reason == reason), "{told:?}");
+    let reported = node.cluster().status(v1::StatusRequest {}).await.unwrap().into_inner().unjoinable;
+    assert!(reported.iter().any(|peer| addresses.contains(&peer.address) && peer.reason == reason), "{reported:?}");
     for address in &addresses {
         let lines = node.log().lines().filter(|line| says(line, address, words)).count();
         assert_eq!(lines, 1, "once, however often it was met: {}", node.log());
@@ -70,7 +70,7 @@ fn says(text: &str, address: &str, words: &str) -> bool {
     text.lines().any(|line| line.contains("cannot join") && line.contains(address) && line.contains(words))
 }
 
-/// They are ready, hold what they held, and see that one is there that they cannot talk to.
+/// They are ready, hold what they held, and report the peer that they cannot talk to.
 async fn unharmed(nodes: &[Node], other: &Node, reason: &str) {
     for node in nodes {
         assert_eq!(node.http("/readyz").await.unwrap().0, 200);
@@ -83,13 +83,13 @@ async fn unharmed(nodes: &[Node], other: &Node, reason: &str) {
     }
 }
 
-/// The third comes with the right settings, and is let in.
+/// The third node starts with the right settings and joins.
 async fn joins(nodes: &[Node], third: &mut Node) {
     third.start();
     third.ready().await;
     assert_eq!(third.kv().get("k").await.unwrap().as_deref(), Some("kept"));
     for node in nodes {
-        eventually("nothing is left to complain of", async || {
+        eventually("no refusal is reported", async || {
             let shown = reasons(node).await;
             if shown.is_empty() { Ok(()) } else { Err(shown) }
         })
@@ -144,9 +144,10 @@ async fn founding_waits_for_peers_of_another_release() {
     }
 }
 
-/// A majority that reaches each other, and holds nothing, founds nothing either: the one that it cannot talk to holds it all.
+/// A majority that reaches each other but holds nothing does not found either: the node that it cannot talk to holds
+/// everything.
 #[tokio::test]
-async fn founding_by_a_majority_waits_for_one_of_another_release() {
+async fn founding_waits_for_a_node_of_another_release() {
     let mut three: Vec<_> = nodes(3).into_iter().map(hasty).collect();
     three.iter_mut().for_each(Node::start);
     for node in &mut three {
@@ -154,11 +155,11 @@ async fn founding_by_a_majority_waits_for_one_of_another_release() {
     }
     meshed(&three).await;
     three[0].kv().put("k", "kept").await.unwrap();
-    let anew = |mut node: Node| {
+    let restarted = |mut node: Node| {
         node.kill();
         node.env("KVASIR_TEST_LINKS_VERSION", "2")
     };
-    let mut newer: Vec<_> = three.drain(1..).map(anew).collect();
+    let mut newer: Vec<_> = three.drain(1..).map(restarted).collect();
     newer.iter_mut().for_each(Node::start);
     for node in &newer {
         waits(node, &[&three[0]], "version", "version 1 of the protocol, this node version 2").await;
@@ -166,7 +167,7 @@ async fn founding_by_a_majority_waits_for_one_of_another_release() {
         assert_eq!(linked, Some(1.0), "they reach each other");
         unharmed(&three, node, "version").await;
     }
-    // Going back saves everything.
+    // Returning to the old release keeps all data.
     for mut node in newer {
         node.kill();
         joins(&[], &mut node.env("KVASIR_TEST_LINKS_VERSION", "1")).await;
@@ -182,7 +183,7 @@ async fn founding_waits_where_another_cluster_answers() {
     third.start();
     waits(&third, &nodes.iter().collect::<Vec<_>>(), "cluster", "another cluster").await;
     unharmed(&nodes, &third, "cluster").await;
-    // A cluster that merely calls at an address holds up nobody there.
+    // A node of another cluster that merely dials this address holds up no founding.
     let mut alone = Node::new("alone");
     let caller = Node::new("caller").with("cluster", "third").with("discovery-static-hosts", alone.peer.to_string());
     alone.start();
@@ -215,7 +216,7 @@ async fn founding_waits_for_peers_of_another_authority() {
     joins(&nodes, &mut peer_tls(third, &right)).await;
 }
 
-/// A peer that says by hand what one with a wrong clock says.
+/// A hand-written peer that sends what a node with a wrong clock sends.
 #[tokio::test]
 async fn founding_waits_for_a_peer_of_another_time() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -228,7 +229,7 @@ async fn founding_waits_for_a_peer_of_another_time() {
         stream.write_all(&greeting("test", "fast", 3_600_000)).await?;
         stream.read_to_end(&mut Vec::new()).await
     };
-    eventually("it says whom it cannot join and why", async || {
+    eventually("it reports the peer that it cannot join, and why", async || {
         let _ = call().await;
         match node.http("/readyz").await {
             Ok((503, body)) if body.contains("cannot join fast (127.0.0.1): the peer's clock is 36") => Ok(()),
@@ -241,11 +242,11 @@ async fn founding_waits_for_a_peer_of_another_time() {
 }
 
 #[tokio::test]
-async fn founding_beside_a_refused_peer_if_asked_for() {
+async fn serve_alone_founds_despite_a_refused_peer() {
     let files = Files::new();
     let mut three: Vec<_> = encrypted(3, &files, &key_file("demo", &[1])).into_iter().map(hasty).collect();
     files.put(2, &key_file("demo", &[2]));
-    // Time enough to hear of the others.
+    // Enough time to hear of the others.
     let third = three.pop().unwrap().with("serve-alone", "true").with("join-timeout", "4s");
     three.push(third);
     let (nodes, mut third) = two_of(three).await;
@@ -253,12 +254,15 @@ async fn founding_beside_a_refused_peer_if_asked_for() {
     third.ready().await;
     assert_eq!(third.kv().get("k").await.unwrap(), None);
     let log = third.log();
-    let said = log.lines().find(|line| line.contains("what they hold is not here")).unwrap_or_else(|| panic!("{log}"));
+    let said = log
+        .lines()
+        .find(|line| line.contains("what those peers hold is missing here"))
+        .unwrap_or_else(|| panic!("{log}"));
     assert!(said.contains("WARN"), "{said}");
     unharmed(&nodes, &third, "key").await;
 }
 
-/// Discovery is away while all members start, and comes back after they have waited for long.
+/// Discovery is unavailable while all members start, and recovers after they have waited for a long time.
 #[tokio::test]
 async fn founding_waits_until_discovery_answers() {
     let mut server = NatsServer::new(&[]);
@@ -266,7 +270,7 @@ async fn founding_waits_until_discovery_answers() {
     let mut nodes: Vec<_> = (0..3).map(member).collect();
     nodes.iter_mut().for_each(Node::start);
     for node in &nodes {
-        eventually("it says for whom it waits", async || match node.http("/readyz").await {
+        eventually("it reports what it waits for", async || match node.http("/readyz").await {
             Ok((503, body)) if body.contains("reaches 1 of 3 voters") && body.contains("discovery nats") => Ok(()),
             other => Err(other),
         })
@@ -275,8 +279,8 @@ async fn founding_waits_until_discovery_answers() {
     tokio::time::sleep(LONG).await;
     for node in &nodes {
         assert_eq!(node.kv().put("k", node.name.as_str()).await.unwrap_err().code(), Code::Unavailable);
-        let told = node.cluster().status(v1::StatusRequest {}).await.unwrap().into_inner().waits_for;
-        assert!(told.iter().any(|line| line.contains("reaches 1 of 3 voters")), "{told:?}");
+        let reported = node.cluster().status(v1::StatusRequest {}).await.unwrap().into_inner().waits_for;
+        assert!(reported.iter().any(|line| line.contains("reaches 1 of 3 voters")), "{reported:?}");
     }
     server.start();
     for node in &mut nodes {
@@ -284,22 +288,22 @@ async fn founding_waits_until_discovery_answers() {
     }
     meshed(&nodes).await;
     for node in &nodes {
-        let founded = node.log().matches("ready with one of its own").count();
+        let founded = node.log().matches("founded one and is ready").count();
         assert!(founded <= 1, "{}", node.log());
         assert_eq!(node.status().await["waitsFor"], serde_json::json!([]));
     }
 }
 
-/// Of three machines one is gone for good: the two start without it.
+/// One of three machines is gone for good: the other two start without it.
 #[tokio::test]
 async fn founding_goes_on_without_a_silent_minority() {
     let (nodes, _) = two_of(nodes(3).into_iter().map(|node| node.with("join-timeout", "300ms")).collect()).await;
     let log = nodes.iter().map(Node::log).collect::<String>();
-    assert!(log.contains("without some of the peers that it knows of"), "{log}");
+    assert!(log.contains("without some of the peers that it knows"), "{log}");
     // Alone it would have waited.
     let mut alone = crate::harness::nodes(2).remove(0).with("join-timeout", "300ms");
     alone.start();
-    eventually("it says for whom it waits", async || match alone.http("/readyz").await {
+    eventually("it reports what it waits for", async || match alone.http("/readyz").await {
         Ok((503, body)) if body.contains("does not reach 127.0.0.1:") => Ok(()),
         other => Err(other),
     })
@@ -308,7 +312,7 @@ async fn founding_goes_on_without_a_silent_minority() {
     assert_eq!(alone.http("/readyz").await.unwrap().0, 503);
 }
 
-/// Discovery names this node by another of its addresses, behind which it looks for a peer.
+/// Discovery names this node under another of its addresses, which it takes for a peer's.
 #[tokio::test]
 async fn a_node_knows_itself_by_another_address() {
     let mut node = Node::new("n").with("advertise-address", "127.0.0.9").with("join-timeout", "1h");

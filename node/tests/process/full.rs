@@ -1,6 +1,5 @@
-//! What a cluster does when one of its nodes has no room, as `docs/replication.md`
-//! says: that node refuses and lacks writes, and says so; the others go on; and
-//! it catches up once there is room.
+//! A cluster in which one node has no room, as in `docs/replication.md`: that node refuses puts, lacks peers' writes and
+//! says so; the others keep working; and it catches up once there is room.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,9 +10,9 @@ use tonic::Code;
 use crate::harness::{Node, eventually, meshed, nodes};
 
 const ROOM: &str = "64Ki";
-/// Of which more than [`ROOM`] and an eighth are written.
+/// The test writes more than [`ROOM`] and an eighth.
 const ENTRIES: usize = 150;
-/// The rest fits beside what the deletes take themselves until they are forgotten.
+/// The rest fits in addition to the tombstones until they are collected.
 const DELETED: usize = 130;
 
 fn key(n: usize) -> String {
@@ -63,7 +62,7 @@ async fn a_node_without_room_says_so_and_the_others_go_on() {
     assert_eq!(page.value("kvasir_overfull"), Some(1.0), "{}", page.0);
     assert!(page.value("kvasir_entries_without_room_total") > Some(0.0), "{}", page.0);
 
-    // It refuses clients' puts, does not claim what it lacks, and does the rest.
+    // The full node refuses clients' puts, does not claim what it lacks, and serves everything else.
     let refused = full.put("more", "v").await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
     assert_eq!(nodes[1].http("/readyz").await.unwrap().0, 200);
@@ -82,7 +81,7 @@ async fn a_node_without_room_says_so_and_the_others_go_on() {
     assert_eq!((acked.met, acked.peers), (false, 0), "a node claims what it has no room for");
     assert_eq!(roomy.all().await.unwrap().len(), ENTRIES + 1, "the other takes writes");
 
-    // Deletes always fit, and make room: it catches up.
+    // Deletes always fit and make room: the node catches up.
     for n in 0..DELETED {
         assert!(roomy.delete(&key(n)).await.unwrap());
     }
@@ -97,11 +96,11 @@ async fn a_node_without_room_says_so_and_the_others_go_on() {
     assert!(!equal(&nodes).await.contains_key("lacking"));
 }
 
-/// Of small entries: far more than there is room for; a quarter of them is less.
+/// Small entries, far more than fit; a quarter of them fits.
 const KEYS: usize = 400;
 
 #[tokio::test]
-async fn what_is_remembered_of_deletes_does_not_keep_a_full_node_from_catching_up() {
+async fn a_full_node_catches_up_despite_kept_deletes() {
     let mut nodes = nodes(2);
     let last = nodes.pop().unwrap();
     nodes.push(last.with("max-memory", ROOM));
@@ -120,7 +119,7 @@ async fn what_is_remembered_of_deletes_does_not_keep_a_full_node_from_catching_u
     }
     assert_eq!(equal(&nodes).await.len(), KEYS / 4);
     for node in &nodes {
-        eventually("all deletes are forgotten", async || {
+        eventually("all deletes are collected", async || {
             let status = node.status().await;
             if status["tombstones"] == 0 && status["overfull"] == false { Ok(()) } else { Err(status) }
         })
@@ -135,7 +134,7 @@ async fn what_ends_first_makes_room_on_all_nodes() {
     start(&mut nodes).await;
     let mut kv = nodes[0].kv();
     for n in 0..40 {
-        // The later, the longer it lives.
+        // Later keys live longer.
         kv.put_for(&key(n), &value(), Some(Duration::from_secs(3600 + n as u64))).await.unwrap();
     }
     for n in 0..30 {
@@ -148,7 +147,7 @@ async fn what_ends_first_makes_room_on_all_nodes() {
     assert_eq!(left, (40 - left.len()..40).collect::<Vec<_>>(), "those that end first go first");
     let page = nodes[0].metrics().await;
     assert!(page.value("kvasir_keys_evicted_total") > Some(0.0), "{}", page.0);
-    // With nothing left that ends, it refuses like any other.
+    // When no value with a TTL is left, the node refuses like any other.
     let refused = loop {
         if let Err(refused) = kv.put(&format!("more{}", rand::random::<u32>()), &value()).await {
             break refused;

@@ -1,4 +1,4 @@
-//! Starts nodes, asks them, and ends them whatever happens to the test.
+//! Starts nodes, queries them, and ends them whether the test passes or fails.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -19,8 +19,8 @@ use tonic::{Code, Status};
 
 use crate::memory_group::MemoryGroup;
 
-/// Long enough for a machine that is busy with other work; a test that waits this long has failed. Tests wait for events, with this
-/// as the bound: what they count or compare does not depend on how fast the machine is.
+/// Enough for a busy machine; a test that waits this long has failed. Tests wait for events with this bound, so no
+/// result depends on the machine's speed.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Below the range from which the system takes ports for outgoing connections.
@@ -28,8 +28,7 @@ const PORTS: std::ops::Range<u16> = 21_000..31_000;
 
 static TAKEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
 
-/// A port that was free a moment ago, by TCP and by UDP, and that no other
-/// test of this process has.
+/// A port that was free a moment ago for TCP and UDP, and that no other test of this process uses.
 fn free_port() -> u16 {
     let mut taken = TAKEN.lock().unwrap();
     for _ in 0..1000 {
@@ -49,7 +48,7 @@ pub(crate) fn loopback() -> SocketAddr {
     ([127, 0, 0, 1], free_port()).into()
 }
 
-/// A `kvasir-node` with no settings but what is given here.
+/// A `kvasir-node` without the settings of this environment.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kvasir-node"));
     for (name, _) in std::env::vars_os() {
@@ -69,7 +68,7 @@ pub(crate) struct Node {
     pub(crate) admin: SocketAddr,
     flags: BTreeMap<&'static str, String>,
     environment: BTreeMap<&'static str, String>,
-    /// What a shell does before it becomes the node.
+    /// Shell commands to run before the shell execs the node.
     prelude: Option<String>,
     logs: TempDir,
     starts: u32,
@@ -85,7 +84,7 @@ impl Node {
             ("join-timeout", "5s"),
             ("drain-timeout", "4s"),
             ("log-level", "info,kvasir_node=debug"),
-            // Whatever the limits of the machine are.
+            // Independent of the machine's memory limits.
             ("max-memory", "0"),
         ];
         Self {
@@ -108,31 +107,31 @@ impl Node {
         self
     }
 
-    /// Without a setting that was given.
+    /// Without a setting that has been given.
     pub(crate) fn without(mut self, flag: &str) -> Self {
         assert!(self.flags.remove(flag).is_some(), "{flag} was not given");
         self
     }
 
-    /// With a variable of the environment.
+    /// With an environment variable.
     pub(crate) fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.environment.insert(name, value.into());
         self
     }
 
-    /// With other limits of the system, in the words of the shell's `ulimit`.
+    /// With other resource limits, as arguments of the shell's `ulimit`.
     pub(crate) fn ulimit(mut self, limit: &'static str) -> Self {
         self.prelude = Some(format!("ulimit {limit}"));
         self
     }
 
-    /// In a cgroup, with the memory for entries that follows from its limit.
+    /// In a cgroup, with the `maxMemory` that follows from its limit.
     pub(crate) fn inside(mut self, group: &MemoryGroup) -> Self {
         self.prelude = Some(format!("echo $$ > {}", group.path().join("cgroup.procs").display()));
         self.without("max-memory")
     }
 
-    /// A node without peers, ready.
+    /// A node without peers, running and ready.
     pub(crate) async fn alone() -> Self {
         Self::new("alone").started().await
     }
@@ -176,7 +175,7 @@ impl Node {
         self.logs.path().join(format!("{}.log", self.starts))
     }
 
-    /// What the process that was started last has written.
+    /// The log of the process that was started last.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
@@ -194,7 +193,7 @@ impl Node {
         self.signal("-TERM");
     }
 
-    /// It stands still until it is resumed: a peer that does not answer.
+    /// Stops the process until it is resumed: a peer that does not answer.
     pub(crate) fn freeze(&mut self) {
         self.signal("-STOP");
         // On a busy machine its threads may still run for a while.
@@ -208,7 +207,7 @@ impl Node {
     fn stands_still(&mut self) -> bool {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.child().id())).unwrap();
         threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat"))).all(|stat| {
-            // The state is behind the name, which is in parentheses. A thread that has ended has none.
+            // The state follows the name, which is in parentheses. A thread that has ended has no file.
             stat.map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
         })
     }
@@ -217,14 +216,14 @@ impl Node {
         self.signal("-CONT");
     }
 
-    /// SIGKILL: no goodbye.
+    /// SIGKILL: the node does not leave.
     pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().expect("the node was started");
         child.kill().unwrap();
         child.wait().unwrap();
     }
 
-    /// Memory that the process has, bytes.
+    /// Resident memory of the process, in bytes.
     pub(crate) fn memory(&mut self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child().id())).unwrap();
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("every process has some");
@@ -243,7 +242,7 @@ impl Node {
         self.child().try_wait().unwrap().is_none()
     }
 
-    /// Waits for the process to end by itself.
+    /// Waits for the process to exit.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let began = Instant::now();
         loop {
@@ -256,7 +255,7 @@ impl Node {
         }
     }
 
-    /// Waits until `/readyz` says so.
+    /// Waits until `/readyz` answers 200.
     pub(crate) async fn ready(&mut self) {
         let began = Instant::now();
         loop {
@@ -282,16 +281,19 @@ impl Node {
         Ok((code, body.to_owned()))
     }
 
+    /// A page of the admin port. A process that was started a moment ago may not listen yet.
+    async fn page(&self, path: &str) -> String {
+        let (code, page) = eventually(&format!("{} answers {path}", self.name), async || self.http(path).await).await;
+        assert_eq!(code, 200, "{page}");
+        page
+    }
+
     pub(crate) async fn status(&self) -> serde_json::Value {
-        let (code, body) = self.http("/status").await.unwrap();
-        assert_eq!(code, 200);
-        serde_json::from_str(&body).unwrap()
+        serde_json::from_str(&self.page("/status").await).unwrap()
     }
 
     pub(crate) async fn metrics(&self) -> Metrics {
-        let (code, page) = self.http("/metrics").await.unwrap();
-        assert_eq!(code, 200, "{page}");
-        Metrics(page)
+        Metrics(self.page("/metrics").await)
     }
 
     pub(crate) fn channel(&self) -> Channel {
@@ -355,7 +357,7 @@ pub(crate) async fn meshed(nodes: &[Node]) {
     .await;
 }
 
-/// Asks again and again until the answer is `Ok`.
+/// Retries until the answer is `Ok`.
 pub(crate) async fn eventually<T, E: std::fmt::Debug>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, E>) -> T {
     let began = Instant::now();
     loop {
@@ -367,7 +369,7 @@ pub(crate) async fn eventually<T, E: std::fmt::Debug>(what: &str, mut ask: impl 
     }
 }
 
-/// The raw gRPC client with the calls in short.
+/// The raw gRPC client with shorthands for its calls.
 #[derive(Clone)]
 pub(crate) struct Kv(pub(crate) KvClient<Channel>);
 

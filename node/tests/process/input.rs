@@ -1,4 +1,4 @@
-//! What a client may not send, what it is told, and listings.
+//! What a client may not send, how it is refused, and listings.
 
 use std::time::Duration;
 
@@ -48,9 +48,9 @@ async fn bad_input_is_refused_with_the_field_and_the_limit() {
             &[&format!("value: {over} bytes"), "at most 1048576 (maxValueBytes)"],
         );
     }
-    // So far over that the node does not even read it: still an answer that tells, and the node goes on.
-    let told = ["key and value: more than", "1024 (maxKeyBytes)", "1048576 (maxValueBytes)"];
-    assert_refused(put("k", 32 * MIB, None).await, invalid, &told);
+    // So far over the limit that the node does not even read it: it still answers with the reason and keeps working.
+    let reasons = ["key and value: more than", "1024 (maxKeyBytes)", "1048576 (maxValueBytes)"];
+    assert_refused(put("k", 32 * MIB, None).await, invalid, &reasons);
     let huge = "k".repeat(32 * MIB);
     for refused in [kv.get(&huge).await.map(drop), kv.exists(&huge).await.map(drop), kv.delete(&huge).await.map(drop)] {
         assert_refused(refused, invalid, &["key: more than", "at most 1024 (maxKeyBytes)"]);
@@ -74,7 +74,7 @@ async fn bad_input_is_refused_with_the_field_and_the_limit() {
     assert_refused(list(&long, b"").await, invalid, &["prefix: 1025 bytes", "(maxKeyBytes)"]);
     assert_refused(list("", b"nonsense").await, invalid, &["page_token: malformed"]);
 
-    // Nothing of all that was taken, and what is just within the limits is.
+    // The node stored none of these; it accepts what is just within the limits.
     assert!(kv.all().await.unwrap().is_empty());
     put(&long[..1024], MIB, Some(duration(315_360_000, 0))).await.unwrap();
     put("j", 0, Some(duration(0, 1_000_000))).await.unwrap();
@@ -165,7 +165,7 @@ async fn a_listing_is_ordered_bounded_and_can_be_continued() {
     assert_eq!(keys(&names), expected);
     assert!(names.iter().all(|m| m.entries.len() <= 1000 && m.entries.iter().all(|e| e.value.is_empty())));
 
-    // In parts, with writes between them.
+    // In pages, with writes between them.
     let (mut got, mut token) = (Vec::new(), Bytes::new());
     loop {
         let part = kv.list(request(1_100, true, token)).await.unwrap();
@@ -181,7 +181,7 @@ async fn a_listing_is_ordered_bounded_and_can_be_continued() {
     }
     assert_eq!(got, expected);
 
-    // A limit that ends with the last key leaves nothing to continue.
+    // A page that ends with the last key has no token for a next page.
     let exact = kv.list(v1::ListRequest { prefix: "q".to_owned(), limit: 1, ..Default::default() }).await.unwrap();
     assert_eq!((keys(&exact), exact[0].next_page_token.len()), (vec!["q".to_owned()], 0));
     assert!(kv.list(v1::ListRequest { prefix: "none".to_owned(), ..Default::default() }).await.unwrap().is_empty());

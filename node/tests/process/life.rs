@@ -1,4 +1,4 @@
-//! How a node starts, and how it goes.
+//! How a node starts, drains and leaves.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ impl Load {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Waits until so many more writes are acknowledged.
+    /// Waits until this many more writes are acknowledged.
     async fn goes_on(&self, writes: usize) {
         let enough = self.0.load(Ordering::Relaxed) + writes;
         eventually("the load goes on", async || {
@@ -45,10 +45,10 @@ async fn patient_cluster(count: usize) -> Vec<Node> {
 }
 
 #[tokio::test]
-async fn what_was_acknowledged_up_to_the_end_of_a_node_is_on_the_others() {
+async fn a_draining_node_hands_over_every_acked_write() {
     let mut nodes = patient_cluster(3).await;
     let load = Load::default();
-    // Faster than peers can be told: at any moment some writes are here alone.
+    // Faster than peers receive: at any moment some writes exist here only.
     let pad = "v".repeat(100 << 10);
     let writers: Vec<_> = (0..8)
         .map(|writer| {
@@ -81,7 +81,7 @@ async fn what_was_acknowledged_up_to_the_end_of_a_node_is_on_the_others() {
     }
     for node in &nodes[1..] {
         let held = node.kv().all().await.unwrap();
-        // A put whose answer was cut off may be there too, so it may be a later one.
+        // A put without an answer may have been applied, so the value may be a later one.
         let number = |key: &String| held.get(key)?.split(' ').next()?.parse::<u64>().ok();
         let lost: Vec<_> = acknowledged.iter().filter(|(key, last)| number(key) < Some(**last)).collect();
         assert!(lost.is_empty(), "{} lacks {lost:?}", node.name);
@@ -90,7 +90,7 @@ async fn what_was_acknowledged_up_to_the_end_of_a_node_is_on_the_others() {
             if status["peers"].as_array().unwrap().len() == 1 { Ok(()) } else { Err(status) }
         })
         .await;
-        // It said goodbye: nobody had to find out.
+        // The node left; no failure detector had to find out.
         let page = node.metrics().await;
         assert_eq!(page.value("kvasir_membership_events_total{event=\"left\"}"), Some(1.0));
         assert_eq!(page.value("kvasir_membership_events_total{event=\"failed\"}"), Some(0.0));
@@ -112,18 +112,19 @@ async fn a_node_does_not_end_before_a_peer_has_what_it_took() {
         kv.put(&format!("k{key}"), "v").await.unwrap();
     }
     nodes[0].terminate();
-    // Longer than it lingers, and than membership believes in a peer that is silent.
+    // Longer than the node lingers, and longer than membership waits for a silent peer.
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert!(nodes[0].runs(), "it left with writes that nobody else has");
+    assert!(nodes[0].runs(), "it left with writes that no other node has");
     nodes[1].resume();
     assert_eq!(nodes[0].ended().await.code(), Some(0));
     assert!(nodes[0].log().contains("the peers hold all of this node's writes"));
     assert_eq!(nodes[1].kv().all().await.unwrap().len(), 50);
 }
 
+/// The log also says why they could not be handed over.
 #[tokio::test]
-async fn a_node_that_cannot_hand_over_in_time_says_which_writes_may_be_lost_and_why() {
-    // A link is given up after ten intervals in which nothing came.
+async fn a_drain_that_times_out_names_writes_at_risk() {
+    // A link is closed after ten intervals without a message.
     let with =
         |node: Node| node.with("drain-timeout", "400ms").with("sync-interval", "6s").with("swim-suspicion", "1m");
     let mut nodes: Vec<_> = nodes(2).into_iter().map(with).collect();
@@ -142,14 +143,15 @@ async fn a_node_that_cannot_hand_over_in_time_says_which_writes_may_be_lost_and_
     let log = nodes[0].log();
     let words = "no peer is known to hold some of this node's writes";
     let said = log.lines().find(|line| line.contains(words)).unwrap_or_else(|| panic!("{log}"));
-    for words in ["WARN", "key-00", "key-19", "no peer said in time", "at most 20"] {
+    for words in ["WARN", "key-00", "key-19", "no peer acknowledged them in time", "at most 20"] {
         assert!(said.contains(words), "{words:?} is not in {said}");
     }
     assert!(!said.contains("key-20"), "{said}");
 }
 
+/// It reports that it is not ready at once.
 #[tokio::test]
-async fn a_draining_node_is_unready_at_once_and_serves_until_its_clients_have_moved() {
+async fn a_draining_node_serves_until_clients_moved() {
     for _ in 0..ATTEMPTS {
         let mut nodes = cluster(2).await;
         let mut kv = nodes[0].kv();
@@ -160,19 +162,19 @@ async fn a_draining_node_is_unready_at_once_and_serves_until_its_clients_have_mo
         let took = signal.elapsed();
         match served {
             Ok(()) => return sends_its_client_away(nodes, kv).await,
-            // Only a refusal within the time that it lingers breaks the promise.
+            // Only a refusal while the node should still serve breaks the promise.
             Err(why) => assert!(took >= LINGERS, "{took:?} after the signal: {why}"),
         }
     }
     panic!("this machine never asked within {LINGERS:?}");
 }
 
-/// How long a node with the drain timeout of these tests, 4 s, goes on serving: a quarter.
+/// How long a node with these tests' drain timeout of 4 s keeps serving: a quarter of it.
 const LINGERS: Duration = Duration::from_secs(1);
-/// A stalled machine may ask too late, but not each time.
+/// A stalled machine may query too late, but not in every attempt.
 const ATTEMPTS: usize = 20;
 
-/// Kubernetes takes a moment to know that a node is not ready: whoever comes until then is served.
+/// Kubernetes learns only after a moment that a node is not ready: clients that arrive until then are served.
 async fn serves_while_draining(node: &Node, kv: &mut Kv) -> Result<(), String> {
     eventually("not ready", async || match node.http("/readyz").await {
         Ok((503, body)) if body.starts_with("draining: ") => Ok(()),
@@ -199,30 +201,31 @@ async fn serves_while_draining(node: &Node, kv: &mut Kv) -> Result<(), String> {
 }
 
 async fn sends_its_client_away(mut nodes: Vec<Node>, mut kv: Kv) {
-    // Its connection ends, and there is no new one.
+    // The client's connection ends, and new ones are refused.
     let refused = eventually("the client is sent away", async || match kv.put("late", "v").await {
         Ok(_) => Err("still taken"),
         Err(status) => Ok(status),
     })
     .await;
-    // Cancelled: the call was about to go out when its connection ended.
+    // Cancelled: the call was about to be sent when its connection ended.
     assert!(matches!(refused.code(), Code::Unavailable | Code::Cancelled), "{refused}");
     assert_eq!(nodes[0].ended().await.code(), Some(0));
     assert!(nodes[1].kv().exists("meanwhile").await.unwrap());
 }
 
+/// It has no peers to wait for.
 #[tokio::test]
-async fn a_node_alone_does_not_wait_for_peers_that_are_not_there() {
+async fn a_lonely_node_drains_at_once() {
     let mut node = Node::alone().await.with("drain-timeout", "1h");
     node.kv().put("k", "v").await.unwrap();
     node.terminate();
     assert_eq!(node.ended().await.code(), Some(0));
-    assert!(node.log().contains("no peer is there to hand over to"));
+    assert!(node.log().contains("there is no peer to hand over to"));
 }
 
 #[tokio::test]
-async fn a_node_that_is_told_to_stop_while_it_joins_stops() {
-    // Nobody is at the other address, and the node has time.
+async fn sigterm_stops_a_node_that_is_joining() {
+    // No node is at the other address, and the drain timeout is long.
     let mut node = nodes(2).remove(0).with("join-timeout", "1h");
     node.start();
     eventually("it joins", async || match node.http("/readyz").await {
@@ -239,13 +242,13 @@ async fn a_node_that_is_told_to_stop_while_it_joins_stops() {
     assert_eq!(node.ended().await.code(), Some(0));
 }
 
-/// What a Kubernetes Service is to its clients: an address behind which each
-/// new connection leads to some ready node, known with some delay.
+/// A Kubernetes Service as its clients see it: an address behind which each new connection leads to some ready node,
+/// with some delay.
 struct Service {
     address: SocketAddr,
 }
 
-/// How long after a node stops being ready new connections still go there.
+/// How long after a node stops being ready new connections still reach it.
 const STALE_FOR: Duration = Duration::from_millis(300);
 
 impl Service {
@@ -270,7 +273,7 @@ impl Service {
                 tokio::spawn(async move {
                     let Some(to) = to.get(rand::random_range(0..to.len().max(1))) else { return };
                     if let Ok(mut to) = TcpStream::connect(to).await {
-                        // Either side may break the connection: that is the point.
+                        // Either side may break the connection, by design.
                         let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
                     }
                 });
@@ -293,7 +296,7 @@ async fn is_ready(admin: SocketAddr) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rolling_restart_behind_a_service_loses_no_write_and_fails_no_call() {
+async fn a_rolling_restart_loses_no_write_and_no_call() {
     let mut nodes = patient_cluster(3).await;
     let service = Service::before(&nodes).await;
     let stop = Arc::new(AtomicBool::new(false));
@@ -302,7 +305,7 @@ async fn a_rolling_restart_behind_a_service_loses_no_write_and_fails_no_call() {
         .map(|writer| {
             let (stop, load, address) = (stop.clone(), load.clone(), service.address.to_string());
             tokio::spawn(async move {
-                // How long a call takes is up to the machine; that it succeeds is not.
+                // How long a call takes depends on the machine; that it succeeds does not.
                 let retry = RetryPolicy { budget: PATIENCE, ..RetryPolicy::default() };
                 let client = Client::builder(address).retry(retry).connect().await.unwrap();
                 let mut acknowledged = Vec::new();
@@ -373,7 +376,7 @@ fn bad_settings_end_with_code_2_and_name_the_field() {
     }
 }
 
-/// How a file in a mounted `ConfigMap` changes: it is exchanged whole.
+/// A file in a mounted `ConfigMap` changes by being replaced as a whole.
 fn exchange(path: &std::path::Path, text: &str) {
     let new = path.with_extension("new");
     std::fs::write(&new, text).unwrap();
@@ -381,7 +384,7 @@ fn exchange(path: &std::path::Path, text: &str) {
 }
 
 #[tokio::test]
-async fn how_many_voters_there_are_to_be_is_taken_from_the_changed_file() {
+async fn voters_are_read_again_from_a_changed_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("node.yaml");
     exchange(&file, "voters: 3\nmaxMemory: 1Gi\nserveAlone: true\njoinTimeout: 100ms\n");
@@ -398,7 +401,7 @@ async fn how_many_voters_there_are_to_be_is_taken_from_the_changed_file() {
         (acked.majority, acked.met)
     };
     let comes_to_be = async |expected| {
-        eventually("the number is taken", async || {
+        eventually("the number is in force", async || {
             let found = majority().await;
             if found == expected { Ok(()) } else { Err(found) }
         })
@@ -408,13 +411,13 @@ async fn how_many_voters_there_are_to_be_is_taken_from_the_changed_file() {
     exchange(&file, "voters: 1\n");
     comes_to_be((1, true)).await;
     exchange(&file, "voters: many\n");
-    eventually("a file that is wrong is told of", async || {
+    eventually("an invalid file is logged", async || {
         let log = node.log();
-        if log.contains("cannot take the number of voters") { Ok(()) } else { Err(log) }
+        if log.contains("cannot read the number of voters") { Ok(()) } else { Err(log) }
     })
     .await;
     assert_eq!(majority().await, (1, true), "what was right stays");
-    // Only this setting is taken while the node runs.
+    // Only this setting is read again while the node runs.
     exchange(&file, "voters: 5\nmaxMemory: 1\n");
     comes_to_be((3, false)).await;
     assert_eq!(node.status().await["maxMemoryBytes"], 1 << 30);

@@ -1,5 +1,5 @@
-//! Clients that take more than they should: the others are served all the
-//! while, what is refused is counted, and memory stays where it was.
+//! Clients that take more than their share: the others are always served, refusals are counted, and memory stays
+//! bounded.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::harness::{Kv, Node, PATIENCE, eventually, meshed, nodes};
 
-/// Memory that a node may gain by what is done to it here.
+/// Memory that a node may gain in these tests.
 const GAIN: u64 = 128 << 20;
 
 async fn refused(node: &Node, reason: &str) -> f64 {
@@ -24,13 +24,13 @@ async fn served(kv: &mut Kv) {
     assert_eq!(kv.get("k").await.unwrap().as_deref(), Some("v"));
 }
 
-/// Whether the other side has closed it, by now or soon.
+/// Whether the other side has closed the connection, by now or soon.
 async fn closed(stream: &mut TcpStream) -> bool {
     let mut rest = Vec::new();
     timeout(PATIENCE, stream.read_to_end(&mut rest)).await.is_ok()
 }
 
-/// Lets this process, the client, open so many connections beside what else the tests do.
+/// Allows this process, the client, this many connections in addition to those of other tests.
 fn may_open(connections: u64) {
     let limit = getrlimit(Resource::Nofile);
     let wanted = connections + 1000;
@@ -50,7 +50,7 @@ async fn connect_from(source: &str, node: &Node) -> std::io::Result<TcpStream> {
 }
 
 #[tokio::test]
-async fn a_client_that_opens_ten_thousand_connections_keeps_nobody_out() {
+async fn ten_thousand_connections_keep_no_client_out() {
     const MANY: usize = 10_000;
     may_open(MANY as u64);
     let mut node = Node::new("n").with("client-port-handshake-timeout", "5s").started().await;
@@ -63,16 +63,16 @@ async fn a_client_that_opens_ten_thousand_connections_keeps_nobody_out() {
         open.push(connect_from("127.0.0.2", &node).await.unwrap());
         if n % 500 == 499 {
             served(&mut kv).await;
-            // And one who comes only now, though the greedy one has all that an address may have.
+            // A client that arrives only now is served too, although the greedy one has all that an address may have.
             served(&mut node.kv()).await;
             most = most.max(node.memory());
             inside = inside.max(node.metrics().await.value("kvasir_client_connections").unwrap());
         }
     }
-    // 1024 from one address, and the others. That the one address had all of its part shows in what was refused.
+    // 1024 from one address, and the others'. The refusals show that the greedy address had its full share.
     assert!(inside <= 1100.0, "{inside} connections were open");
     assert!(most - before < GAIN, "{} bytes for {inside} connections", most - before);
-    // They say nothing: each is refused, or its place is free again soon, though none is closed from here.
+    // The connections are silent: each is refused or soon frees its place, though the client closes none.
     eventually("each is counted", async || {
         let counted = (refused(&node, "addressFull").await, refused(&node, "handshake").await);
         if counted.0 + counted.1 >= MANY as f64 { Ok(()) } else { Err(counted) }
@@ -92,7 +92,7 @@ async fn a_client_that_opens_ten_thousand_connections_keeps_nobody_out() {
 }
 
 #[tokio::test]
-async fn many_addresses_together_have_no_more_than_all_places() {
+async fn many_addresses_share_one_connection_limit() {
     let mut node = Node::new("n")
         .with("client-port-max-connections", "300")
         .with("client-port-handshake-timeout", "5s")
@@ -107,7 +107,7 @@ async fn many_addresses_together_have_no_more_than_all_places() {
             served(&mut kv).await;
         }
     }
-    eventually("what is too many is refused", async || {
+    eventually("the excess is refused", async || {
         let counted = refused(&node, "full").await;
         if counted > 0.0 { Ok(()) } else { Err(counted) }
     })
@@ -115,7 +115,7 @@ async fn many_addresses_together_have_no_more_than_all_places() {
     let inside = node.metrics().await.value("kvasir_client_connections").unwrap();
     assert!(inside <= 300.0, "{inside}");
     served(&mut kv).await;
-    eventually("each is refused, or given up on", async || {
+    eventually("each is refused or times out", async || {
         let counted = (refused(&node, "full").await, refused(&node, "handshake").await);
         if counted.0 + counted.1 >= open.len() as f64 { Ok(()) } else { Err(counted) }
     })
@@ -140,19 +140,19 @@ async fn few_descriptors_are_not_all_given_to_clients() {
     }
     meshed(&nodes).await;
     let log = nodes[0].log();
-    assert!(log.contains("too few files for 4096 connections of clients and 1024 of peers"), "{log}");
+    assert!(log.contains("too low for 4096 connections of clients and 1024 of peers"), "{log}");
     let mut kv = nodes[0].kv();
     served(&mut kv).await;
     let mut open = Vec::new();
     for n in 0..1000 {
         open.push(connect_from(&format!("127.0.1.{}", 1 + n % 10), &nodes[0]).await.unwrap());
     }
-    eventually("what is too many is refused", async || {
+    eventually("the excess is refused", async || {
         let counted = refused(&nodes[0], "full").await + refused(&nodes[0], "addressFull").await;
         if counted >= 900.0 { Ok(()) } else { Err(counted) }
     })
     .await;
-    // The probes, the peers and who was there before are served while the port is full.
+    // Probes, peers and earlier clients are served while the port is full.
     let inside = nodes[0].metrics().await.value("kvasir_client_connections").unwrap();
     assert!((70.0..=80.0).contains(&inside), "{inside} connections are open");
     served(&mut kv).await;
@@ -175,7 +175,7 @@ async fn one_address_has_its_part_and_no_more() {
     let mut sixth = TcpStream::connect(node.client).await.unwrap();
     assert!(closed(&mut sixth).await);
     assert!(refused(&node, "addressFull").await >= 1.0);
-    // From another address there is room, for a whole call.
+    // From another address there is room for a whole call.
     let mut other = connect_from("127.0.0.2", &node).await.unwrap();
     other.write_all(PREFACE).await.unwrap();
     let mut settings = [0; 9];
@@ -198,7 +198,7 @@ async fn headers_without_an_end_end_the_connection() {
     let mut kv = node.kv();
     served(&mut kv).await;
     let before = node.memory();
-    // A header of a name and a value that are not compressed, over and over.
+    // A header with an uncompressed name and value, repeated.
     let field = [&[0x00, 4][..], b"aaaa", &[100], &[b'v'; 100]].concat();
     let began = Instant::now();
     for _ in 0..20 {
@@ -206,7 +206,7 @@ async fn headers_without_an_end_end_the_connection() {
         stream.write_all(PREFACE).await.unwrap();
         stream.write_all(&frame(1, 0, 1, &field)).await.unwrap();
         let mut sent = 0_usize;
-        // CONTINUATION, and never the flag that says it is the last.
+        // CONTINUATION frames, never with the flag that marks the last.
         while stream.write_all(&frame(9, 0, 1, &field.repeat(100))).await.is_ok() {
             sent += 1;
             assert!(sent < 100_000, "the node reads on and on");
@@ -219,7 +219,7 @@ async fn headers_without_an_end_end_the_connection() {
 }
 
 #[tokio::test]
-async fn headers_that_come_for_ever_little_by_little_are_given_up_on() {
+async fn endless_slow_headers_are_cut_off() {
     let node = Node::new("n")
         .with("client-port-keepalive-interval", "1s")
         .with("client-port-keepalive-timeout", "1s")
@@ -230,7 +230,7 @@ async fn headers_that_come_for_ever_little_by_little_are_given_up_on() {
     stream.write_all(PREFACE).await.unwrap();
     stream.write_all(&frame(1, 0, 1, &[])).await.unwrap();
     let began = Instant::now();
-    // An empty CONTINUATION each time: nothing that a limit on bytes would see.
+    // An empty CONTINUATION each time, invisible to a limit on bytes.
     while stream.write_all(&frame(9, 0, 1, &[])).await.is_ok() {
         served(&mut kv).await;
         assert!(began.elapsed() < PATIENCE, "the connection stays open");
@@ -239,7 +239,7 @@ async fn headers_that_come_for_ever_little_by_little_are_given_up_on() {
 }
 
 #[tokio::test]
-async fn streams_that_are_held_open_keep_nobody_out() {
+async fn streams_held_open_lock_no_client_out() {
     let mut node = Node::new("n").with("client-port-max-streams", "50").started().await;
     let mut kv = node.kv();
     served(&mut kv).await;
@@ -259,7 +259,7 @@ async fn streams_that_are_held_open_keep_nobody_out() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(held.iter().all(|call| !call.is_finished()), "none was answered, and none failed");
-    // More than the limit are not begun on that connection, and go to nobody else's cost.
+    // The node starts no more streams than the limit on that connection, at no cost to other clients.
     let mut crowded = Kv(v1::kv_client::KvClient::new(greedy));
     assert!(timeout(Duration::from_secs(1), crowded.get("k")).await.is_err(), "its own calls wait");
     served(&mut kv).await;
@@ -268,8 +268,9 @@ async fn streams_that_are_held_open_keep_nobody_out() {
     held.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
+/// A connection with a watch stays open.
 #[tokio::test]
-async fn a_connection_without_calls_is_closed_and_one_with_a_watch_is_not() {
+async fn only_a_connection_without_calls_is_closed() {
     let node = Node::new("n").with("client-port-idle-timeout", "1s").started().await;
     let mut idle = TcpStream::connect(node.client).await.unwrap();
     idle.write_all(PREFACE).await.unwrap();
@@ -284,7 +285,7 @@ async fn a_connection_without_calls_is_closed_and_one_with_a_watch_is_not() {
     .await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     node.kv().put("w/k", "v").await.unwrap();
-    let told = async {
+    let notified = async {
         loop {
             let message = events.message().await.unwrap().expect("the watch goes on");
             if message.events.iter().any(|event| event.key == "w/k") {
@@ -292,7 +293,7 @@ async fn a_connection_without_calls_is_closed_and_one_with_a_watch_is_not() {
             }
         }
     };
-    timeout(PATIENCE, told).await.unwrap();
+    timeout(PATIENCE, notified).await.unwrap();
 }
 
 #[tokio::test]
@@ -320,8 +321,8 @@ async fn the_peer_port_has_limits_of_its_own() {
     all[1].kv().put("k", "v").await.unwrap();
     eventually("the peers replicate", async || all[0].kv().exists("k").await.unwrap().then_some(()).ok_or("not there"))
         .await;
-    // Nobody is shut out for good: places come back as the silent ones are given up on.
-    eventually("the silent ones are given up on", async || {
+    // No client is locked out for good: places become free as silent connections time out.
+    eventually("the silent connections time out", async || {
         let page = all[0].metrics().await;
         page.value("kvasir_peer_refused_total{reason=\"handshake\"}").filter(|n| *n >= 10.0).ok_or(page.0)
     })

@@ -1,10 +1,9 @@
-//! The process tier: real `kvasir-node` processes on loopback, used as their
-//! users do, through gRPC and HTTP. No test knows what is inside a node.
+//! The process tier: real `kvasir-node` processes on loopback, used only through gRPC and HTTP, as their users do.
 
-mod authority;
 mod dns_server;
 mod harness;
 mod memory_group;
+mod mounted;
 mod nats_server;
 
 mod access;

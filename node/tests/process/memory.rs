@@ -1,5 +1,5 @@
-//! Nodes in a cgroup that limits their memory, as a container does, with no `maxMemory`: when they are full they refuse
-//! writes, none is killed, and every write that was accepted is there.
+//! Nodes in a cgroup with a memory limit, as in a container, without `maxMemory`: full nodes refuse writes, none is
+//! killed, and every accepted write is there.
 
 use std::collections::BTreeSet;
 
@@ -11,20 +11,20 @@ use crate::memory_group::MemoryGroup;
 
 /// A small container.
 const LIMIT: u64 = 96 << 20;
-/// What of it entries get: see `kvasir_node::memory::share`.
+/// The share for entries: see `kvasir_node::memory::share`.
 const SHARE: u64 = 34 << 20;
-/// More than the whole container takes.
+/// More than the whole container's memory.
 const PUTS: usize = 120;
 const MEGABYTE: usize = 1_000_000;
-/// Clients that write at once.
+/// Clients that write at the same time.
 const CLIENTS: usize = 16;
 
 fn big(n: usize) -> String {
-    // Of letters that differ, so that a page of one value is no page of another.
+    // Different letters, so that no two pages of memory are equal.
     char::from(b'a' + u8::try_from(n % 26).unwrap()).to_string().repeat(MEGABYTE)
 }
 
-/// Puts a value; whether it was accepted. Only that the node is full is a reason to refuse it.
+/// Puts a value and returns whether it was accepted. A full node is the only reason to refuse it.
 async fn put(kv: &mut Kv, key: &str, value: &str) -> bool {
     match kv.put(key, value).await {
         Ok(_) => true,
@@ -35,7 +35,7 @@ async fn put(kv: &mut Kv, key: &str, value: &str) -> bool {
     }
 }
 
-/// The node runs, was never killed, is full, and holds the values that were accepted.
+/// The node runs, was never killed, is full, and holds the accepted values.
 async fn holds(node: &mut Node, group: &MemoryGroup, accepted: &BTreeSet<usize>) {
     assert!(node.runs(), "{} ended", node.name);
     assert_eq!(group.killed(), 0, "{}: the kernel killed a process", node.name);
@@ -57,7 +57,8 @@ fn key(n: usize) -> String {
     format!("k{n:04}")
 }
 
-/// Several clients, each on a connection of its own, put these values all at once, by way of all nodes; which were accepted.
+/// Several clients, each on its own connection, put these values at the same time through all nodes; returns the
+/// accepted ones.
 async fn put_at_once(nodes: &[Node], values: &BTreeSet<usize>) -> BTreeSet<usize> {
     let mut clients = tokio::task::JoinSet::new();
     for client in 0..CLIENTS {
@@ -89,7 +90,7 @@ async fn full_in_a_container_one_client() {
     }
     assert!(accepted.len() > 25 && accepted.len() < 40, "{accepted:?}");
     holds(&mut node, &group, &accepted).await;
-    // Values that take the place of others leave the log of own writes with what they replaced.
+    // Overwritten values stay in the log of own writes.
     for n in 0..PUTS {
         let n = n % accepted.len();
         assert!(put(&mut kv, &key(n), &big(n)).await, "it takes no more than what it replaces");
@@ -110,7 +111,7 @@ async fn full_in_a_container_many_clients() {
     let accepted = put_at_once(std::slice::from_ref(&node), &(0..PUTS).collect()).await;
     assert!(accepted.len() > 25, "{accepted:?}");
     holds(&mut node, &group, &accepted).await;
-    // And again, all at once, over what is there, while others read.
+    // Once more, all at the same time, over the existing values, while others read.
     let reading = {
         let mut kv = node.kv();
         let accepted = accepted.clone();
@@ -136,7 +137,7 @@ async fn full_in_containers_three_members() {
         node.ready().await;
     }
     meshed(&nodes).await;
-    // By way of one and then another, so that what the others write is on its way to one that is full already.
+    // Through one node after another, so that peers' writes arrive at a node that is already full.
     let mut accepted = BTreeSet::new();
     for n in 0..PUTS {
         if put(&mut nodes[n % 3].kv(), &key(n), &big(n)).await {
@@ -157,13 +158,13 @@ async fn full_in_containers_three_members() {
     for (node, group) in nodes.iter_mut().zip(&groups) {
         holds(node, group, &accepted).await;
     }
-    // Each member's clients write again what is there, all at once: to it and by way of the others.
-    // One that took more of the others' writes than of its own may refuse even that.
+    // Each member's clients write the existing values again, all at the same time: directly and through the others.
+    // A member that took more of its peers' writes than of its own may refuse even that.
     assert!(!put_at_once(&nodes, &accepted).await.is_empty());
     for (node, group) in nodes.iter_mut().zip(&groups) {
         holds(node, group, &accepted).await;
     }
-    // A member that starts again takes the whole map in.
+    // A member that restarts takes the whole map.
     nodes[0].kill();
     nodes[0].start();
     nodes[0].ready().await;

@@ -1,4 +1,4 @@
-//! A cgroup with a memory limit, of version 1 or 2, for nodes to run in; it goes with the test. Needs root.
+//! A cgroup (v1 or v2) with a memory limit for nodes to run in; removed at the end of the test. Needs root.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,19 +16,19 @@ pub(crate) struct MemoryGroup {
 static MADE: AtomicU32 = AtomicU32::new(0);
 
 impl MemoryGroup {
-    /// A cgroup whose processes may take so many bytes together.
+    /// A cgroup whose processes may use this many bytes together.
     pub(crate) fn new(bytes: u64) -> Self {
         let (top, version) = hierarchy();
         let name = format!("kvasir-test-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         if version == 2 {
-            // As it is under systemd already.
+            // Under systemd this is already so.
             write(&top.join("cgroup.subtree_control"), "+memory");
         }
         let group = Self { path: top.join(name), version, most: Arc::default() };
         fs::create_dir(&group.path)
             .unwrap_or_else(|error| panic!("cannot make the cgroup {} as root: {error}", group.path.display()));
         write(&group.path.join(if version == 1 { "memory.limit_in_bytes" } else { "memory.max" }), &bytes.to_string());
-        // Nor may it be swapped out; a kernel without swap has no such file.
+        // No swap either; a kernel without swap has no such file.
         let swap = if version == 1 { ("memory.swappiness", "0") } else { ("memory.swap.max", "0") };
         if group.path.join(swap.0).exists() {
             write(&group.path.join(swap.0), swap.1);
@@ -41,7 +41,7 @@ impl MemoryGroup {
         &self.path
     }
 
-    /// How many of its processes the kernel has killed for want of memory.
+    /// How many of its processes the kernel has killed for lack of memory.
     pub(crate) fn killed(&self) -> u64 {
         let file = self.path.join(if self.version == 1 { "memory.oom_control" } else { "memory.events" });
         let text = fs::read_to_string(&file).unwrap();
@@ -49,13 +49,13 @@ impl MemoryGroup {
         killed.unwrap_or_else(|| panic!("{} does not count kills: {text}", file.display())).parse().unwrap()
     }
 
-    /// The most bytes that its processes took, of those that were seen, without what the kernel can take back at any time.
+    /// The highest observed memory use of its processes, in bytes, without what the kernel can reclaim at any time.
     pub(crate) fn most_taken(&self) -> u64 {
         self.most.load(Ordering::Relaxed)
     }
 }
 
-/// Looks at what a cgroup takes until it is gone.
+/// Samples a cgroup's memory until the cgroup is removed.
 fn follow(path: PathBuf, version: u8, most: Arc<AtomicU64>) {
     let field = if version == 1 { "total_rss " } else { "anon " };
     std::thread::spawn(move || {
@@ -69,7 +69,7 @@ fn follow(path: PathBuf, version: u8, most: Arc<AtomicU64>) {
 
 impl Drop for MemoryGroup {
     fn drop(&mut self) {
-        // What was killed in it may take a moment to be gone.
+        // Killed processes may take a moment to disappear.
         for _ in 0..100 {
             if fs::remove_dir(&self.path).is_ok() {
                 return;

@@ -1,5 +1,4 @@
-//! The NATS provider by itself, against a real server: who is found, what a
-//! restart does, how it logs in.
+//! The NATS provider alone, against a real server: which nodes it finds, what a restart does, how it logs in.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -9,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use kvasir_node::config::Settings;
 use kvasir_node::discovery::{View, configured, start};
+use kvasir_testing::authority::Authority;
 use nkeys::KeyPair;
 use serde_json::json;
 use tempfile::TempDir;
@@ -18,14 +18,14 @@ use tokio::time::timeout;
 use crate::harness::{PATIENCE, eventually};
 use crate::nats_server::NatsServer;
 
-/// A node's eyes: where it is, and what it sees.
+/// A node as the provider sees it: its own address, and the peers that it finds.
 struct Eyes(watch::Receiver<Arc<View>>);
 
 fn at(number: u8) -> SocketAddr {
     ([10, 0, 0, number], 7071).into()
 }
 
-/// The provider of the node at `me`, with these settings besides the server's URL.
+/// The provider of the node at `me`, with these settings and the server's URL.
 fn look(me: SocketAddr, url: &str, more: &str) -> Eyes {
     look_in(me, &format!("'{url}'"), &format!(", subject: kvasir.test{more}"))
 }
@@ -47,7 +47,7 @@ impl Eyes {
 
     async fn until(&mut self, what: &str, is: impl Fn(&View) -> bool) -> Arc<View> {
         let seen = timeout(PATIENCE, self.0.wait_for(|view| is(view))).await.map(|view| view.unwrap().clone());
-        seen.unwrap_or_else(|_| panic!("waited in vain for {what}: {:?}", self.0.borrow()))
+        seen.unwrap_or_else(|_| panic!("never happened: {what}: {:?}", self.0.borrow()))
     }
 
     async fn fail(&mut self) -> String {
@@ -56,8 +56,9 @@ impl Eyes {
     }
 }
 
+/// Nodes on another subject stay apart.
 #[tokio::test]
-async fn nodes_on_one_subject_find_each_other_and_those_on_another_do_not() {
+async fn nats_nodes_on_one_subject_find_each_other() {
     let server = NatsServer::started(&[]);
     let mut a = look(at(1), &server.url(), "");
     a.see(&[1]).await;
@@ -67,8 +68,8 @@ async fn nodes_on_one_subject_find_each_other_and_those_on_another_do_not() {
     a.see(&[1, 2]).await;
     other.see(&[9]).await;
 
-    // One that comes later asks, and need not wait until the others announce themselves again: its first answer is
-    // whole, if the machine does not stall meanwhile. Unasked, no first answer would ever be.
+    // A new node asks, and does not wait for the others' next announcements: its first result is complete, unless the
+    // machine stalls. Without the request, no first result would be.
     eventually("a first answer is whole", async || {
         let view = look(at(3), &server.url(), "").until("the first answer", View::answered).await;
         if view.addresses.len() == 3 { Ok(()) } else { Err(view) }
@@ -79,7 +80,7 @@ async fn nodes_on_one_subject_find_each_other_and_those_on_another_do_not() {
     a.see(&[1, 2, 3]).await;
     b.see(&[1, 2, 3]).await;
 
-    // One that is gone is forgotten, and no other.
+    // Only the node that left is forgotten.
     drop(b);
     a.see(&[1, 3]).await;
     c.see(&[1, 3]).await;
@@ -91,7 +92,7 @@ async fn the_server_may_come_later_and_restart() {
     let mut server = NatsServer::new(&[]);
     let mut a = look(at(1), &server.url(), ", maxJoinAttempts: 2");
     let mut b = look(at(2), &server.url(), "");
-    // Longer than the attempts that come at an even pace.
+    // Longer than the retries with a constant interval.
     a.until("four failures", |view| view.providers[0].failures >= 4).await;
     let error = a.fail().await;
     assert!(error.contains(&server.url()) && error.contains("refused"), "{error}");
@@ -125,7 +126,7 @@ async fn one_of_several_servers_is_enough() {
 }
 
 #[tokio::test]
-async fn a_user_logs_in_with_a_password_and_a_wrong_one_is_told() {
+async fn nats_password_logs_in_and_a_wrong_one_is_reported() {
     let server = NatsServer::started(&["--user", "kvasir", "--pass", "hush"]);
     let mut a = look(at(1), &server.url(), ", user: kvasir, password: hush");
     a.see(&[1]).await;
@@ -162,7 +163,7 @@ async fn a_token_in_a_file_may_change_with_the_server() {
     a.see(&[1]).await;
 }
 
-/// A token as NATS has them: what `issuer` says of `subject`.
+/// A token in NATS' format: claims of `issuer` about `subject`.
 fn jwt(issuer: &KeyPair, subject: &KeyPair, nats: &serde_json::Value) -> String {
     let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let claims = json!({
@@ -175,7 +176,7 @@ fn jwt(issuer: &KeyPair, subject: &KeyPair, nats: &serde_json::Value) -> String 
 }
 
 #[tokio::test]
-async fn a_credentials_file_logs_in_and_one_of_a_stranger_does_not() {
+async fn nats_credentials_log_in_and_foreign_ones_do_not() {
     let folder = TempDir::new().unwrap();
     let (operator, account) = (KeyPair::new_operator(), KeyPair::new_account());
     let of_operator = jwt(&operator, &operator, &json!({ "type": "operator", "version": 2 }));
@@ -211,7 +212,7 @@ async fn a_credentials_file_logs_in_and_one_of_a_stranger_does_not() {
 }
 
 #[tokio::test]
-async fn a_right_that_is_missing_is_told() {
+async fn nats_reports_a_missing_permission() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("nats.conf");
     let text =
@@ -228,19 +229,10 @@ async fn a_right_that_is_missing_is_told() {
 async fn tls_is_checked_against_the_authority_that_is_given() {
     let folder = TempDir::new().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let authority = || {
-        let mut params = rcgen::CertificateParams::new([]).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let key = rcgen::KeyPair::generate().unwrap();
-        let certificate = params.self_signed(&key).unwrap();
-        (certificate.pem(), rcgen::Issuer::new(params, key))
-    };
-    let ((ca, issuer), (other_ca, _)) = (authority(), authority());
-    let key = rcgen::KeyPair::generate().unwrap();
-    let certificate =
-        rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
-    for (name, text) in [("ca", &ca), ("other", &other_ca), ("cert", &certificate.pem()), ("key", &key.serialize_pem())]
-    {
+    let (ca, other) = (Authority::new("ca"), Authority::new("other"));
+    let issued = ca.issue("nats", &["127.0.0.1"], 2098);
+    let files = [("ca", &ca.pem), ("other", &other.pem), ("cert", &issued.certificate), ("key", &issued.key)];
+    for (name, text) in files {
         std::fs::write(path(name), text).unwrap();
     }
     let server = NatsServer::started(&["--tls", "--tlscert", &path("cert"), "--tlskey", &path("key")]);
@@ -250,7 +242,7 @@ async fn tls_is_checked_against_the_authority_that_is_given() {
     assert!(error.to_lowercase().contains("certificate"), "{error}");
     let error = look(at(2), &url, &format!(", caFile: '{}'", path("none"))).fail().await;
     assert!(error.contains("No such file"), "{error}");
-    // Nobody is talked to in the clear who was to be encrypted.
+    // A provider that requires TLS never talks in plain text.
     let plain = NatsServer::started(&[]);
     let url = plain.url().replace("nats://", "tls://");
     look(at(1), &url, &format!(", caFile: '{}', timeout: 1s", path("ca"))).fail().await;

@@ -26,7 +26,7 @@ fn program() -> PathBuf {
 
 pub(crate) struct NatsServer {
     address: SocketAddr,
-    /// What it was started with last, besides its address.
+    /// The last arguments, without the address.
     pub(crate) flags: Vec<String>,
     folder: TempDir,
     child: Option<Child>,

@@ -1,4 +1,4 @@
-//! What a node tells of itself: health, reflection, metrics, status.
+//! What a node reports about itself: health, reflection, metrics, status.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::harness::{Metrics, Node, PATIENCE, cluster, nodes};
 
-/// The health of a service of a node.
+/// The health of one of a node's services.
 async fn health(node: &Node, service: &str) -> i32 {
     ask_health(node, service).await.unwrap()
 }
@@ -23,7 +23,7 @@ pub(crate) async fn ask_health(node: &Node, service: &str) -> Result<i32, tonic:
 
 #[tokio::test]
 async fn health_is_readiness() {
-    // It waits for its peer, which starts when all has been looked at.
+    // The node waits for its peer, which starts after these checks.
     let mut pair = nodes(2).into_iter().map(|node| node.with("join-timeout", "1h"));
     let (mut node, mut peer) = (pair.next().unwrap(), pair.next().unwrap());
     node.start();
@@ -39,19 +39,19 @@ async fn health_is_readiness() {
     let mut watch = HealthClient::new(node.channel()).watch(request).await.unwrap().into_inner();
     assert_eq!(watch.message().await.unwrap().unwrap().status, ServingStatus::NotServing as i32);
     peer.start();
-    // The same may be said more than once.
+    // A watch may repeat a state.
     while watch.message().await.unwrap().unwrap().status != ServingStatus::Serving as i32 {}
     assert_eq!(node.http("/readyz").await.unwrap(), (200, "ready\n".to_owned()));
-    // One service after the other gets its new status.
+    // The services change state one after the other.
     crate::harness::eventually("the node as a whole serves", async || match health(&node, "").await {
         now if now == ServingStatus::Serving as i32 => Ok(()),
         other => Err(other),
     })
     .await;
 
-    let unknown = HealthCheckRequest { service: "nobody".to_owned() };
+    let unknown = HealthCheckRequest { service: "unknown".to_owned() };
     assert_eq!(HealthClient::new(node.channel()).check(unknown).await.unwrap_err().code(), Code::NotFound);
-    // A watch never ends by itself; it must not keep the node from ending.
+    // A watch never ends on its own; it must not keep the node from exiting.
     node.terminate();
     assert_eq!(watch.message().await.unwrap().unwrap().status, ServingStatus::NotServing as i32);
     assert_eq!(node.ended().await.code(), Some(0));
@@ -132,17 +132,17 @@ async fn a_sidecar_waits_for_a_member_and_never_leads() {
     let mut sidecar = nodes.remove(0).with("role", "sidecar");
     sidecar.start();
     crate::harness::eventually("the admin port is served", async || sidecar.http("/livez").await.map(drop)).await;
-    // Well over its joinTimeout: it must not serve its application an empty map.
+    // Well over its `joinTimeout`: it must not serve its application an empty map.
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     let (code, why) = sidecar.http("/readyz").await.unwrap();
     assert_eq!((code, why.starts_with("joining: ")), (503, true), "{why}");
-    let nobody = sidecar.cluster().leader(v1::LeaderRequest {}).await.unwrap_err();
-    assert_eq!(nobody.code(), Code::Unavailable, "{nobody}");
+    let no_leader = sidecar.cluster().leader(v1::LeaderRequest {}).await.unwrap_err();
+    assert_eq!(no_leader.code(), Code::Unavailable, "{no_leader}");
 
     let member = nodes.remove(0).started().await;
     member.kv().put("k", "v").await.unwrap();
     sidecar.ready().await;
-    // It may have been ready a moment before the put, which then is on its way.
+    // The node may have been ready a moment before the put, which is then in flight.
     crate::harness::eventually("the sidecar has the key", async || {
         sidecar.kv().get("k").await.unwrap().filter(|value| value == "v").ok_or("not there")
     })
@@ -188,8 +188,7 @@ async fn the_status_document_has_what_the_operator_reads() {
     assert_eq!(alone.status().await["lagMs"], Value::Null);
 }
 
-/// Reads a page as strictly as `OpenMetrics` asks: each series after its
-/// family's type, none twice, an end.
+/// Parses a page as strictly as `OpenMetrics` requires: each series after its family's type, no duplicates, an end.
 fn parse(page: &str) -> BTreeMap<String, f64> {
     let mut types: BTreeMap<&str, &str> = BTreeMap::new();
     let mut series = BTreeMap::new();
@@ -225,7 +224,7 @@ async fn the_metrics_are_well_formed_and_say_what_happened() {
     kv.get("none").await.unwrap();
     kv.put("", "v").await.unwrap_err();
     kv.all().await.unwrap();
-    // Once each has heard from the other.
+    // Once each node has heard from the other.
     crate::harness::eventually("the lag is that of heartbeats", async || {
         let page = nodes[0].metrics().await;
         page.value("kvasir_lag_seconds").filter(|lag| *lag < 2.0).ok_or(page.0)
@@ -262,7 +261,7 @@ async fn the_metrics_are_well_formed_and_say_what_happened() {
     assert!(value("kvasir_process_start_time_seconds") > 1.7e9);
     let build = format!("kvasir_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
     assert_eq!(series.get(&build), Some(&1.0));
-    // A method that does not exist is counted, and makes no series of its own.
+    // A call of an unknown method is counted, but adds no series.
     let channel = nodes[0].channel();
     for method in ["/kvasir.v1.Kv/Nothing", "/made.up/Name"] {
         let mut grpc = tonic::client::Grpc::new(channel.clone());

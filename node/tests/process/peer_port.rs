@@ -1,5 +1,5 @@
-//! The peer port is open to whoever reaches it: nothing that comes there may
-//! harm the node. These tests know how a connection begins, and no more.
+//! The peer port is open to the network: nothing that arrives there may harm the node. These tests know only how a
+//! connection begins.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn hello(cluster: &str, ahead: Duration) -> Vec<u8> {
     greeting(cluster, "intruder", i64::try_from(ahead.as_millis()).unwrap())
 }
 
-/// What a node of this name says first, whose clock is so many milliseconds ahead.
+/// The Hello of a node with this name whose clock is this many milliseconds ahead.
 pub(crate) fn greeting(cluster: &str, name: &str, ahead_ms: i64) -> Vec<u8> {
     greeting_of(cluster, "", name, ahead_ms)
 }
@@ -64,7 +64,7 @@ async fn serves(node: &Node) {
 }
 
 #[tokio::test]
-async fn what_is_no_peer_is_closed_and_counted_and_does_no_harm() {
+async fn connections_that_are_no_peers_close_and_count() {
     let nodes = cluster(2).await;
     let node = &nodes[0];
     let good = hello("test", Duration::ZERO);
@@ -94,7 +94,7 @@ async fn what_is_no_peer_is_closed_and_counted_and_does_no_harm() {
         .await;
         serves(node).await;
     }
-    // What the other node wrote comes all the same.
+    // The other node's writes still arrive.
     nodes[1].kv().put("k", "v").await.unwrap();
     eventually("it still replicates", async || node.kv().exists("k").await.unwrap().then_some(()).ok_or("not there"))
         .await;
@@ -102,10 +102,10 @@ async fn what_is_no_peer_is_closed_and_counted_and_does_no_harm() {
     assert!(log.contains("refused a peer's connection") && !log.contains("panicked"), "{log}");
 }
 
-/// Of a pair whose clocks are apart, each is once the node here: the one that
-/// refuses a clock ahead of its own, and the one whose own clock is ahead.
+/// Each of two nodes whose clocks differ is tested: the node that refuses a clock ahead of its own, and the node whose
+/// own clock is ahead.
 #[tokio::test]
-async fn a_peer_whose_clock_is_apart_is_refused_logged_counted_and_shown() {
+async fn a_peer_with_a_wrong_clock_is_refused_and_shown() {
     let mut node = Node::new("alone").with("max-clock-skew", "5s").started().await;
     send_and_be_closed(&node, &greeting("test", "fast", 60_000)).await;
     send_and_be_closed(&node, &greeting("test", "slow", -60_000)).await;
@@ -127,7 +127,7 @@ async fn a_peer_whose_clock_is_apart_is_refused_logged_counted_and_shown() {
     assert_eq!(node.metrics().await.value("kvasir_skewed_peers"), Some(2.0));
     serves(&node).await;
 
-    // Once its clock is right the peer is let in, and no longer shown.
+    // Once its clock is right, the peer may link and is no longer reported.
     let mut stream = TcpStream::connect(node.peer).await.unwrap();
     stream.write_all(&greeting("test", "fast", 3_000)).await.unwrap();
     eventually("it is linked", async || {
@@ -140,12 +140,12 @@ async fn a_peer_whose_clock_is_apart_is_refused_logged_counted_and_shown() {
 }
 
 #[tokio::test]
-async fn connections_that_say_nothing_are_closed_and_keep_nobody_out() {
+async fn silent_connections_close_and_keep_no_peer_out() {
     let nodes = cluster(2).await;
     let mut silent = Vec::new();
     for n in 0..150_u32 {
         let mut stream = TcpStream::connect(nodes[0].peer).await.unwrap();
-        // Some stop in the middle of a word.
+        // Some stop in the middle of a frame.
         let _ = stream.write_all(&PREAMBLE[..n as usize % PREAMBLE.len()]).await;
         silent.push(stream);
     }
@@ -164,12 +164,12 @@ async fn connections_that_say_nothing_are_closed_and_keep_nobody_out() {
         if counted >= 150.0 { Ok(()) } else { Err(counted) }
     })
     .await;
-    // A peer that comes back gets its link.
+    // A peer that restarts gets its link.
     serves(&nodes[0]).await;
 }
 
 #[tokio::test]
-async fn a_frame_that_never_ends_is_given_up_on() {
+async fn a_frame_that_never_ends_times_out() {
     let node = Node::alone().await;
     let begun = [&hello("test", Duration::ZERO)[..], &[0x00, 0x04, 0x00, 0x00], &[0; 1000]].concat();
     send_and_be_closed(&node, &begun).await;
@@ -188,7 +188,7 @@ async fn garbage_datagrams_are_counted_and_do_no_harm() {
     }
     eventually("they are counted", async || {
         let page = nodes[0].metrics().await;
-        // The system may drop some.
+        // The system may drop some datagrams.
         page.value("kvasir_peer_datagrams_refused_total").filter(|now| *now > before + 50.0).ok_or(page.0)
     })
     .await;

@@ -1,4 +1,4 @@
-//! What one node takes, all hold.
+//! All nodes hold what one node accepts.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,10 +7,10 @@ use futures::future::join_all;
 
 use crate::harness::{Node, PATIENCE, cluster, eventually, meshed, nodes};
 
-/// Between the first and the last node that ends a key.
+/// Time between the first and the last node that expires a key.
 const TTL_SPREAD: Duration = Duration::from_millis(250);
 
-/// Waits until all nodes hold exactly this.
+/// Waits until all nodes hold exactly these entries.
 async fn all_hold(nodes: &[Node], expected: &BTreeMap<String, String>) {
     for node in nodes {
         eventually(&format!("{} holds what was written", node.name), async || {
@@ -22,7 +22,7 @@ async fn all_hold(nodes: &[Node], expected: &BTreeMap<String, String>) {
 }
 
 #[tokio::test]
-async fn a_put_at_one_node_is_got_at_the_others_and_a_delete_spreads() {
+async fn puts_and_deletes_reach_every_node() {
     let nodes = cluster(3).await;
     let mut expected = BTreeMap::new();
     for (n, node) in nodes.iter().enumerate() {
@@ -35,7 +35,7 @@ async fn a_put_at_one_node_is_got_at_the_others_and_a_delete_spreads() {
     }
     all_hold(&nodes, &expected).await;
 
-    // A node may overwrite and delete what another one wrote.
+    // A node may overwrite and delete what another node wrote.
     nodes[2].kv().put("0/0", "again").await.unwrap();
     expected.insert("0/0".to_owned(), "again".to_owned());
     for key in ["0/1", "1/1", "2/1"] {
@@ -73,7 +73,7 @@ async fn the_client_library_works_against_real_nodes() {
 #[tokio::test]
 async fn a_ttl_ends_on_all_nodes_at_the_same_moment() {
     let nodes = cluster(3).await;
-    // Long enough to be on all nodes before it ends.
+    // Long enough to reach all nodes before it expires.
     let ttl = Duration::from_secs(8);
     let before = Instant::now();
     nodes[0].kv().put_for("k", "v", Some(ttl)).await.unwrap();
@@ -85,7 +85,7 @@ async fn a_ttl_ends_on_all_nodes_at_the_same_moment() {
             assert!(before.elapsed() < ttl, "it came late or never to {}", node.name);
             there = Instant::now();
         }
-        // It ended between a question that was still answered with yes and the first no; how long that is, is up to the
+        // It expired between the last read that found it and the first that did not; how long that is depends on the
         // machine.
         loop {
             let asked = Instant::now();
@@ -108,7 +108,7 @@ async fn a_ttl_ends_on_all_nodes_at_the_same_moment() {
 }
 
 #[tokio::test]
-async fn a_killed_node_holds_every_key_before_it_is_ready_again() {
+async fn a_restarted_node_is_ready_with_every_key() {
     let mut nodes = cluster(3).await;
     let mut expected = BTreeMap::new();
     let mut kv = nodes[2].kv();
@@ -132,7 +132,7 @@ async fn a_killed_node_holds_every_key_before_it_is_ready_again() {
     }
     nodes[2].start();
     nodes[2].ready().await;
-    // At once, no waiting: that is what ready means.
+    // At once, without waiting: that is what ready means.
     assert_eq!(nodes[2].kv().all().await.unwrap(), expected);
     meshed(&nodes).await;
     nodes[2].kv().put("key/back", "v").await.unwrap();
@@ -141,7 +141,7 @@ async fn a_killed_node_holds_every_key_before_it_is_ready_again() {
 }
 
 #[tokio::test]
-async fn a_node_that_started_first_finds_the_peers_that_come_later() {
+async fn the_first_node_finds_peers_that_start_later() {
     let nodes = nodes(3).into_iter().map(|node| node.with("join-timeout", "300ms").with("serve-alone", "true"));
     let mut nodes: Vec<_> = nodes.collect();
     nodes[0].start();
@@ -157,7 +157,7 @@ async fn a_node_that_started_first_finds_the_peers_that_come_later() {
 
 #[tokio::test]
 async fn nodes_of_another_cluster_stay_apart() {
-    // Each finds only the other, which is no peer: it founds because it is asked to.
+    // Each node finds only the other, which is no peer: it founds because `serveAlone` is set.
     let nodes = nodes(2).into_iter().map(|node| node.with("join-timeout", "500ms").with("serve-alone", "true"));
     let mut nodes: Vec<_> = nodes.collect();
     let last = nodes.pop().unwrap();

@@ -14,7 +14,7 @@ pub(crate) async fn client(node: &Node) -> Client {
 }
 
 #[tokio::test]
-async fn a_put_that_others_do_not_hold_is_an_error_that_names_the_write() {
+async fn an_ack_that_fails_names_the_write() {
     let mut nodes = cluster(2).await;
     let a = client(&nodes[0]).await;
     a.put("k", "v", PutOptions::with_ack(AckLevel::All)).await.unwrap();
@@ -46,7 +46,7 @@ async fn a_session_goes_from_node_to_node_by_its_token() {
 }
 
 #[tokio::test]
-async fn batches_cross_the_limit_of_a_call_and_codecs_come_back() {
+async fn batches_exceed_a_call_s_limit_and_keep_their_type() {
     let node = Node::alone().await;
     let a = client(&node).await;
     let keys: Vec<_> = (0..2500).map(|n| format!("k{n:04}")).collect();
@@ -84,7 +84,7 @@ async fn a_batch_that_others_do_not_hold_is_an_error() {
     assert!(a.exists("k0").await.unwrap() && !a.exists("k1").await.unwrap(), "both stay");
 }
 
-/// Of one's own.
+/// A codec of the application's own.
 struct BigEndian;
 
 impl Codec<u32> for BigEndian {
@@ -100,10 +100,10 @@ impl Codec<u32> for BigEndian {
 }
 
 #[tokio::test]
-async fn what_one_node_was_given_another_one_gives_out_in_its_type() {
+async fn typed_values_are_read_at_another_node() {
     let nodes = cluster(2).await;
     let (a, b) = (client(&nodes[0]).await, client(&nodes[1]).await);
-    // Not `All`: who has just joined may not be counted yet.
+    // Not `All`: a node that has just joined may not be counted yet.
     let held = || PutOptions::with_ack(AckLevel::Count(1));
     a.put_with(&BigEndian, "number", &0x0102_0304, held()).await.unwrap();
     assert_eq!(b.get_with(&BigEndian, "number").await.unwrap(), Some(0x0102_0304));
@@ -133,7 +133,7 @@ async fn a_listing_crosses_messages_and_pages() {
     let a = client(&node).await;
     let keys: Vec<_> = (0..2500).map(|n| format!("l/{n:04}")).collect();
     a.batch_put(keys.iter().map(|key| (key, key.clone())), PutOptions::default()).await.unwrap();
-    a.put("m", "beside it", PutOptions::default()).await.unwrap();
+    a.put("m", "another", PutOptions::default()).await.unwrap();
     let all = listed(a.list("l/", ListOptions::default())).await;
     assert!(
         all.iter().map(|entry| &entry.key).eq(&keys) && all.iter().all(|entry| entry.value == entry.key.as_bytes())
@@ -143,7 +143,7 @@ async fn a_listing_crosses_messages_and_pages() {
         assert_eq!(some.len() as u64, limit.min(2500));
         assert!(some.iter().all(|entry| entry.value.is_empty()));
     }
-    // One who takes only a few, and goes.
+    // A client that reads a few entries and drops the stream.
     let few = a.list("l/", ListOptions::default()).take(3);
     assert_eq!(listed(few).await.len(), 3);
 }

@@ -1,4 +1,4 @@
-//! The client library against real nodes: pipes, watches and events, which go on when their node does not.
+//! The client library against real nodes: pipes, watches and events, which continue when their node stops.
 
 use futures::StreamExt as _;
 use futures::future::try_join_all;
@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::harness::{Node, PATIENCE, cluster, eventually};
 use crate::sdk::{client, listed};
 
-/// An address that stands for one node, and then for another one, as a Service's does.
+/// An address that leads to one node and later to another, like a Service's.
 struct Service {
     address: SocketAddr,
     node: Arc<Mutex<SocketAddr>>,
@@ -32,7 +32,7 @@ impl Service {
                 let to = *to.lock().unwrap();
                 tokio::spawn(async move {
                     if let Ok(mut node) = TcpStream::connect(to).await {
-                        // Either side may go at any time: that is what the tests are about.
+                        // Either side may close at any time: that is what the tests are about.
                         let _ = tokio::io::copy_bidirectional(&mut client, &mut node).await;
                     }
                 });
@@ -45,7 +45,7 @@ impl Service {
         *self.node.lock().unwrap() = node.client;
     }
 
-    /// One that goes on trying for as long as a test may take.
+    /// A client that retries for as long as a test may take.
     async fn client(&self) -> Client {
         let patient = RetryPolicy { budget: PATIENCE, ..RetryPolicy::default() };
         Client::builder(self.address.to_string()).retry(patient).connect().await.unwrap()
@@ -55,7 +55,7 @@ impl Service {
 // ---- pipes
 
 #[tokio::test]
-async fn a_pipe_goes_on_at_another_node_when_its_own_is_killed() {
+async fn a_pipe_continues_at_another_node_after_a_kill() {
     let mut nodes = cluster(2).await;
     let service = Service::before(&nodes[0]).await;
     let pipe = service.client().await.pipe();
@@ -69,7 +69,7 @@ async fn a_pipe_goes_on_at_another_node_when_its_own_is_killed() {
     assert!(pipe.delete_with("held/1", AckLevel::All).await.unwrap() && !pipe.delete("held/1").await.unwrap());
     assert!(!pipe.exists("held/1").await.unwrap() && !pipe.touch("held/1", None).await.unwrap());
 
-    // Calls are under way all the while; each is answered in the end.
+    // Calls are in flight all the time; each is answered in the end.
     let answered = Arc::new(AtomicUsize::new(0));
     let calls: Vec<_> = (0..20)
         .map(|task| {
@@ -84,7 +84,7 @@ async fn a_pipe_goes_on_at_another_node_when_its_own_is_killed() {
             })
         })
         .collect();
-    // A part of them; the rest needs longer, as each task pauses.
+    // Some of the calls; the rest takes longer, as each task pauses.
     while answered.load(Ordering::Relaxed) < 200 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -99,12 +99,12 @@ async fn a_pipe_goes_on_at_another_node_when_its_own_is_killed() {
         assert_eq!(value, (n != 1).then(|| format!("held/{n}").into()), "what others held is there, or gone");
     }
     assert!(pipe.get("held/0").await.unwrap().unwrap().ttl.is_some());
-    // What was put last was put at the node that lives.
+    // The last put was answered by the node that is alive.
     assert!(client(&nodes[1]).await.exists("later/0/99").await.unwrap());
 }
 
 #[tokio::test]
-async fn a_call_in_a_pipe_that_waits_for_a_peer_holds_up_no_other() {
+async fn a_piped_call_that_waits_delays_no_other() {
     let mut nodes = cluster(2).await;
     let patient = Client::builder(nodes[0].client.to_string()).request_timeout(PATIENCE);
     let pipe = patient.connect().await.unwrap().pipe();
@@ -129,7 +129,7 @@ async fn a_call_in_a_pipe_that_waits_for_a_peer_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn a_session_goes_from_pipe_to_pipe_and_sees_its_batches_and_listings() {
+async fn a_session_spans_pipes_batches_and_listings() {
     let nodes = cluster(2).await;
     let (a, b) = (client(&nodes[0]).await, client(&nodes[1]).await);
     let mut session = a.pipe().session();
@@ -152,7 +152,7 @@ async fn a_session_goes_from_pipe_to_pipe_and_sees_its_batches_and_listings() {
     }
 }
 
-// ---- what happens
+// ---- watches and events
 
 #[tokio::test]
 async fn a_watch_begins_again_when_its_node_comes_back() {
@@ -172,8 +172,8 @@ async fn a_watch_begins_again_when_its_node_comes_back() {
     assert!(matches!(events.next().await.unwrap().unwrap(), Event::Put { key, .. } if key == "w/2"));
 }
 
-/// The next event of a watch, in short.
-fn told(event: Option<Result<Event, Error>>) -> String {
+/// The next event of a watch, abbreviated.
+fn shown(event: Option<Result<Event, Error>>) -> String {
     match event.expect("a watch does not end").unwrap() {
         Event::Put { key, value } => format!("{key}={}", String::from_utf8_lossy(&value.value)),
         Event::Deleted { key, .. } => format!("{key} deleted"),
@@ -184,31 +184,31 @@ fn told(event: Option<Result<Event, Error>>) -> String {
 }
 
 #[tokio::test]
-async fn a_watch_that_lost_its_place_begins_again_with_all_there_is() {
+async fn a_watch_that_lost_its_place_lists_again() {
     let node = Node::alone().await;
     let service = Service::before(&node).await;
     let a = client(&node).await;
     let mut events = service.client().await.watch("w/", WatchOptions::default());
-    assert_eq!(told(events.next().await), "live");
-    // Far more than what connections and the node keep for one who does not read.
+    assert_eq!(shown(events.next().await), "live");
+    // Far more than connections and the node buffer for a client that does not read.
     let value = "v".repeat(512 << 10);
     for n in 0..100 {
         a.put(format!("w/{n:02}"), value.clone(), PutOptions::default()).await.unwrap();
     }
     assert!(a.delete("w/00").await.unwrap());
     let mut before = 0;
-    while told(events.next().await) != "restarted" {
+    while shown(events.next().await) != "restarted" {
         before += 1;
     }
     assert!(before < 100, "nothing was lost");
     for n in 1..100 {
-        assert!(told(events.next().await).starts_with(&format!("w/{n:02}=")), "the content, in order");
+        assert!(shown(events.next().await).starts_with(&format!("w/{n:02}=")), "the content, in order");
     }
-    assert_eq!(told(events.next().await), "live");
+    assert_eq!(shown(events.next().await), "live");
     assert!(a.delete("w/01").await.unwrap());
     a.put("w/ends", "v", PutOptions::with_ttl(Duration::from_millis(300))).await.unwrap();
     for expected in ["w/01 deleted", "w/ends=v", "w/ends expired"] {
-        assert_eq!(told(events.next().await), expected);
+        assert_eq!(shown(events.next().await), expected);
     }
 }
 
@@ -220,15 +220,15 @@ async fn a_watch_goes_to_another_node_when_its_own_drains() {
     a.put("w/1", "v", PutOptions::with_ack(AckLevel::All)).await.unwrap();
     let mut events = a.watch("w/", WatchOptions { content_first: true, keys_only: true });
     for expected in ["restarted", "w/1=", "live"] {
-        assert_eq!(told(events.next().await), expected);
+        assert_eq!(shown(events.next().await), expected);
     }
     service.point_to(&nodes[1]);
     nodes[0].terminate();
     for expected in ["restarted", "w/1=", "live"] {
-        assert_eq!(told(events.next().await), expected);
+        assert_eq!(shown(events.next().await), expected);
     }
     a.put("w/2", "v", PutOptions::default()).await.unwrap();
-    assert_eq!(told(events.next().await), "w/2=");
+    assert_eq!(shown(events.next().await), "w/2=");
     assert!(nodes[0].ended().await.success());
 }
 
@@ -244,7 +244,7 @@ fn happened(event: Option<Result<ClusterEvent, Error>>) -> (&'static str, String
 }
 
 #[tokio::test]
-async fn who_comes_and_goes_is_told_and_told_anew_by_another_node() {
+async fn member_events_continue_at_another_node() {
     let mut nodes = cluster(3).await;
     let service = Service::before(&nodes[0]).await;
     let a = service.client().await;
@@ -261,8 +261,8 @@ async fn who_comes_and_goes_is_told_and_told_anew_by_another_node() {
     nodes[0].kill();
     assert_eq!(happened(events.next().await), is("restarted", ""));
     nodes[2].start();
-    // What the other one has made of the killed node by now is its own matter.
-    eventually("the one that came back is told", async || {
+    // Whether the other node reports the killed one as left or failed by now does not matter here.
+    eventually("the restarted node is reported", async || {
         let event = happened(events.next().await);
         assert!(event == is("joined", "n2") || event.1 == "n0", "{event:?}");
         if event == is("joined", "n2") { Ok(()) } else { Err(event) }

@@ -1,18 +1,18 @@
-//! TLS on the client port and between peers, by certificates that change while
-//! the nodes run.
+//! TLS on the client port and between peers, with certificates that change while the nodes run.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use kvasir_client::{Client, Credentials, Error, PutOptions, RetryPolicy};
+use kvasir_testing::authority::{Authority, Issued};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::authority::{Authority, Issued, Mounted};
 use crate::harness::{Node, PATIENCE, eventually, meshed, nodes};
+use crate::mounted::Mounted;
 
 const LOCAL: &[&str] = &["127.0.0.1", "localhost"];
 
@@ -44,7 +44,7 @@ async fn value(node: &Node, series: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn the_client_port_speaks_tls_with_the_certificate_of_the_moment() {
+async fn the_client_port_uses_the_current_certificate() {
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     let files = secret(&old.pem, &old.issue("node", LOCAL, 2098));
     let others = Mounted::new(&[("ca.crt", &new.pem)]);
@@ -53,7 +53,7 @@ async fn the_client_port_speaks_tls_with_the_certificate_of_the_moment() {
     first.put("k", "v", PutOptions::default()).await.unwrap();
     assert_eq!(first.get("k").await.unwrap().unwrap().value, "v");
 
-    // Who does not speak it, or does not trust it, has no call.
+    // A client that does not speak TLS, or does not trust the certificate, has no call.
     assert!(node.kv().get("k").await.is_err());
     let strange = client(&node, trusting(&others)).get("k").await.unwrap_err();
     assert!(matches!(&strange, Error::Unavailable { .. }), "{strange}");
@@ -63,17 +63,17 @@ async fn the_client_port_speaks_tls_with_the_certificate_of_the_moment() {
     })
     .await;
     let end = value(&node, "kvasir_certificate_expiry_timestamp_seconds{use=\"client\"}").await;
-    let told = node.status().await["certificates"]["client"]["notAfterMs"].as_f64().unwrap();
-    assert!((told / 1000.0 - end).abs() < 1.0, "{told} {end}");
+    let reported = node.status().await["certificates"]["client"]["notAfterMs"].as_f64().unwrap();
+    assert!((reported / 1000.0 - end).abs() < 1.0, "{reported} {end}");
 
-    // A certificate without its key is refused; what there was goes on.
+    // A certificate without its key is refused; the previous one stays in use.
     let next = new.issue("node", LOCAL, 2099);
     let keep = std::fs::read_to_string(files.path("tls.key")).unwrap();
     files.put(&[("ca.crt", &old.pem), ("tls.crt", &next.certificate), ("tls.key", &keep)]);
-    eventually("it is told of", async || {
+    eventually("the error is logged", async || {
         let status = node.status().await;
         let error = status["reloads"]["tls"]["error"].as_str().unwrap_or_default().to_owned();
-        if error.contains("do not fit") { Ok(()) } else { Err(error) }
+        if error.contains("do not match") { Ok(()) } else { Err(error) }
     })
     .await;
     client(&node, trusting(&files)).get("k").await.unwrap();
@@ -88,8 +88,9 @@ async fn the_client_port_speaks_tls_with_the_certificate_of_the_moment() {
     assert_eq!(node.status().await["reloads"]["tls"]["error"], serde_json::Value::Null);
 }
 
+/// Without `auth`, the certificate is all that admits a client.
 #[tokio::test]
-async fn without_auth_a_client_must_have_a_certificate_of_the_authority() {
+async fn mutual_tls_admits_clients_of_the_authority_only() {
     let (ca, other) = (Authority::new("ca"), Authority::new("other"));
     let files = secret(&ca.pem, &ca.issue("node", LOCAL, 2098));
     let node = with_tls(Node::new("n"), &files).with("tls-client-ca-file", files.text("ca.crt")).started().await;
@@ -107,13 +108,14 @@ async fn without_auth_a_client_must_have_a_certificate_of_the_authority() {
     client(&node, credentials).get("k").await.unwrap_err();
 }
 
+/// It says what is wrong, and exits.
 #[tokio::test]
-async fn a_node_with_bad_certificates_does_not_start_and_says_why() {
+async fn bad_certificates_keep_a_node_from_starting() {
     let ca = Authority::new("ca");
     let (one, two) = (ca.issue("node", LOCAL, 2098), ca.issue("node", LOCAL, 2098));
     let odd = Issued { certificate: one.certificate.clone(), key: two.key };
     let empty = Issued { certificate: String::new(), key: one.key };
-    for (issued, why) in [(odd, "do not fit"), (empty, "there is no certificate")] {
+    for (issued, why) in [(odd, "do not match"), (empty, "the file contains no certificate")] {
         let files = secret(&ca.pem, &issued);
         let mut broken = with_tls(Node::new("n"), &files);
         broken.start();
@@ -147,7 +149,7 @@ async fn refused(node: &Node, reason: &str) -> f64 {
     value(node, &format!("kvasir_peer_refused_total{{reason=\"{reason}\"}}")).await
 }
 
-/// Dials the peer port with a certificate; whether the node keeps the connection.
+/// Dials the peer port with a certificate; returns whether the node keeps the connection.
 async fn kept(node: &Node, ca: &str, issued: &Issued) -> bool {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
@@ -167,13 +169,13 @@ async fn kept(node: &Node, ca: &str, issued: &Issued) -> bool {
     let Ok(mut stream) = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await else {
         return false;
     };
-    // The node's Hello comes only to one that it takes.
+    // The node sends its Hello only to a peer that it accepts.
     let mut hello = [0; 4];
     matches!(timeout(PATIENCE, stream.read_exact(&mut hello)).await, Ok(Ok(_)))
 }
 
 #[tokio::test]
-async fn peers_with_certificates_of_one_authority_are_linked_and_no_others() {
+async fn only_peers_of_one_authority_are_linked() {
     let (ca, other) = (Authority::new("ca"), Authority::new("other"));
     let peer = &["kvasir-peer"];
     let secrets = [
@@ -226,7 +228,7 @@ async fn peers_with_certificates_of_one_authority_are_linked_and_no_others() {
 }
 
 #[tokio::test]
-async fn the_authority_of_peers_is_exchanged_with_an_overlap() {
+async fn the_peers_authority_rotates_with_an_overlap() {
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     let both = format!("{}{}", old.pem, new.pem);
     let peer = &["kvasir-peer"];
@@ -251,7 +253,7 @@ async fn the_authority_of_peers_is_exchanged_with_an_overlap() {
             .await;
         }
     }
-    // A link that is made now has nothing of the old authority.
+    // A new link uses nothing of the old authority.
     let mut second = all.pop().unwrap();
     second.terminate();
     second.ended().await;

@@ -1,14 +1,13 @@
-//! Certificates of an authority of our own, for the webhook and for the nodes of a cluster: what must be made anew, and the
-//! making of it.
+//! Certificates signed by an authority of our own, for the webhook and for the nodes of a cluster: what is due for renewal, and
+//! how it is issued.
 //!
-//! Pure but for the keys' randomness: the time is an argument, so years pass in a test. [`secret`] keeps them at the API
-//! server; the rest knows nothing of that, or of sockets.
+//! Pure but for the randomness of keys: the time is an argument, so years pass in a test. [`secret`] stores certificates at the
+//! API server; the rest knows nothing of that, or of sockets.
 //!
-//! An authority of our own signs the serving certificate. When two thirds of a certificate's life are over it is made
-//! anew. A new authority does not touch the serving certificate: it joins the old one in the list of those to trust,
-//! and signs only when the serving certificate's own time comes, at least a week later, when everyone
-//! has long read the list. The old authority leaves the list when it has ended, and with it everything that it signed. So
-//! neither renewal has a moment in which somebody trusts one and is shown the other.
+//! A certificate is renewed after two thirds of its life. A new authority does not touch the serving certificate: it joins the
+//! old one in the list of trusted authorities. It signs only when the serving certificate itself is due, at least a week later,
+//! when all clients have read the new list. An authority leaves the list when it has expired, and then all certificates that it
+//! signed have expired too. So at no moment during a renewal is a client shown a certificate whose authority it does not trust.
 
 pub mod secret;
 
@@ -27,49 +26,49 @@ use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude
 const END_OF_CERTIFICATE: &str = "-----END CERTIFICATE-----";
 const HOUR: i64 = 60 * 60;
 const DAY: i64 = 24 * HOUR;
-/// How long an authority lives.
+/// Lifetime of an authority.
 pub const AUTHORITY_LIFE: i64 = 365 * DAY;
-/// How long a serving certificate lives.
+/// Lifetime of a serving certificate.
 pub const SERVING_LIFE: i64 = 90 * DAY;
-/// Certificates begin this long ago, for API servers whose clock is behind ours.
+/// Certificates are backdated by this much, for API servers whose clock is behind ours.
 const BACKDATED: i64 = HOUR;
-/// How long a new authority is only listed before it signs, unless nothing else is left.
+/// How long a new authority is only listed before it signs, unless no other one is left.
 const LISTED_FIRST: i64 = 7 * DAY;
 
-/// Whose certificates they are.
+/// What certificates are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// The webhook's, which the API server is shown.
+    /// The webhook presents them to the API server.
     Webhook,
-    /// Those of a cluster's nodes, which clients are shown, and peers in both directions.
+    /// The nodes of a cluster present them to clients and to each other.
     Nodes,
 }
 
-/// Why no certificate could be made or used.
+/// Why a certificate could not be issued or used.
 #[derive(Debug, thiserror::Error)]
 pub enum CertError {
-    /// Making one failed.
-    #[error("cannot make a certificate, check its names: {0}")]
+    /// A certificate could not be issued.
+    #[error("cannot issue a certificate, check its names: {0}")]
     Make(#[from] rcgen::Error),
-    /// What is stored is no certificate with its key; a renewal replaces it.
-    #[error("the stored certificate cannot be used, it will be made anew: {0}")]
+    /// The stored data is not a certificate with its key; a renewal replaces it.
+    #[error("the stored certificate cannot be used and will be replaced: {0}")]
     Use(String),
 }
 
-/// What is kept: everything as PEM.
+/// What is stored: all as PEM.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// The authorities to trust, the newest first; for the webhook the API server's `caBundle`.
+    /// The trusted authorities, newest first; for the webhook this is the API server's `caBundle`.
     pub authorities: String,
     /// Key of the newest authority.
     pub authority_key: String,
     /// The serving certificate.
     pub certificate: String,
-    /// Its key.
+    /// Key of the serving certificate.
     pub key: String,
 }
 
-/// Names the fields and keeps the keys to itself.
+/// Leaves out the keys.
 impl std::fmt::Debug for Stored {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
@@ -80,7 +79,7 @@ impl std::fmt::Debug for Stored {
     }
 }
 
-/// From when until when a certificate is valid, in seconds since 1970.
+/// The validity of a certificate, in seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
     /// The first second.
@@ -95,7 +94,7 @@ impl Validity {
         Self { start: validity.not_before.timestamp(), end: validity.not_after.timestamp() }
     }
 
-    /// Whether two thirds of it are over.
+    /// Whether two thirds of it have passed.
     fn is_due(self, now: i64) -> bool {
         now >= self.start + (self.end - self.start) / 3 * 2
     }
@@ -105,47 +104,47 @@ impl Validity {
     }
 }
 
-/// What the stored certificates are found to be.
+/// What the stored certificates are.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Findings {
-    /// The authorities, the newest first.
+    /// The authorities, newest first.
     pub authorities: Vec<Validity>,
-    /// Whether the newest authority can sign: its key is there.
+    /// Whether the newest authority can sign: its key is stored.
     pub can_sign: bool,
-    /// The serving certificate, if it can be read and its key is there.
+    /// The serving certificate, if it can be parsed and its key is stored.
     pub serving: Option<Serving>,
 }
 
-/// What the serving certificate is found to be.
+/// What the serving certificate is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Serving {
-    /// Its life.
+    /// Its validity.
     pub validity: Validity,
     /// The DNS names on it.
     pub names: Vec<String>,
-    /// The life of the listed authority that signed it.
+    /// The validity of the listed authority that signed it.
     pub signer: Option<Validity>,
 }
 
-/// What must be made anew.
+/// What must be renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Plan {
     /// A new authority.
     pub authority: bool,
     /// A new serving certificate.
     pub serving: bool,
-    /// A shorter list of authorities, without those that have ended.
+    /// A shorter list of authorities, without the expired ones.
     pub prune: bool,
 }
 
 impl Plan {
-    /// Whether all can stay as it is.
+    /// Whether nothing must be renewed.
     pub fn is_empty(self) -> bool {
         self == Self::default()
     }
 }
 
-/// Decides what must be made anew at `now` (seconds since 1970) for a service of these names.
+/// Decides what must be renewed at `now` (seconds since 1970) for a service of these names.
 pub fn plan(findings: &Findings, names: &[String], now: i64) -> Plan {
     let newest = findings.authorities.first();
     let authority = !findings.can_sign || newest.is_none_or(|validity| validity.is_due(now));
@@ -160,7 +159,7 @@ pub fn plan(findings: &Findings, names: &[String], now: i64) -> Plan {
     Plan { authority, serving, prune }
 }
 
-/// Reads what is stored; what cannot be read is not found.
+/// Parses the stored certificates; what cannot be parsed is left out.
 pub fn inspect(stored: &Stored) -> Findings {
     let ders: Vec<_> = CertificateDer::pem_slice_iter(stored.authorities.as_bytes()).filter_map(Result::ok).collect();
     let authorities: Vec<X509Certificate<'_>> = ders.iter().filter_map(parse).collect();
@@ -169,10 +168,10 @@ pub fn inspect(stored: &Stored) -> Findings {
         .as_ref()
         .and_then(parse)
         .filter(|certificate| owns(certificate, &stored.key))
-        // Readers of keys differ in what they overlook: it is the one of TLS that counts.
+        // Parsers of keys differ in what they accept: the one of TLS counts.
         .filter(|_| certified_key(stored).is_ok());
     Findings {
-        // What it signs can be verified with it as it is stored, which its own signature shows.
+        // Certificates that it signs verify against it, as its own signature does.
         can_sign: authorities.first().is_some_and(|newest| {
             owns(newest, &stored.authority_key) && newest.verify_signature(Some(newest.public_key())).is_ok()
         }),
@@ -188,7 +187,7 @@ pub fn inspect(stored: &Stored) -> Findings {
     }
 }
 
-/// What to store instead of `stored`, and why; nothing if all can stay as it is.
+/// The renewed certificates, and what was renewed; `None` if nothing is due.
 pub fn renew(
     stored: Option<&Stored>,
     purpose: Purpose,
@@ -206,7 +205,7 @@ pub fn renew(
         certificate: String::new(),
         key: String::new(),
     });
-    // Only certificates are carried over, and each of them as it was.
+    // Valid certificates are carried over unchanged, and nothing else is.
     next.authorities = blocks(&next.authorities).filter(|block| is_valid_still(block, now)).collect();
     if plan.authority {
         let key = KeyPair::generate()?;
@@ -226,23 +225,23 @@ pub fn renew(
     Ok(Some((next, plan)))
 }
 
-/// What a certificate says of itself.
+/// Validity and names of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaf {
-    /// Its life.
+    /// Its validity.
     pub validity: Validity,
     /// The DNS names on it.
     pub names: Vec<String>,
 }
 
-/// Reads the first certificate of a PEM.
+/// Parses the first certificate of a PEM.
 pub fn leaf(pem: &str) -> Option<Leaf> {
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
     let certificate = parse(&der)?;
     Some(Leaf { validity: Validity::of(&certificate), names: dns_names(&certificate) })
 }
 
-/// Whether a PEM holds certificates, and each can be read.
+/// Whether a PEM holds certificates, all of which can be parsed.
 pub fn are_certificates(pem: &str) -> bool {
     let read: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     !read.is_empty() && read.iter().all(|der| der.as_ref().is_ok_and(|der| parse(der).is_some()))
@@ -307,7 +306,7 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
     X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate)
 }
 
-/// The certificates of a bundle, each as its own PEM.
+/// The certificates of a bundle, one PEM each.
 fn blocks(bundle: &str) -> impl Iterator<Item = String> {
     bundle.split_inclusive(END_OF_CERTIFICATE).map(|block| format!("{}\n", block.trim()))
 }

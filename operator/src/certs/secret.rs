@@ -1,7 +1,7 @@
 //! Certificates in a Secret.
 //!
-//! What is due is decided in [`super`]. Several operators may do this at once: whoever loses the race to write takes over
-//! what the winner wrote.
+//! [`super`] decides what is due. Several operators may do this at once: one that loses the race to write uses what the winner
+//! wrote.
 
 use std::collections::BTreeMap;
 
@@ -12,42 +12,36 @@ use kube::{
 };
 
 use super::{self as certs, CertError, Purpose, Stored};
-use crate::api_error::ApiError;
+use crate::{
+    api_server::ApiError,
+    names::{AUTHORITIES, AUTHORITY_KEY, CERTIFICATE, KEY},
+};
 
-/// Key of the Secret with the authorities to trust.
-pub const AUTHORITIES: &str = "ca.crt";
-/// Key of the Secret with the newest authority's key.
-pub const AUTHORITY_KEY: &str = "ca.key";
-/// Key of the Secret with the certificate that is shown.
-pub const CERTIFICATE: &str = "tls.crt";
-/// Key of the Secret with its key.
-pub const KEY: &str = "tls.key";
-
-/// Races for the Secret that may be lost before it is called trouble.
+/// Lost races to write the Secret that are tolerated.
 const MOST_RACES: usize = 10;
 
-/// Why the Secret is not as it should be; each is tried again.
+/// Why the Secret could not be brought up to date; each error is retried.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    /// It could not be read or written.
-    #[error("cannot keep certificates in secret {name}, check that it may be read and written: {source}")]
+    /// The Secret could not be read or written.
+    #[error("cannot store certificates in Secret {name}, check that the operator may read and write it: {source}")]
     Request {
-        /// The Secret.
+        /// Name of the Secret.
         name: String,
-        /// What the API server said.
+        /// The error.
         source: ApiError,
     },
-    /// It changed under every attempt to write it.
-    #[error("secret {0} is changed all the time, see who else writes it")]
+    /// The Secret changed at every attempt to write it.
+    #[error("Secret {0} changes all the time, find out what else writes it")]
     Race(String),
-    /// The certificate itself.
+    /// A certificate could not be issued or used.
     #[error(transparent)]
     Certificate(#[from] CertError),
 }
 
-/// What the Secret holds, after everything that was due at `now` has been made anew.
+/// The content of the Secret after everything that was due at `now` has been renewed.
 ///
-/// `empty` is what is created if there is none, once it is filled.
+/// If the Secret does not exist, `empty` is filled and created.
 pub async fn stored(
     api: &Api<Secret>,
     empty: Secret,
@@ -61,10 +55,10 @@ pub async fn stored(
         let secret = api.get_opt(name).await.map_err(failed)?;
         let current = secret.as_ref().and_then(read);
         let Some((next, plan)) = certs::renew(current.as_ref(), purpose, names, now)? else {
-            return Ok(current.expect("only what is stored can be left as it is"));
+            return Ok(current.expect("only stored certificates need no renewal"));
         };
         let written = if let Some(mut secret) = secret {
-            // The version that was read goes along, so a Secret that has changed since is not overwritten.
+            // With the version that was read, so that a Secret that has changed since is not overwritten.
             secret.data.get_or_insert_default().extend(data(&next));
             api.replace(name, &PostParams::default(), &secret).await
         } else {
@@ -74,7 +68,7 @@ pub async fn stored(
         match written {
             Ok(_) => {
                 let certs::Plan { authority, serving, prune } = plan;
-                tracing::info!(secret = name, authority, serving, prune, "certificates were made anew");
+                tracing::info!(secret = name, authority, serving, prune, "certificates were renewed");
                 return Ok(next);
             }
             Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {}
@@ -84,7 +78,7 @@ pub async fn stored(
     Err(SecretError::Race(name.to_owned()))
 }
 
-/// A Secret with nothing in it.
+/// A Secret without data.
 pub fn empty(name: &str) -> Secret {
     Secret {
         metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
@@ -100,7 +94,7 @@ pub(crate) fn data(stored: &Stored) -> BTreeMap<String, ByteString> {
         .into()
 }
 
-/// Nothing of an empty Secret, which is how the chart makes it; a missing or unreadable part reads as empty.
+/// The certificates of a Secret; `None` if it is empty, as the chart creates it. A missing or unreadable part is read as empty.
 pub fn read(secret: &Secret) -> Option<Stored> {
     let data = secret.data.as_ref().filter(|data| !data.is_empty())?;
     let part =

@@ -1,4 +1,4 @@
-//! Years of renewals with made-up times, judged by the verifier that TLS clients use.
+//! Years of renewals with simulated time, checked by the verifier of TLS clients.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ fn renewed(stored: Option<&Stored>, now: i64) -> (Stored, Plan) {
     renew(stored, Purpose::Webhook, &names(), now).expect("made").expect("something was due")
 }
 
-/// What an API server that trusts `bundle` says of being shown `certificate`.
+/// Whether an API server that trusts `bundle` accepts `certificate`.
 fn accepted(bundle: &str, certificate: &str, name: &str, now: i64) -> Result<(), String> {
     let mut roots = RootCertStore::empty();
     for der in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
@@ -40,33 +40,33 @@ fn count(bundle: &str) -> usize {
 }
 
 #[test]
-fn the_first_time_everything_is_made_and_a_client_accepts_it() {
+fn certs_start_with_a_full_set() {
     let (stored, plan) = renewed(None, START);
     assert_eq!(plan, Plan { authority: true, serving: true, prune: false });
     for name in names() {
         accepted(&stored.authorities, &stored.certificate, &name, START).unwrap();
     }
     accepted(&stored.authorities, &stored.certificate, "other.kvasir-system.svc", START).unwrap_err();
-    // A clock half an hour behind is no trouble.
+    // A clock that is half an hour behind does no harm.
     accepted(&stored.authorities, &stored.certificate, &names()[0], START - HOUR / 2).unwrap();
     certified_key(&stored).expect("usable for TLS");
     assert_eq!(renew(Some(&stored), Purpose::Webhook, &names(), START).unwrap(), None, "nothing is due right after");
 }
 
 #[test]
-fn the_serving_certificate_is_renewed_at_two_thirds_of_its_life() {
+fn certs_are_renewed_after_two_thirds() {
     let (first, _) = renewed(None, START);
     assert_eq!(renew(Some(&first), Purpose::Webhook, &names(), START + 59 * DAY).unwrap(), None);
     let now = START + 60 * DAY;
     let (second, plan) = renewed(Some(&first), now);
     assert_eq!(plan, Plan { serving: true, ..Plan::default() });
-    assert_eq!(second.authorities, first.authorities, "the API server need not be told anything");
+    assert_eq!(second.authorities, first.authorities, "the bundle of the API server stays");
     assert_ne!(second.key, first.key);
     accepted(&first.authorities, &second.certificate, &names()[0], now).unwrap();
 }
 
 #[test]
-fn three_years_of_daily_checks_never_show_a_certificate_that_yesterdays_bundle_refuses() {
+fn certs_are_accepted_by_the_last_bundle_always() {
     let (mut stored, _) = renewed(None, START);
     let (mut authorities_made, mut served_made, mut longest) = (0, 0, 0);
     for day in 1..=3 * 365 {
@@ -101,7 +101,7 @@ fn after_years_asleep_everything_is_new() {
 }
 
 #[test]
-fn what_is_damaged_is_made_anew_and_the_rest_stays() {
+fn certs_replace_only_what_is_damaged() {
     let (good, _) = renewed(None, START);
     let plan_of = |stored: &Stored| renewed(Some(stored), START).1;
     let all = Plan { authority: true, serving: true, prune: false };
@@ -114,14 +114,14 @@ fn what_is_damaged_is_made_anew_and_the_rest_stays() {
     let (stranger, _) = renewed(None, START);
     let foreign = Stored { certificate: stranger.certificate, key: stranger.key, ..good.clone() };
     assert_eq!(plan_of(&foreign), serving, "signed by an authority that is not listed");
-    // A lost key of the authority leaves what it signed in use.
+    // If the key of the authority is lost, what it signed stays in use.
     let (next, _) = renewed(Some(&Stored { authority_key: String::new(), ..good.clone() }), START);
     assert_eq!((next.certificate.as_str(), count(&next.authorities)), (good.certificate.as_str(), 2));
     accepted(&next.authorities, &next.certificate, &names()[0], START).unwrap();
 }
 
 #[test]
-fn a_renamed_service_gets_a_certificate_for_its_new_name() {
+fn certs_follow_a_new_service_name() {
     let (first, _) = renewed(None, START);
     let renamed = vec!["hook.elsewhere.svc".to_owned()];
     let (second, plan) = renew(Some(&first), Purpose::Webhook, &renamed, START).unwrap().expect("due");
@@ -136,8 +136,8 @@ fn keys_do_not_reach_the_log() {
 }
 
 #[test]
-fn an_authority_that_nobody_knows_yet_does_not_sign() {
-    // The operator was away when the certificate was due, and comes back when the authority is too.
+fn certs_new_authority_does_not_sign_yet() {
+    // The operator did not run when the certificate was due, and runs again when the authority is due too.
     let (first, _) = renewed(None, START);
     let (first, _) = renewed(Some(&first), START + 190 * DAY);
     let now = START + 255 * DAY;
@@ -150,14 +150,14 @@ fn an_authority_that_nobody_knows_yet_does_not_sign() {
     accepted(&second.authorities, &third.certificate, &names()[0], now + 7 * DAY).unwrap();
     accepted(&first.authorities, &third.certificate, &names()[0], now + 7 * DAY)
         .expect_err("signed by the new authority");
-    // With an end behind it there is nothing to wait for.
+    // If the certificate has expired, the new authority signs at once.
     let (late, plan) = renewed(Some(&first), START + 281 * DAY);
     assert_eq!(plan, Plan { authority: true, serving: true, prune: false });
     accepted(&late.authorities, &late.certificate, &names()[0], START + 281 * DAY).unwrap();
 }
 
 #[test]
-fn nodes_show_their_certificates_as_servers_and_as_clients() {
+fn certs_of_nodes_serve_both_sides() {
     for (purpose, client) in [(Purpose::Webhook, false), (Purpose::Nodes, true)] {
         let (stored, _) = renew(None, purpose, &names(), START).unwrap().unwrap();
         let der = CertificateDer::from_pem_slice(stored.certificate.as_bytes()).unwrap();

@@ -1,6 +1,6 @@
-//! What the rest of the operator may see of the webhook: whether it serves, and its metrics.
+//! The state of the webhook for the rest of the operator: whether it serves, and its metrics.
 //!
-//! Knows nothing of how the numbers come about.
+//! Knows nothing of how the figures come about.
 
 use std::sync::{
     Arc,
@@ -13,16 +13,16 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// What became of a pod that the webhook was asked about.
+/// The webhook's answer for a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Answer {
-    /// The pod got a sidecar (or the part of it that was missing).
+    /// The pod got a sidecar, or the part of it that was missing.
     Injected,
-    /// The pod needed nothing.
+    /// The pod needed no change.
     Unchanged,
-    /// The pod went through without its sidecar, with a warning to its creator.
+    /// The pod got no sidecar, and its creator got a warning.
     Warned,
-    /// The webhook could not answer; the API server went by its failure policy.
+    /// The webhook could not answer; the API server applied its failure policy.
     Failed,
 }
 
@@ -40,21 +40,21 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Whether the webhook is served with a certificate; part of the operator's readiness.
+    /// Whether the webhook serves with a certificate, which the operator's readiness depends on.
     pub fn serving(&self) -> bool {
         self.serving.load(Ordering::Acquire)
     }
 
-    /// Adds the webhook's metrics to the operator's.
+    /// Registers the webhook's metrics.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "kvasir_webhook_answers",
-            "Pods that the sidecar webhook was asked about, by what became of them",
+            "Pods that the sidecar webhook answered for, by answer",
             self.answers.clone(),
         );
         registry.register(
             "kvasir_webhook_certificate_end_seconds",
-            "When the webhook's serving certificate ends, in seconds since 1970; 0 before there is one",
+            "When the webhook's serving certificate expires, in seconds since 1970; 0 before there is one",
             self.certificate_end.clone(),
         );
     }
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_metrics_carry_their_names() {
+    fn monitor_metrics_have_their_names() {
         let monitor = Monitor::default();
         let mut registry = Registry::default();
         monitor.register(&mut registry);

@@ -1,5 +1,4 @@
-//! From a pod's YAML to an address, and the watch against an API server of
-//! this process.
+//! From a pod's YAML to an address, and the watch against an API server in this process.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -19,7 +18,7 @@ fn member(name: &str, ip: &str) -> Pod {
 }
 
 #[test]
-fn a_pod_that_is_not_ready_counts_with_the_port_of_that_name() {
+fn pod_that_is_not_ready_is_a_peer_at_its_named_port() {
     let pod = pod(r#"
 metadata: {name: demo-0}
 spec:
@@ -37,65 +36,65 @@ status:
   podIPs: [{ip: 10.42.0.7}, {ip: "fd00::7"}]
   conditions: [{type: Ready, status: "False"}]
 "#);
-    assert_eq!(peer(&pod, "peer"), Peer::At("10.42.0.7:7171".parse().unwrap()));
-    assert_eq!(peer(&pod, "client"), Peer::At("10.42.0.7:7070".parse().unwrap()));
-    assert_eq!(peer(&pod, "gossip"), Peer::WithoutPort);
+    assert_eq!(peer(&pod, "peer"), PodPeer::At("10.42.0.7:7171".parse().unwrap()));
+    assert_eq!(peer(&pod, "client"), PodPeer::At("10.42.0.7:7070".parse().unwrap()));
+    assert_eq!(peer(&pod, "gossip"), PodPeer::WithoutPort);
 }
 
 #[test]
-fn the_primary_address_is_taken_in_either_family() {
-    assert_eq!(peer(&member("a", "'fd00::7'"), "peer"), Peer::At("[fd00::7]:7071".parse().unwrap()));
+fn pod_address_is_the_primary_one() {
+    assert_eq!(peer(&member("a", "'fd00::7'"), "peer"), PodPeer::At("[fd00::7]:7071".parse().unwrap()));
 }
 
 #[test]
-fn native_sidecars_count_and_other_init_containers_do_not() {
+fn pod_ports_include_native_sidecars() {
     let with = |policy: &str| {
         pod(&format!(
             "{{metadata: {{name: app}}, status: {{podIP: 10.0.0.1}}, spec: {{containers: [{{name: app}}], \
              initContainers: [{{name: kvasir{policy}, ports: [{{name: peer, containerPort: 7071}}]}}]}}}}"
         ))
     };
-    assert_eq!(peer(&with(", restartPolicy: Always"), "peer"), Peer::At("10.0.0.1:7071".parse().unwrap()));
-    assert_eq!(peer(&with(""), "peer"), Peer::WithoutPort);
+    assert_eq!(peer(&with(", restartPolicy: Always"), "peer"), PodPeer::At("10.0.0.1:7071".parse().unwrap()));
+    assert_eq!(peer(&with(""), "peer"), PodPeer::WithoutPort);
 }
 
 #[test]
-fn finished_terminating_and_unscheduled_pods_do_not_count() {
+fn pod_that_ended_or_has_no_address_is_no_peer() {
     let running = member("a", "10.0.0.1");
     for phase in ["Succeeded", "Failed"] {
         let mut ended = running.clone();
         ended.status.as_mut().unwrap().phase = Some(phase.to_owned());
-        assert_eq!(peer(&ended, "peer"), Peer::NotNow);
+        assert_eq!(peer(&ended, "peer"), PodPeer::Unavailable);
     }
     let terminating =
         pod("{metadata: {name: a, deletionTimestamp: '2026-11-01T00:00:00Z'}, status: {podIP: 10.0.0.1}, \
          spec: {containers: [{name: kvasir, ports: [{name: peer, containerPort: 7071}]}]}}");
-    assert_eq!(peer(&terminating, "peer"), Peer::NotNow);
-    assert_eq!(peer(&pod("{metadata: {name: a}, spec: {containers: []}}"), "peer"), Peer::NotNow);
+    assert_eq!(peer(&terminating, "peer"), PodPeer::Unavailable);
+    assert_eq!(peer(&pod("{metadata: {name: a}, spec: {containers: []}}"), "peer"), PodPeer::Unavailable);
 }
 
 #[test]
-fn a_new_list_replaces_the_old_one_only_when_it_is_complete() {
+fn pods_of_a_new_list_count_once_it_is_complete() {
     use watcher::Event;
     let mut pods = Pods::new("peer".to_owned());
     let at = |addresses: &[&str]| addresses.iter().map(|it| it.parse().unwrap()).collect::<BTreeSet<SocketAddr>>();
-    assert!(!pods.take(Event::Init));
-    assert!(!pods.take(Event::InitApply(member("a", "10.0.0.1"))));
-    assert!(pods.take(Event::InitDone));
-    assert!(pods.take(Event::Apply(member("b", "10.0.0.2"))));
+    assert!(!pods.apply(Event::Init));
+    assert!(!pods.apply(Event::InitApply(member("a", "10.0.0.1"))));
+    assert!(pods.apply(Event::InitDone));
+    assert!(pods.apply(Event::Apply(member("b", "10.0.0.2"))));
     assert_eq!(pods.addresses(), at(&["10.0.0.1:7071", "10.0.0.2:7071"]));
-    assert!(pods.take(Event::Apply(member("b", "10.0.0.3"))));
-    assert!(pods.take(Event::Delete(member("a", "10.0.0.1"))));
+    assert!(pods.apply(Event::Apply(member("b", "10.0.0.3"))));
+    assert!(pods.apply(Event::Delete(member("a", "10.0.0.1"))));
     assert_eq!(pods.addresses(), at(&["10.0.0.3:7071"]));
-    assert!(!pods.take(Event::Init));
+    assert!(!pods.apply(Event::Init));
     assert_eq!(pods.addresses(), at(&["10.0.0.3:7071"]));
-    assert!(!pods.take(Event::InitApply(member("c", "10.0.0.4"))));
-    assert!(pods.take(Event::InitDone));
+    assert!(!pods.apply(Event::InitApply(member("c", "10.0.0.4"))));
+    assert!(pods.apply(Event::InitDone));
     assert_eq!(pods.addresses(), at(&["10.0.0.4:7071"]));
 }
 
 #[test]
-fn a_missing_right_names_the_rule() {
+fn error_on_a_missing_right_names_the_rule() {
     let forbidden =
         kube::core::Status { code: 403, message: "pods is forbidden".to_owned(), ..kube::core::Status::default() };
     let error = watcher::Error::InitialListFailed(kube::Error::Api(Box::new(forbidden)));
@@ -106,8 +105,7 @@ fn a_missing_right_names_the_rule() {
     }
 }
 
-/// An API server that plays its answers one after the other, and notes what
-/// it was asked.
+/// An API server that gives these answers in order, and records the requests.
 async fn api_server(answers: Vec<(u16, String)>) -> (kube::Config, Arc<Mutex<Vec<String>>>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -141,15 +139,15 @@ fn settings() -> KubernetesConfig {
 }
 
 #[test]
-fn pauses_grow_to_a_few_seconds() {
+fn retry_pauses_grow_to_a_few_seconds() {
     let pauses: Vec<_> = (0..6).map(|failures| pause(failures).as_millis()).collect();
     assert_eq!(pauses, [500, 1000, 2000, 4000, 4000, 4000]);
-    assert_eq!(pause(u32::MAX), Duration::from_secs(4), "however long the API server was away");
+    assert_eq!(pause(u32::MAX), Duration::from_secs(4), "after any number of failures");
 }
 
-/// An API server that takes connections and does not answer, as one that is about to go may.
+/// The API server accepts connections but does not answer, as it may while it shuts down.
 #[tokio::test]
-async fn a_list_that_hangs_is_asked_for_again() {
+async fn list_that_hangs_is_requested_again() {
     let (config, asked) = api_server(Vec::new()).await;
     let list_within = Duration::from_millis(100);
     let provider = Kubernetes { given: Some(config), list_within, ..Kubernetes::new(settings()) };
@@ -162,12 +160,12 @@ async fn a_list_that_hangs_is_asked_for_again() {
     };
     let failed = tokio::time::timeout(Duration::from_mins(1), asked_again).await.expect("it waits for the answer");
     let error = failed.providers[0].error.clone().unwrap();
-    assert!(error.contains("cannot list the pods of namespace own: no whole answer within 100ms"), "{error}");
+    assert!(error.contains("cannot list the pods of namespace own: no complete answer within 100ms"), "{error}");
     assert!(!failed.answered());
 }
 
 #[tokio::test]
-async fn the_watch_is_taken_up_again_after_a_missing_right_and_a_lost_connection() {
+async fn watch_recovers_from_missing_rights_and_lost_links() {
     let list = |pods: &[Pod]| {
         let items: Vec<_> = pods.iter().map(|pod| serde_json::to_value(pod).unwrap()).collect();
         let list = serde_json::json!({"apiVersion": "v1", "kind": "PodList", "metadata": {"resourceVersion": "5"}, "items": items});
@@ -184,7 +182,7 @@ async fn the_watch_is_taken_up_again_after_a_missing_right_and_a_lost_connection
         (403, forbidden.to_owned()),
         list(&[a.clone(), b.clone()]),
         (200, event("DELETED", &a) + &event("ADDED", &c)),
-        // The watch resumes where it ended, and is told that this is too long ago.
+        // The watch resumes where it ended, and gets the answer that this is too long ago.
         (200, r#"{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"too old","reason":"Expired","code":410}}"#.to_owned() + "\n"),
         list(std::slice::from_ref(&c)),
     ])
@@ -211,8 +209,8 @@ async fn the_watch_is_taken_up_again_after_a_missing_right_and_a_lost_connection
     assert!(error.as_ref().unwrap().contains("verbs: [get, list, watch]"), "{error:?}");
     assert!(seen.contains(&("10.0.0.1 10.0.0.2".to_owned(), None)), "{seen:#?}");
     assert!(seen.contains(&("10.0.0.2 10.0.0.3".to_owned(), None)), "{seen:#?}");
-    let broken = seen.iter().skip(1).find(|(_, error)| error.is_some()).expect("the lost watch is told");
-    assert_eq!(broken.0, "10.0.0.2 10.0.0.3", "what was found stands");
+    let broken = seen.iter().skip(1).find(|(_, error)| error.is_some()).expect("the lost watch is reported");
+    assert_eq!(broken.0, "10.0.0.2 10.0.0.3", "the findings stay");
     assert_eq!(seen.last().unwrap(), &("10.0.0.3".to_owned(), None));
     assert!(asked.lock()[0].starts_with("/api/v1/namespaces/own/pods?"), "{:?}", asked.lock());
     assert!(asked.lock()[0].contains("labelSelector=kvasir.dev%2Fmember-of%3Ddemo"), "{:?}", asked.lock());

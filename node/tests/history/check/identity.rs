@@ -1,4 +1,4 @@
-//! A version names one write, the same everywhere; and what is read was written.
+//! A version names one write, the same everywhere; and every value read was written.
 
 use std::collections::HashMap;
 
@@ -41,7 +41,7 @@ pub(super) fn check(records: &[Record], facts: &Facts, verdict: &mut Verdict) {
                     match &op.call {
                         Call::Put { value, .. } => see(version, &op.key, Some(value), op.end, verdict),
                         Call::Delete => see(version, &op.key, None, op.end, verdict),
-                        // Which value it gave another end is not said.
+                        // A touch does not say which value's end it changed.
                         _ => {}
                     }
                 }

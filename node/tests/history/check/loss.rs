@@ -1,12 +1,12 @@
-//! What must live, and what must not.
+//! Which writes must survive, and which must not.
 
 use std::collections::{HashMap, HashSet};
 
 use super::{Facts, Settled, TTL_LATE, Verdict, Write, found};
 use crate::history::{At, Call, Outcome, Record, Version};
 
-/// A write lives while one of those who hold it does: whoever acknowledged it,
-/// whoever it was handed over to, and everyone, once all were equal.
+/// A write survives while one of its holders does: the nodes that acknowledged it, those it was handed over to, and all
+/// nodes once all were equal.
 pub(super) fn acknowledged(facts: &Facts, verdict: &mut Verdict) {
     for (key, writes) in &facts.writes {
         for write in writes {
@@ -47,7 +47,7 @@ fn stands(facts: &Facts, key: &str, version: Version, value: Option<&str>, settl
     }
 }
 
-/// A delete is final for what it had covered.
+/// A delete is final for everything that it covered.
 pub(super) fn deletes(records: &[Record], facts: &Facts, verdict: &mut Verdict) {
     // Where each value was read: node, from when to when.
     let mut reads: HashMap<&str, Vec<(usize, At, At)>> = HashMap::new();
@@ -59,7 +59,7 @@ pub(super) fn deletes(records: &[Record], facts: &Facts, verdict: &mut Verdict) 
     // Values that are gone for good, since when.
     let mut dead: HashMap<&str, (At, &Write)> = HashMap::new();
     for writes in facts.writes.values() {
-        // A touch elsewhere, at the same time, may bring a value's end and not its delete.
+        // A concurrent touch elsewhere may carry a value's end and not its delete.
         if writes.iter().any(|write| write.touch) {
             continue;
         }
@@ -98,9 +98,9 @@ pub(super) fn deletes(records: &[Record], facts: &Facts, verdict: &mut Verdict) 
     }
 }
 
-/// Whether the node that took a delete had seen a put before: because it took
-/// the put itself, in the same life; because it showed the value; because all
-/// nodes held it; or because there was no other value that it could have deleted.
+/// Whether the node that accepted a delete had seen a put before: because it accepted the put itself, in the same life;
+/// because it showed the value; because all nodes held it; or because no other value existed that it could have
+/// deleted.
 fn covered(
     facts: &Facts,
     delete: &Write,
@@ -127,7 +127,7 @@ fn covered(
         })
 }
 
-/// A value ends with its TTL, everywhere.
+/// A value expires with its TTL, everywhere.
 pub(super) fn ended(facts: &Facts, verdict: &mut Verdict) {
     let mut ends: HashMap<&str, At> = HashMap::new();
     for writes in facts.writes.values().filter(|writes| !writes.iter().any(|write| write.touch)) {
@@ -156,8 +156,8 @@ pub(super) fn ended(facts: &Facts, verdict: &mut Verdict) {
     }
 }
 
-/// What everyone held before the first fault, and nobody wrote again, is there
-/// whenever a node answers: a node is ready only once it holds what its peers hold.
+/// Keys that all nodes held before the first fault, and no client wrote again, are there whenever a node answers: a
+/// node is ready only once it holds what its peers hold.
 pub(super) fn fixed(facts: &Facts, verdict: &mut Verdict) {
     let prepared = |settled: &&Settled| settled.entries.keys().any(|key| key.starts_with("f/"));
     let Some(start) = facts.settled.iter().find(prepared) else { return };
@@ -172,7 +172,7 @@ pub(super) fn fixed(facts: &Facts, verdict: &mut Verdict) {
             _ => continue,
         };
         for key in asked {
-            verdict.count("reads of keys that nobody changes");
+            verdict.count("reads of keys that no client changes");
             let entry = start.entries[key];
             let held =
                 there.iter().any(|(k, value, version)| *k == key && *value == entry.value && *version == entry.version);
@@ -183,8 +183,8 @@ pub(super) fn fixed(facts: &Facts, verdict: &mut Verdict) {
     }
 }
 
-/// A session is lost only with nodes. One that was evicted may be the last to
-/// know; when all are equal again, it has begun anew.
+/// A session is lost only with nodes. An evicted node may be the last to learn it; when all are equal again, it has
+/// been reset.
 pub(super) fn sessions(facts: &Facts, verdict: &mut Verdict) {
     let mut starts: HashMap<u64, At> = HashMap::new();
     for op in &facts.ops {

@@ -1,7 +1,6 @@
-//! Whether a history keeps the promises. From outside not everything can be
-//! known: who held a write, which of two came first. Each rule here concludes
-//! only what the history proves, and counts how often it could, so that a run
-//! in which nothing could be concluded shows.
+//! Whether a history keeps the promises. Not everything can be known from outside: which nodes held a write, which of
+//! two writes came first. Each rule concludes only what the history proves, and counts how often it could, so that a run
+//! without conclusions is visible.
 
 mod identity;
 mod loss;
@@ -13,17 +12,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::history::{At, Call, Entry, Op, Outcome, Record, Version};
 
-/// A value that ended by its TTL may be read for so long after it: the TTL
-/// counts from a moment between the put's beginning and its end, and ends at a
+/// A value may still be read this long after its TTL: the TTL starts between the put's beginning and end, and ends at a
 /// whole millisecond.
 const TTL_LATE: At = 100_000;
-/// And it may be gone so much earlier.
+/// And it may be gone this much earlier.
 const TTL_EARLY: At = 2_000;
 
-/// What came of it.
+/// The result of the checks.
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
-    /// Each promise that was broken, and how.
+    /// Each broken promise, and how it was broken.
     pub(crate) violations: Vec<String>,
     /// How often each rule could conclude something.
     pub(crate) concluded: BTreeMap<&'static str, usize>,
@@ -39,7 +37,7 @@ impl Verdict {
     }
 }
 
-/// Judges a history of a cluster of so many nodes.
+/// Checks the history of a cluster of this many nodes.
 pub(crate) fn check(records: &[Record], nodes: usize) -> Verdict {
     let facts = Facts::new(records, nodes);
     let mut verdict = Verdict::default();
@@ -56,21 +54,21 @@ pub(crate) fn check(records: &[Record], nodes: usize) -> Verdict {
     verdict
 }
 
-/// A write that was asked for.
+/// A requested write.
 struct Write<'a> {
     op: &'a Op,
-    /// None: a delete. Of a touch, which leaves the value, it is not known.
+    /// None for a delete. A touch leaves the value, which is then unknown.
     value: Option<&'a str>,
     delete: bool,
     touch: bool,
     ttl: Option<At>,
-    /// None: it may have been carried out, then or later.
+    /// None: it may have been applied, then or later.
     version: Option<Version>,
-    /// So many others said that they hold it.
+    /// How many other nodes acknowledged it.
     peers: usize,
 }
 
-/// A moment at which all nodes held the same, and no call was under way.
+/// A moment at which all nodes held the same and no call was in flight.
 struct Settled<'a> {
     begin: At,
     end: At,
@@ -83,19 +81,19 @@ struct Left {
     begin: At,
 }
 
-/// A history, sorted for the rules.
+/// A history, indexed for the rules.
 struct Facts<'a> {
     nodes: usize,
     ops: Vec<&'a Op>,
     writes: HashMap<&'a str, Vec<Write<'a>>>,
-    /// Of each node, its lives: from when to when it was surely in it.
+    /// For each node, its lives: the span in which it was certainly in each.
     lives: Vec<HashMap<&'a str, (At, At)>>,
     settled: Vec<Settled<'a>>,
-    /// Nodes that left and said that others hold what they wrote.
+    /// Nodes that left and reported that others hold what they wrote.
     left: Vec<Left>,
     down: Vec<(usize, At, At)>,
     stalled: Vec<(At, At)>,
-    /// Of each value that was put and answered, its version then.
+    /// For each acknowledged value, its version at that time.
     first: HashMap<&'a str, Version>,
 }
 
@@ -161,7 +159,7 @@ impl<'a> Facts<'a> {
         self.writes.get(key).map_or(&[], Vec::as_slice)
     }
 
-    /// The life in which a node was throughout.
+    /// The life that a node was in throughout.
     fn life(&self, node: usize, begin: At, end: At) -> Option<&'a str> {
         self.lives[node].iter().find(|(_, (from, to))| *from <= begin && end <= *to).map(|(life, _)| *life)
     }
@@ -173,14 +171,13 @@ impl<'a> Facts<'a> {
         lives.iter().filter(move |(_, (from, _))| before.is_some_and(|before| before < *from)).map(|(life, _)| *life)
     }
 
-    /// The nodes that may not have held all the while what they held at its beginning.
+    /// The nodes that may have lost, during the span, what they held at its beginning.
     fn interrupted(&self, begin: At, end: At) -> HashSet<usize> {
         (0..self.nodes).filter(|node| self.life(*node, begin, end).is_none()).collect()
     }
 
-    /// Whether one of those who hold a write has held it until `end`, at least:
-    /// the node that took it and those who acknowledged it; or, if that node has
-    /// left, one of those to whom it handed over.
+    /// Whether some holder of a write kept it until `end` at least: the node that accepted it and those that
+    /// acknowledged it; or, if that node has left, one of those that it handed over to.
     fn has_holder(&self, write: &Write, end: At) -> bool {
         let interrupted = self.interrupted(write.op.begin, end);
         let handed_over = |left: &&Left| {
@@ -195,10 +192,8 @@ impl<'a> Facts<'a> {
             })
     }
 
-    /// Whether a key at which something of `version` was known may have nothing
-    /// by now: something as new was deleted, or has ended. `value` is what was
-    /// known: a write that was issued again has a newer version than the delete
-    /// that had seen it.
+    /// Whether a key with a known `version` may be absent by now: something as new was deleted or has expired. `value`
+    /// is the known value: a reissued write has a newer version than the delete that had seen it.
     fn may_be_gone(&self, key: &str, version: Version, value: Option<&str>, by: At) -> bool {
         let first = value.map_or(version, |value| self.first.get(value).copied().unwrap_or_default());
         let least = version.min(first);
@@ -209,7 +204,7 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// What a call read, with the values it read.
+/// What a call read, with the values.
 fn found(op: &Op) -> Vec<(&str, &str, Version)> {
     match &op.outcome {
         Outcome::Found { value, version } => vec![(&op.key, value, *version)],
@@ -218,8 +213,7 @@ fn found(op: &Op) -> Vec<(&str, &str, Version)> {
     }
 }
 
-/// No call hangs: each has an answer by its deadline, if its node runs and can
-/// be reached.
+/// No call hangs: each is answered by its deadline, if its node runs and is reachable.
 fn hangs(records: &[Record], facts: &Facts, verdict: &mut Verdict) {
     let overlaps = |op: &Op, begin: At, end: At| op.begin <= end && begin <= op.end;
     for record in records {
@@ -228,11 +222,11 @@ fn hangs(records: &[Record], facts: &Facts, verdict: &mut Verdict) {
         if facts.stalled.iter().any(|(begin, end)| overlaps(op, *begin, *end)) {
             continue;
         }
-        // A deadline that this process itself keeps, whatever the node does.
+        // The client's own deadline, independent of the node.
         if op.end > op.begin + op.deadline + 2_000_000 {
             verdict.broken(format!("a call outlasts its deadline: {op:?}"));
         }
-        // Of a session, the node may wait until just before the deadline.
+        // For a session, the node may wait until just before the deadline.
         let down = facts.down.iter().any(|(node, begin, end)| *node == op.node && overlaps(op, *begin, *end));
         if op.session.is_none() && !down {
             verdict.count("calls without an answer at a node that was well");

@@ -1,17 +1,16 @@
-//! Nothing older after something newer: on one node in one life, in one session,
-//! in one watch.
+//! Nothing older after something newer: on one node in one life, in one session, in one watch.
 
 use std::collections::HashMap;
 
 use super::{Facts, Verdict};
 use crate::history::{At, Op, Outcome, Record, Version, What};
 
-/// What a call tells of a key.
+/// What a call says about a key.
 struct Sight<'a> {
     begin: At,
     end: At,
     what: Saw<'a>,
-    /// From elsewhere: it binds what follows, and is not judged.
+    /// Knowledge from elsewhere: it binds later observations, and is not checked itself.
     given: bool,
     op: Option<&'a Op>,
 }
@@ -19,20 +18,20 @@ struct Sight<'a> {
 #[derive(Clone, Copy)]
 enum Saw<'a> {
     Put(Version, &'a str),
-    /// A write whose value is not known.
+    /// A write with an unknown value.
     Touched(Version),
     Deleted(Version),
     Found(Version, &'a str),
     Missing,
 }
 
-/// What must have been seen at a moment.
+/// The lower bound for what a moment must see.
 #[derive(Clone, Copy, Default)]
 struct Floor<'a> {
-    /// At least this; and, if it was a value, which.
+    /// At least this version; and, if it was a value, which one.
     least: Version,
     value: Option<&'a str>,
-    /// More than this, if anything.
+    /// A newer version than this, if anything.
     gone: Version,
 }
 
@@ -43,7 +42,7 @@ impl<'a> Floor<'a> {
         }
     }
 
-    /// After this was seen, by one who had to see `then`.
+    /// The bound after this observation, by an observer that had to see `then`.
     fn after(&mut self, saw: Saw<'a>, then: Self) {
         match saw {
             Saw::Put(version, value) | Saw::Found(version, value) => self.raise(version, Some(value)),
@@ -59,10 +58,9 @@ impl<'a> Floor<'a> {
 
 type Tracks<'a, T> = HashMap<(T, &'a str), Vec<Sight<'a>>>;
 
-/// On one node, in one life of it, a version never goes backwards; what all
-/// nodes have acknowledged, all have; and a node is ready only once it holds what
-/// its peers hold: what all held, or all that took part had acknowledged, before
-/// its life began.
+/// On one node, in one life of it, a version never goes backwards; what all nodes have acknowledged, all have; and a
+/// node is ready only once it holds what its peers hold: what all held, or all seats had acknowledged, before its life
+/// began.
 pub(super) fn nodes(facts: &Facts, verdict: &mut Verdict) {
     let mut tracks: Tracks<(usize, &str)> = HashMap::new();
     for op in &facts.ops {
@@ -79,8 +77,8 @@ pub(super) fn nodes(facts: &Facts, verdict: &mut Verdict) {
             if let Some(life) = facts.life(node, op.begin, op.end).filter(|_| everyone) {
                 give(node, life);
             }
-            // Who joins takes a snapshot of one of those who hold it: of anyone, or of
-            // anyone but the node itself, if that was the only one that did not take part.
+            // A joining node takes a snapshot of some holder: of any node, or of any other node if it was itself the
+            // only one without a seat.
             if everyone || all && only_this_was_away(facts, op, node) {
                 facts.lives_after(node, op.end).for_each(|life| give(node, life));
             }
@@ -104,14 +102,13 @@ pub(super) fn nodes(facts: &Facts, verdict: &mut Verdict) {
     judge("calls of one node in order", tracks, facts, verdict);
 }
 
-/// Whether all other nodes held throughout what they held when this call began,
-/// until all were equal again.
+/// Whether all other nodes kept what they held from the beginning of this call until all were equal again.
 fn only_this_was_away(facts: &Facts, op: &Op, node: usize) -> bool {
     let settled = facts.settled.iter().find(|settled| settled.begin >= op.end);
     settled.is_some_and(|settled| facts.interrupted(op.begin, settled.end).iter().all(|away| *away == node))
 }
 
-/// A session never sees anything older than it has seen, wherever it goes.
+/// A session never sees anything older than it has seen, on whatever node.
 pub(super) fn sessions(facts: &Facts, verdict: &mut Verdict) {
     let mut tracks: Tracks<u64> = HashMap::new();
     for op in &facts.ops {
@@ -145,7 +142,7 @@ fn see<'a, T: Copy + Eq + std::hash::Hash>(op: &'a Op, track: T, tracks: &mut Tr
             for (key, entry) in &there {
                 add(key, Saw::Found(entry.version, &entry.value));
             }
-            // What was written and is not in the listing, is not there.
+            // A key that was written and is not in the listing is absent.
             for key in facts.writes.keys().filter(|key| key.starts_with(&op.key) && !there.contains_key(*key)) {
                 add(key, Saw::Missing);
             }
@@ -193,18 +190,18 @@ fn judge<T: std::fmt::Debug>(rule: &'static str, tracks: Tracks<T>, facts: &Fact
     }
 }
 
-/// Of one key, a watch tells nothing older after something newer.
+/// For one key, a watch reports nothing older after something newer.
 pub(super) fn watches(records: &[Record], verdict: &mut Verdict) {
-    let mut told: HashMap<(u64, &str), Version> = HashMap::new();
+    let mut reported: HashMap<(u64, &str), Version> = HashMap::new();
     for record in records {
         let Record::Watched { stream, node, at, key, version, what } = record else { continue };
-        let last = told.entry((*stream, key)).or_default();
-        // The end of a value has the version of the value.
+        let last = reported.entry((*stream, key)).or_default();
+        // The expiry of a value has the value's version.
         let in_order = if *what == What::Expired { *version >= *last } else { *version > *last };
         verdict.count("events of one watch in order");
         if !in_order {
             verdict.broken(format!(
-                "watch {stream} of n{node} told {what:?} of {key}, {version:?}, after {last:?}, at {at}"
+                "watch {stream} of n{node} reported {what:?} for {key}, {version:?}, after {last:?}, at {at}"
             ));
         }
         *last = (*version).max(*last);

@@ -1,18 +1,18 @@
-//! Histories in which one promise is broken, each beside one in which it is kept.
+//! Histories that break one promise, each next to one that keeps it.
 
 use super::{Verdict, check};
 use crate::history::{At, Call, Entry, Op, Outcome, Record, Version, What};
 
 const NODES: usize = 3;
 const MS: At = 1000;
-/// What a call of these stories takes.
+/// How long a call of these histories takes.
 const TAKES: At = 5 * MS;
 
-/// A history in the making: its clock is advanced by what happens.
+/// Builds a history; each record advances its clock.
 struct Story {
     now: At,
     records: Vec<Record>,
-    /// Of each node, how often it lost what it held.
+    /// For each node, how often it lost its map.
     lives: [u64; NODES],
 }
 
@@ -23,7 +23,7 @@ impl Story {
         story
     }
 
-    /// All nodes say in which life they are.
+    /// All nodes report their lives.
     fn look(&mut self) {
         for node in 0..NODES {
             let life = format!("{node}/{}", self.lives[node]);
@@ -32,7 +32,7 @@ impl Story {
         self.now += 2;
     }
 
-    /// A node loses what it holds.
+    /// A node loses its map.
     fn interrupt(&mut self, node: usize) {
         self.look();
         self.lives[node] += 1;
@@ -85,7 +85,7 @@ impl Story {
         self.look();
     }
 
-    fn told(&mut self, key: &str, hlc: u64, what: What) {
+    fn watched(&mut self, key: &str, hlc: u64, what: What) {
         self.records.push(Record::Watched {
             stream: 0,
             node: 0,
@@ -104,7 +104,7 @@ impl Story {
         assert_eq!(self.verdict().violations, Vec::<String>::new());
     }
 
-    /// Exactly one promise is broken, in these words.
+    /// Exactly one promise is broken, with this message.
     fn broken(&self, words: &str) {
         let violations = self.verdict().violations;
         assert!(violations.len() == 1 && violations[0].contains(words), "{violations:#?}");
@@ -125,7 +125,7 @@ fn cut() -> Outcome {
 
 #[test]
 fn a_write_lives_while_a_holder_does() {
-    // Acknowledged by one other: it may go with two nodes, not with one.
+    // Acknowledged by one other node: it may be lost with two nodes, not with one.
     for (interrupted, lost) in [(0, true), (1, true), (2, false)] {
         let mut story = Story::new();
         story.put(0, "k", "v", 10, 1);
@@ -133,7 +133,7 @@ fn a_write_lives_while_a_holder_does() {
         story.settled(&[]);
         if lost { story.broken("a write is lost") } else { story.kept() }
     }
-    // By nobody: it may go with any node that was interrupted.
+    // Acknowledged by no other node: it may be lost with any interrupted node.
     let mut story = Story::new();
     story.put(0, "k", "v", 10, 0);
     story.interrupt(0);
@@ -142,7 +142,7 @@ fn a_write_lives_while_a_holder_does() {
 }
 
 #[test]
-fn a_lost_write_is_none_if_something_newer_stands_or_was_there() {
+fn loss_ignores_a_write_that_a_newer_one_replaced() {
     let mut story = Story::new();
     story.put(0, "k", "v", 10, 2);
     story.put(1, "k", "w", 11, 2);
@@ -161,14 +161,14 @@ fn a_lost_write_is_none_if_something_newer_stands_or_was_there() {
     story.settled(&[]);
     story.kept();
 
-    // A delete that has no answer may have been carried out.
+    // A delete without an answer may have been applied.
     let mut story = Story::new();
     story.put(0, "k", "v", 10, 2);
     story.at(1, "k", Call::Delete, Outcome::Failed { code: "Unavailable".into(), message: String::new(), cut: false });
     story.settled(&[]);
     story.kept();
 
-    // One that was too old to beat it was not what took it.
+    // A delete too old to win over the write did not remove it.
     let mut story = Story::new();
     story.delete(1, "k", 9, 2);
     story.put(0, "k", "v", 10, 2);
@@ -210,7 +210,7 @@ fn what_all_held_lives_while_any_of_them_does() {
 
 #[test]
 fn a_delete_is_final_for_what_it_had_covered() {
-    // The only value that there was.
+    // The only value that existed.
     let mut story = Story::new();
     story.put(0, "u", "v", 10, 0);
     story.delete(1, "u", 11, 2);
@@ -220,7 +220,7 @@ fn a_delete_is_final_for_what_it_had_covered() {
     story.found(2, "u", "v", (12, 2));
     story.broken("was deleted for good");
 
-    // Its holders are lost: no evidence is left.
+    // Its holders are lost: no evidence remains.
     let mut story = Story::new();
     story.put(0, "u", "v", 10, 0);
     story.delete(1, "u", 11, 0);
@@ -228,7 +228,7 @@ fn a_delete_is_final_for_what_it_had_covered() {
     story.settled(&[("u", "v", 10, 0)]);
     story.kept();
 
-    // One of two values: whether the delete had seen it, only some histories say.
+    // One of two values: only some histories show whether the delete had seen it.
     let of_two = |seen: bool| {
         let mut story = Story::new();
         story.put(2, "k", "x", 5, 0);
@@ -237,7 +237,7 @@ fn a_delete_is_final_for_what_it_had_covered() {
             story.found(1, "k", "v", (10, 0));
         }
         story.delete(1, "k", 11, 2);
-        // Issued again, by one that was evicted.
+        // Reissued by an evicted node.
         story.settled(&[("k", "v", 12, 2)]);
         story
     };
@@ -273,7 +273,7 @@ fn versions_of_a_node_do_not_go_backwards_in_one_life() {
     story.found(0, "k", "v", (10, 0));
     story.broken("goes backwards");
 
-    // A write that is older than what its node showed.
+    // A write older than what its node showed.
     let mut story = Story::new();
     story.put(0, "k", "v", 10, 0);
     story.found(1, "k", "v", (10, 0));
@@ -305,11 +305,11 @@ fn what_all_acknowledged_all_have() {
 }
 
 #[test]
-fn a_new_life_holds_what_all_that_took_part_had_before_it_began() {
+fn a_new_process_holds_what_all_voters_held_before() {
     let after = |all: bool, other: Option<usize>, ready_with: Option<u64>| {
         let mut story = Story::new();
         story.put(0, "k", "old", 9, 2);
-        // The last is out of reach, and perhaps not waited for.
+        // The last node is unreachable and perhaps not waited for.
         let outcome = Outcome::Wrote { version: version(10, 0), peers: 1, all };
         story.at(0, "k", put("new", None), outcome);
         story.interrupt(2);
@@ -327,7 +327,7 @@ fn a_new_life_holds_what_all_that_took_part_had_before_it_began() {
     after(true, None, Some(9)).broken("goes backwards");
     after(true, None, None).broken("goes backwards");
     after(false, None, Some(9)).kept();
-    // What all held is there in every later life, however many were away.
+    // What all nodes held is there in every later life, however many were away.
     let mut story = Story::new();
     story.put(0, "k", "v", 10, 0);
     story.settled(&[("k", "v", 10, 0)]);
@@ -336,7 +336,7 @@ fn a_new_life_holds_what_all_that_took_part_had_before_it_began() {
     story.kept();
     story.missing(2, "k");
     story.broken("goes backwards");
-    // It may have joined by way of another one that was away.
+    // It may have joined through another node that was away.
     after(true, Some(1), Some(9)).kept();
 }
 
@@ -381,7 +381,7 @@ fn a_session_is_lost_only_with_nodes() {
     let mut whole = story(false);
     whole.settled(&[("k", "v", 10, 0)]);
     whole.broken("a session is lost");
-    // One that was evicted hears of it last.
+    // An evicted node learns of it last.
     let mut evicted = story(false);
     evicted.interrupt(0);
     evicted.settled(&[("k", "v", 10, 0)]);
@@ -395,14 +395,14 @@ fn a_session_is_lost_only_with_nodes() {
 fn a_watch_tells_nothing_older_after_something_newer() {
     let mut story = Story::new();
     story.put(0, "k", "v", 10, 0);
-    story.told("k", 10, What::Put("v".into()));
-    story.told("k", 10, What::Expired);
-    story.told("k", 11, What::Deleted);
+    story.watched("k", 10, What::Put("v".into()));
+    story.watched("k", 10, What::Expired);
+    story.watched("k", 11, What::Deleted);
     story.kept();
-    story.told("k", 11, What::Deleted);
+    story.watched("k", 11, What::Deleted);
     story.broken("watch 0 of n0");
     story.records.pop();
-    story.told("k", 10, What::Put("v".into()));
+    story.watched("k", 10, What::Put("v".into()));
     story.broken("watch 0 of n0");
 }
 
@@ -427,12 +427,12 @@ fn a_value_ends_with_its_ttl_and_not_before() {
 }
 
 #[test]
-fn what_nobody_changes_is_there_whenever_a_node_answers() {
+fn keys_that_no_client_changes_are_always_read() {
     let story = |there: bool| {
         let mut story = Story::new();
         story.put(0, "f/1", "v", 10, 1);
         story.settled(&[("f/1", "v", 10, 0)]);
-        // A new life, of which nothing else is known.
+        // A new life of which nothing else is known.
         story.interrupt(2);
         if there {
             story.found(2, "f/1", "v", (10, 0));
@@ -448,7 +448,7 @@ fn what_nobody_changes_is_there_whenever_a_node_answers() {
 }
 
 #[test]
-fn a_version_names_one_write_and_what_is_read_was_written() {
+fn a_version_names_one_write_that_was_made() {
     let mut story = Story::new();
     story.put(0, "k", "v", 10, 0);
     story.put(0, "l", "w", 11, 0);

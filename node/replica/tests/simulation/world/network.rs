@@ -1,13 +1,11 @@
-//! The network: connections that carry messages, datagrams, and what befalls
-//! both on their way.
+//! The network: connections that carry messages, and datagrams, with what happens to both on their way.
 
 use std::cmp::Reverse;
 
-use kvasir_proto::peer::v1::Message;
-use kvasir_replica::replica::{LinkId, Violation};
 use rand::RngExt as _;
 
 use super::{MAX_CLOCK_SKEW_MS, World};
+use crate::prelude::*;
 
 /// Something on its way from one place to another.
 pub(super) struct Packet<T> {
@@ -18,7 +16,7 @@ pub(super) struct Packet<T> {
     pub(super) content: T,
 }
 
-/// A message, and the connection it belongs to: another one never delivers it.
+/// A message, and the connection that it was sent on: no other one delivers it.
 pub(super) type OnLink = (u64, Message);
 
 impl<T> Packet<T> {
@@ -60,7 +58,7 @@ impl World<'_> {
         }
     }
 
-    /// Every pair that is alive and can talk gets a connection.
+    /// Connects every pair of nodes that can talk.
     pub(super) fn connect_all(&mut self) {
         for a in 0..self.nodes.len() {
             for b in a + 1..self.nodes.len() {
@@ -71,31 +69,30 @@ impl World<'_> {
         }
     }
 
-    /// Whether two are there and hear each other.
+    /// Whether two nodes run and hear each other.
     pub(super) fn can_talk(&self, a: usize, b: usize) -> bool {
         let cut = self.blocked.contains(&(a, b)) || self.blocked.contains(&(b, a));
         !cut && self.nodes[a].is_some() && self.nodes[b].is_some() && !self.are_apart(a, b)
     }
 
-    /// Whether the two have different keys.
+    /// Whether two nodes have different keys.
     pub fn are_apart(&self, a: usize, b: usize) -> bool {
         !self.healed && a != b && self.plan.apart.is_some_and(|apart| apart == a || apart == b)
     }
 
-    /// The nodes that one hears of and cannot talk to.
+    /// The nodes that a node hears of and cannot talk to.
     pub fn apart_from(&self, a: usize) -> impl Iterator<Item = usize> {
         let there = move |b: &usize| self.nodes[*b].is_some() && !self.blocked.contains(&(*b, a));
         (0..self.nodes.len()).filter(move |b| self.are_apart(a, *b)).filter(there)
     }
 
-    /// Connects two that are not connected, and returns the connection's number;
-    /// `None` if they cannot talk.
+    /// Connects two nodes that are not connected, and returns the connection's number. `None` if they cannot talk.
     pub(super) fn connect(&mut self, a: usize, b: usize) -> Option<u64> {
         if !self.can_talk(a, b) {
             return None;
         }
         let [Some(x), Some(y)] = self.nodes.get_disjoint_mut([a, b]).expect("a is not b") else { return None };
-        // As the transport does when two greet each other.
+        // As the transport does at the handshake.
         if x.skew_ms.abs_diff(y.skew_ms) > MAX_CLOCK_SKEW_MS {
             return None;
         }
@@ -119,7 +116,7 @@ impl World<'_> {
 
     pub(super) fn send_datagram(&mut self, from: usize, to: usize, at_ms: u64, datagram: &[u8]) {
         if self.are_apart(from, to) {
-            return; // it is heard, and makes no sense
+            return; // it arrives, and cannot be decrypted
         }
         for due_ms in self.arrivals(from, to, at_ms).into_iter().flatten() {
             self.sent += 1;
@@ -127,7 +124,7 @@ impl World<'_> {
         }
     }
 
-    /// When each copy of what leaves at `at_ms` arrives, if it does.
+    /// When each copy of a packet that is sent at `at_ms` arrives; `None` if it is lost.
     fn arrivals(&mut self, from: usize, to: usize, at_ms: u64) -> [Option<u64>; 2] {
         let (loss, duplicate, delay) = if self.healed {
             (0.0, 0.0, 3)
@@ -146,7 +143,7 @@ impl World<'_> {
         arrivals
     }
 
-    /// Brings the messages that are due.
+    /// Delivers the messages that are due.
     pub(super) fn deliver(&mut self) {
         while self.network.peek().is_some_and(|p| p.due_ms <= self.now_ms) {
             let Some(Packet { from, to, content: (connection, message), .. }) = self.network.pop() else { break };
@@ -161,7 +158,7 @@ impl World<'_> {
                 println!("{:>9} ms    {from} -> {to}: {:?}", self.now_ms - super::BEGIN_MS, message.kind);
             }
             if !self.receive(to, link, message) {
-                self.say(|| format!("node {to} refuses node {from} for its clock"));
+                self.trace(|| format!("node {to} refuses node {from} for its clock"));
                 self.disconnect(from, to);
             }
         }
@@ -176,7 +173,7 @@ impl World<'_> {
         match received {
             Ok(()) => true,
             Err(Violation::ClockAhead { .. }) if self.plan.skew_ms.unsigned_abs() > MAX_CLOCK_SKEW_MS => false,
-            Err(violation) => panic!("messages are whole, and clocks near each other: {violation}"),
+            Err(violation) => panic!("no message is malformed, and no clock is far off: {violation}"),
         }
     }
 }

@@ -1,0 +1,71 @@
+//! A node that stops hands over what its peers lack, then ends its seat.
+
+use kvasir_proto::peer::v1::{SeatState, Want};
+
+use super::link::{Link, LinkId};
+use super::replica::Replica;
+use super::vector::Cover;
+
+impl Replica {
+    /// This node is about to leave. At once and at each beat it asks its peers whether they hold what it holds of nodes that
+    /// are not linked, see [`Self::uncovered`]: it may be the only node that has it.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        self.ask_what_is_held();
+    }
+
+    pub(super) fn ask_what_is_held(&mut self) {
+        let behind: Vec<LinkId> =
+            self.outbox.links.iter().filter(|(_, l)| self.unshared(l) > 0).map(|(&id, _)| id).collect();
+        for id in behind {
+            if let Some(link) = self.outbox.links.get_mut(&id) {
+                link.ask(Want::Missing);
+            }
+        }
+    }
+
+    /// This node leaves: its attestation is not required any more.
+    pub fn leave(&mut self, now_ms: u64) {
+        self.leaving = true;
+        let now = self.clock.tick(now_ms);
+        self.roster.end(self.settings.origin, SeatState::Ended, now);
+        self.outbox.announce_roster();
+    }
+
+    /// What no linked peer, or not every linked peer, is known to hold, `(none, not all)`: own writes that are still in the
+    /// log, records that are yet to be reissued, and one for each node that is not linked and may have sent something to this
+    /// node alone.
+    pub fn uncovered(&self) -> (usize, usize) {
+        let any = self.outbox.links.values().map(|l| l.acked).max().unwrap_or(0);
+        let all = self.outbox.links.values().map(|l| l.acked).min().unwrap_or(0);
+        let lacked = || self.outbox.links.values().map(|l| self.unshared(l));
+        let (by_all, by_any) = match (lacked().min(), lacked().max()) {
+            (Some(min), Some(max)) if !planted!("drain-hands-over-own-only") => (min, max),
+            _ => (0, 0),
+        };
+        let brought = self.backlogs.len();
+        (self.outbox.log.above(any).count() + brought + by_all, self.outbox.log.above(all).count() + brought + by_any)
+    }
+
+    /// Keys of own writes that are still in the log and that no linked peer is known to hold, oldest write first; then keys
+    /// that are yet to be reissued.
+    pub fn uncovered_keys(&self) -> impl Iterator<Item = &[u8]> {
+        let any = self.outbox.links.values().map(|l| l.acked).max().unwrap_or(0);
+        self.outbox.log.above(any).map(|entry| &entry.key[..]).chain(self.backlogs.keys())
+    }
+
+    /// Of how many nodes that are not linked this node holds something that the peer is not known to hold.
+    pub(super) fn unshared(&self, link: &Link) -> usize {
+        let lacked = |origin: &u64, cover: &Cover| {
+            // An origin that the peer does not list is retired there.
+            let forgotten = Cover { seen: link.their_collected, ..Cover::default() };
+            let theirs = link.theirs.get(origin).copied().unwrap_or(forgotten);
+            let held = theirs.seen.max(theirs.last);
+            cover.wrote() > self.map.floor(&self.roster, *origin)
+                && (held < cover.last || held.max(theirs.beyond) < cover.beyond)
+                && *origin != self.settings.origin
+                && !self.outbox.is_linked(*origin)
+        };
+        self.map.vector.iter().filter(|(origin, cover)| lacked(origin, cover)).count()
+    }
+}
