@@ -48,7 +48,12 @@ fn key(shape: Shape, random: &mut Random, step: u64) -> Vec<u8> {
         1 => number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes().to_vec(),
         // Keys that begin with other keys, with zeros, and the empty key.
         2 => vec![(number % 3) as u8; (number / 3) as usize % 40],
-        3 => [&b"long"[..], &vec![b'x'; (number % 7) as usize * 1500], &number.to_be_bytes()].concat(),
+        3 => [
+            &b"long"[..],
+            &vec![b'x'; (number % 7) as usize * if cfg!(miri) { 100 } else { 1500 }],
+            &number.to_be_bytes(),
+        ]
+        .concat(),
         _ => format!("{}:{number}", ["a", "session", "user", "user/x"][(number % 4) as usize]).into_bytes(),
     }
 }
@@ -111,7 +116,7 @@ fn run(shape: Shape, steps: u64) {
 #[test]
 fn store_behaves_as_a_plain_map() {
     let cases = std::env::var("KVASIR_STORE_CASES").ok().and_then(|cases| cases.parse().ok());
-    let (cases, steps) = if cfg!(miri) { (2, 300) } else { (cases.unwrap_or(600), 5000) };
+    let (cases, steps) = if cfg!(miri) { (2, 100) } else { (cases.unwrap_or(600), 5000) };
     let config = Config { cases, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..Config::default() };
     let result = TestRunner::new(config).run(&shapes(), |shape| {
         run(shape, steps);
