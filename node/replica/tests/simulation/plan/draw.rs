@@ -37,8 +37,9 @@ impl Plan {
         if !plan.serve_alone && seed % 3 == 2 {
             plan.apart = Some((seed / 15) as usize % plan.voters);
         }
-        // While a node stays full, a process that lost its name waits for that node to cover what it hands over.
-        if matches!(seed % 9, 4 | 7) && !plan.room.is_some_and(|room| room.stays) {
+        // While a node stays full, a process that lost its name waits for that node to cover what it hands over. Where the
+        // number of voters changes, both sides of a split may have a majority, see `draw_twin`.
+        if matches!(seed % 9, 4 | 7) && !plan.room.is_some_and(|room| room.stays) && !plan.scales() {
             plan.draw_twin(end_ms);
         }
         plan.ops.sort_by_key(|(at, _)| *at);
