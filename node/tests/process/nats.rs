@@ -221,7 +221,7 @@ async fn nats_reports_a_missing_permission() {
     let server = NatsServer::started(&["-c", file.to_str().unwrap()]);
     let mut a = look(at(1), &server.url(), ", user: u, password: p");
     let error = a.fail().await;
-    assert!(error.contains("the server refuses") && error.to_lowercase().contains("permissions"), "{error}");
+    assert!(error.contains("the server reports") && error.to_lowercase().contains("permissions"), "{error}");
     assert!(error.contains("kvasir.test"), "{error}");
 }
 
