@@ -78,7 +78,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
         eprintln!("{}", rows[rows.len() - 1].join("  "));
     }
     let head =
-        ["operation", "a second", "median", "p99", "the node's processor time for one", "so one core does, a second"];
+        ["operation", "a second", "median", "p99", "the node's processor time per operation", "operations per core and second"];
     Ok(Report { name: "throughput", text: table(&head, &rows) })
 }
 

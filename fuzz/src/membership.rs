@@ -101,7 +101,7 @@ pub(crate) fn run(bytes: &[u8]) {
                             | Refused::Origin { .. }
                             | Refused::Malformed(foca::Error::IndirectForOurselves),
                         ) if deceived => {}
-                        Err(refused) => panic!("a node does not understand its like: {refused}"),
+                        Err(refused) => panic!("a node does not understand another node: {refused}"),
                     }
                 }
             }

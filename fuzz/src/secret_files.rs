@@ -1,5 +1,5 @@
-//! Secret files: the one that peers encrypt with, which the operator checks before the node reads it, and the one with
-//! the clients' tokens.
+//! Two secret files: the peers' encryption keys, which the operator checks before the node reads them, and the clients'
+//! tokens.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -23,7 +23,7 @@ fn applied_it_becomes_available_and_its_columns_tell() {
         let keys = t.fill("demo", 7).await?;
         t.all_hold("demo", &keys).await?;
         let version = env!("CARGO_PKG_VERSION");
-        until("the columns to tell of 7 keys", async || {
+        until("the columns to show 7 keys", async || {
             let table = t.kubectl(&["get", "kvc"]).await?;
             let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
             ensure!(lines.len() == 2, "{table}");

@@ -15,8 +15,8 @@ use kvasir_e2e::trial::{held, ip, restarts, same};
 use kvasir_e2e::{App, Trial, alone, run, until};
 use serde_json::{Value, json};
 
-/// A put must reach every other node within a second. The measurement here includes a process that ends in a pod and
-/// its output's way through kubelet and API server, on a busy machine: five times that.
+/// A put must reach every other node within a second. This limit is five times as long, because the measurement
+/// includes the end of a process in a pod and the way of its output through kubelet and API server, on a busy machine.
 const SPREAD: Duration = Duration::from_secs(5);
 /// How far apart nodes may expire a key.
 const TOGETHER: Duration = Duration::from_millis(250);
@@ -108,9 +108,9 @@ fn a_ttl_ends_everywhere_at_the_same_moment() {
             "ttl: gone {:?} after the put, at most {widest:?} between two looks, {apart:?} apart",
             earliest - before
         );
-        ensure!(apart <= TOGETHER, "one node had the key {apart:?} after another had it no more");
+        ensure!(apart <= TOGETHER, "one node had the key for {apart:?} after another had lost it");
         // By the clock of the node that accepted the put, which was in flight from `before` to `after`.
-        let whole = Duration::from_millis(1); // what that clock counts in
+        let whole = Duration::from_millis(1); // the resolution of that clock
         ensure!(earliest + whole >= before + ttl, "it ended {:?} after the put", earliest - before);
         ensure!(latest <= after + ttl + TOGETHER, "it was still there {:?} after the put", latest - after);
         Ok(())

@@ -33,7 +33,7 @@ fn keys_are_exchanged_while_members_and_sidecars_run() {
         t.all_hold("demo", &keys).await?;
         let app = t.app("app", Some("demo"), &t.lab.nodes[0]).await?;
         ensure!(app.kvctl_ok(&["get", "key-0000"]).await?.trim_end() == "value of 0", "the sidecar has another value");
-        let first = encryption(t, "members to speak of one key", |now| now.settled && now.keys.len() == 1).await?;
+        let first = encryption(t, "members to report one key", |now| now.settled && now.keys.len() == 1).await?;
 
         let secret: Secret = t.api::<Secret>().get("demo-encryption").await?;
         ensure!(secret.owner_references().iter().any(|owner| owner.name == "demo"), "{:?}", secret.metadata);

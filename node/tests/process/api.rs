@@ -16,7 +16,7 @@ fn put(key: &str, value: &str) -> v1::PutRequest {
     v1::PutRequest { key: key.to_owned(), value: value.to_owned().into(), ..v1::PutRequest::default() }
 }
 
-/// The longest `ack` timeout that a node accepts: for what must happen.
+/// The longest `ack` timeout that a node accepts, for acknowledgements that must arrive.
 const LONG: Duration = Duration::from_mins(1);
 /// For what cannot happen.
 const SHORT: Duration = Duration::from_millis(300);

@@ -139,7 +139,7 @@ pub(crate) fn peer_tls(node: Node, files: &Mounted) -> Node {
 async fn replicates(from: &Node, to: &Node) {
     let key = rand::random::<u64>().to_string();
     from.kv().put(&key, "v").await.unwrap();
-    eventually("a write of the one is at the other", async || {
+    eventually("a write at one node reaches the other", async || {
         to.kv().exists(&key).await.unwrap().then_some(()).ok_or("not there")
     })
     .await;

@@ -2,7 +2,7 @@
 
 use crate::prelude::*;
 
-/// An evicted node that does not know of its eviction sponsors a newcomer, and that one perhaps another.
+/// An evicted node that does not know of its eviction sponsors a newcomer, which may sponsor another one.
 #[test]
 fn stranger_resets_and_keeps_its_writes() {
     for generations in [1, 2] {
@@ -14,7 +14,8 @@ fn stranger_resets_and_keeps_its_writes() {
             newcomer = net.join_through(newcomer, name, 4);
         }
         let dot = net.put(newcomer, "k");
-        // It lacks nothing that was collected, and wrote above all of that: what it holds does not give it away.
+        // It lacks nothing that was collected, and wrote above all of that, so its map does not show that it is a
+        // stranger.
         let collected = net.nodes[0].collected();
         assert!(collected > 0 && collected < dot.hlc);
         let mut acks = 0;

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use super::{Facts, Settled, TTL_LATE, Verdict, Write, found};
 use crate::history::{At, Call, Outcome, Record, Version};
 
-/// A write survives while one of its holders does: the nodes that acknowledged it, those it was handed over to, and all
-/// nodes once all were equal.
+/// A write survives while one of its holders does. The holders are the nodes that acknowledged it, those it was handed
+/// over to, and all nodes once all were equal.
 pub(super) fn acknowledged(facts: &Facts, verdict: &mut Verdict) {
     for (key, writes) in &facts.writes {
         for write in writes {
@@ -18,7 +18,7 @@ pub(super) fn acknowledged(facts: &Facts, verdict: &mut Verdict) {
             verdict.count(if write.peers > 0 { "acknowledged writes that live" } else { "writes that live" });
             if !stands(facts, key, version, write.value, settled) {
                 let what = format!("{:?} {:?}", write.op, settled.entries.get(key));
-                verdict.broken(format!("a write is lost that {} more held: {what}", write.peers));
+                verdict.broken(format!("a write is lost although {} more nodes held it: {what}", write.peers));
             }
         }
     }
@@ -39,7 +39,7 @@ pub(super) fn acknowledged(facts: &Facts, verdict: &mut Verdict) {
     }
 }
 
-/// Whether something as new is there, or may be gone.
+/// Whether an entry at least as new is there, or may be gone by now.
 fn stands(facts: &Facts, key: &str, version: Version, value: Option<&str>, settled: &Settled) -> bool {
     match settled.entries.get(key) {
         Some(entry) => entry.version >= version,

@@ -1,7 +1,7 @@
 //! The plan of a seed.
 //!
-//! What was added later is drawn from generators of its own, or follows from the seed: then the other draws, and so
-//! most seeds, mean what they meant before.
+//! Draws that were added later have their own generators, or follow from the seed, so that the other draws, and most
+//! seeds, keep their meaning.
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};

@@ -215,7 +215,7 @@ impl World<'_> {
                 let Some(node) = &mut self.nodes[a] else { continue };
                 let Some(member) = &mut node.member else { continue };
                 let dial = member.dials.entry(peer.id.origin).or_insert(Dial { since_ms: now_ms, connection: None });
-                // A node does not dial again while the connection that came of it is up.
+                // A node does not dial again while the connection of its last dial is up.
                 if current.is_some() && dial.connection == current {
                     continue;
                 }

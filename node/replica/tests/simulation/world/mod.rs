@@ -75,7 +75,7 @@ pub struct World<'a> {
     pub history: History,
     /// Writes that wait for their ack: place, origin, write.
     waiting: Vec<(usize, u64, Dot, Need)>,
-    /// Sessions that write and read. Then as many that only follow them: see `World::forgets_seats`.
+    /// Sessions that write and read, then as many sessions that follow them, see `World::forgets_seats`.
     sessions: [Client; 2 * SESSIONS],
     /// How many voters the cluster is meant to have.
     voters: usize,
