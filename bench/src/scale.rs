@@ -285,7 +285,12 @@ async fn join(cluster: &mut Cluster, keys: u64, figures: &mut Figures) -> anyhow
     cluster.nodes[2] = Cluster::start_node(&cluster.program, 2)?;
     let mut meanwhile = two_put(kvs, keys).await?;
     figures.add("put at the two others while the third joins, p99", "", "ms", meanwhile.took_us(0.99) as f64 / 1e3);
-    figures.add("put at the two others while the third joins, the longest", "", "ms", meanwhile.took_us(1.0) as f64 / 1e3);
+    figures.add(
+        "put at the two others while the third joins, the longest",
+        "",
+        "ms",
+        meanwhile.took_us(1.0) as f64 / 1e3,
+    );
     cluster.nodes[2].ready().await?;
     cluster.equal().await?;
     Ok(())
