@@ -41,7 +41,7 @@ const DIFFERING: u64 = 10_000;
 /// More own writes than a node keeps in its log.
 const BEYOND_THE_LOG: u64 = 70_000;
 const WINDOW: usize = 64;
-/// How many writes per second are watched on all nodes: to watch costs much more than to write.
+/// How many writes per second are watched on all nodes: watching costs much more than writing.
 const PROBES_A_SECOND: f64 = 1_000.0;
 /// Puts per second of a light load.
 const LIGHT: f64 = 2_000.0;

@@ -91,10 +91,10 @@ pub(crate) fn run(bytes: &[u8]) {
                     // A node accepts everything that a node of its release sends; a late or duplicate datagram is
                     // useless at worst.
                     match nodes[at].swim.datagram(now, WALL_MS, &datagram) {
-                        // And the rate limit may drop it.
+                        // The rate limit may drop the datagram.
                         Ok(()) | Err(Refused::Impostor | Refused::TooMany) => {}
                         // The node may have had to outbid the latest start time that is believed, or one with its own
-                        // origin. And a node that believes in a forged node asks it to probe another; here each node
+                        // origin. A node that lists a forged node may ask that node to probe another; here each node
                         // receives datagrams for other addresses, so it may be asked to probe itself.
                         Err(
                             Refused::Ahead { .. }

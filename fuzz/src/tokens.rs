@@ -22,7 +22,7 @@ fn session(bytes: &[u8]) {
         assert!(token.len() <= 16 << 10, "{} bytes", token.len());
         assert_eq!(Session::decode(&token), Ok(session), "the token decodes to another session");
     }
-    // A fuzzer hardly guesses a checksum, so one input has the right one.
+    // A fuzzer rarely guesses a checksum, so one input has a correct one.
     let mut input = Input::new(bytes);
     let mut session = Session::default();
     while !input.is_empty() {

@@ -401,7 +401,7 @@ fn drain_takes_members_that_were_never_ready() {
             let crashed = pods.into_iter().find(|pod| {
                 pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running") && restarts(pod) > 0
             });
-            crashed.context("none runs and has crashed yet")
+            crashed.context("no member has crashed and runs again yet")
         })
         .await?;
         until("the budget", async || Ok(t.api::<PodDisruptionBudget>().get("demo").await?)).await?;

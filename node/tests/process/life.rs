@@ -48,7 +48,7 @@ async fn patient_cluster(count: usize) -> Vec<Node> {
 async fn a_draining_node_hands_over_every_acked_write() {
     let mut nodes = patient_cluster(3).await;
     let load = Load::default();
-    // Faster than peers receive: at any moment some writes exist here only.
+    // The load writes faster than peers receive: at any moment some writes exist only on this node.
     let pad = "v".repeat(100 << 10);
     let writers: Vec<_> = (0..8)
         .map(|writer| {

@@ -190,7 +190,7 @@ async fn only_peers_of_one_authority_are_linked() {
             Some(files) => peer_tls(node, files),
             None => node,
         })
-        // The others are refused, and would be waited for.
+        // The others are refused, and otherwise the node would wait for them.
         .map(|node| node.with("voters", "3").with("serve-alone", "true").with("join-timeout", "2s"))
         .collect();
     all.iter_mut().for_each(Node::start);

@@ -56,7 +56,7 @@ pub(super) fn deletes(records: &[Record], facts: &Facts, verdict: &mut Verdict) 
             reads.entry(value).or_default().push((op.node, op.begin, op.end));
         }
     }
-    // Values that are gone for good, since when.
+    // Values that are gone for good, each with the moment since when.
     let mut dead: HashMap<&str, (At, &Write)> = HashMap::new();
     for writes in facts.writes.values() {
         // A concurrent touch elsewhere may carry a value's end and not its delete.
@@ -183,8 +183,8 @@ pub(super) fn fixed(facts: &Facts, verdict: &mut Verdict) {
     }
 }
 
-/// A session is lost only with nodes. An evicted node may be the last to learn it; when all are equal again, it has
-/// been reset.
+/// A session is lost only with nodes. An evicted node may be the last to learn of its eviction; when all are equal
+/// again, it has been reset.
 pub(super) fn sessions(facts: &Facts, verdict: &mut Verdict) {
     let mut starts: HashMap<u64, At> = HashMap::new();
     for op in &facts.ops {

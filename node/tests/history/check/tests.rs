@@ -381,7 +381,7 @@ fn a_session_is_lost_only_with_nodes() {
     let mut whole = story(false);
     whole.settled(&[("k", "v", 10, 0)]);
     whole.broken("a session is lost");
-    // An evicted node learns of it last.
+    // An evicted node is the last to learn of its eviction.
     let mut evicted = story(false);
     evicted.interrupt(0);
     evicted.settled(&[("k", "v", 10, 0)]);

@@ -9,7 +9,7 @@ pub struct Write {
     pub key: Bytes,
     pub value: Option<Bytes>,
     pub expires_ms: Option<u64>,
-    /// The client's write that this write has its content from: an earlier one if this is a reissue.
+    /// The client's write whose content this write has: an earlier write if this one is a reissue.
     pub root: Dot,
 }
 

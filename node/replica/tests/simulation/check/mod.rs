@@ -10,7 +10,7 @@ pub use self::history::{Acked, History, Write, covers};
 use crate::prelude::*;
 use crate::world::{Node, World};
 
-/// After all has healed, it is certain after this long which of two processes has a name.
+/// How long after the cluster has healed it is certain which of two processes has a name.
 const NAMES_MS: u64 = 30_000;
 
 /// Everything of a replica on which the invariant depends.

@@ -9,7 +9,7 @@ use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use super::{NEAR_MS, Op, Plan, Room, Twin};
 use crate::prelude::*;
 
-/// While a Sync is lost, which takes five seconds to notice, a node may move to and fro between two epochs.
+/// While a Sync is lost, which takes five seconds to notice, a node may switch back and forth between two epochs.
 const MAX_RESETS: u64 = 40;
 
 impl Plan {

@@ -91,14 +91,16 @@ pub struct Plan {
     pub room: Option<Room>,
     /// How far a wall clock may be off, milliseconds. Beyond [`NEAR_MS`], nodes may refuse each other.
     pub skew_ms: i64,
-    /// How long ended seats are remembered at least, milliseconds.
-    /// Less than in production, and sessions may outlive the memory of a seat.
+    /// For how long at least ended seats are remembered, milliseconds. If that is less than in production, sessions may
+    /// outlive the memory of a seat.
     pub remember_ended_ms: u64,
-    /// How long evicted seats are remembered, milliseconds. Less than in production, and many nodes rejoin too late.
+    /// How long evicted seats are remembered, milliseconds. If that is less than in production, many nodes rejoin too
+    /// late.
     pub remember_evicted_ms: u64,
-    /// How many ended seats are remembered. Fewer than in production, and some are retired early.
+    /// How many ended seats are remembered. If these are fewer than in production, some seats are retired early.
     pub ended_seats: usize,
-    /// How many tombstones are kept for evicted nodes. Fewer than in production, and some nodes rejoin too late.
+    /// How many tombstones are kept for evicted nodes. If these are fewer than in production, some nodes rejoin too
+    /// late.
     pub kept_deletes: u64,
     /// Whether a voter that finds no ready peer serves alone after `joinTimeout`.
     pub serve_alone: bool,
@@ -107,7 +109,7 @@ pub struct Plan {
     pub apart: Option<usize>,
     /// A second process with the name of a voter, at a place after all others.
     pub twin: Option<Twin>,
-    /// How often a process may reset. Each eviction is a reset, and so is each epoch that gives way.
+    /// How often a process may reset. Each eviction leads to a reset, and so does each epoch that gives way.
     pub max_resets: u64,
     /// What happens, and when, milliseconds.
     pub ops: Vec<(u64, Op)>,

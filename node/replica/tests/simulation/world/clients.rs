@@ -244,7 +244,7 @@ impl World<'_> {
             let lives = |dot: Dot| self.live().any(|n| n.origin == dot.origin);
             let lacks = |dot: Dot| node.replica.coverage(dot, node.replica.founding()) == Coverage::Behind;
             let waits = |seen: &Session| {
-                // A node that runs is no reason to wait.
+                // A node that still runs is no reason to wait.
                 !listed(&seen.encode()).any(|dot| lives(dot) && lacks(dot))
                     && (awaited || check::waits_for_gone(self, node))
             };

@@ -30,7 +30,7 @@ pub struct Member {
     swim: Swim,
     /// The last list of the others.
     members: Arc<Vec<MemberInfo>>,
-    /// The processes that are there, by its events.
+    /// The live processes, according to its events.
     present: BTreeSet<u64>,
     dials: BTreeMap<u64, Dial>,
     view: View,
@@ -110,7 +110,7 @@ impl World<'_> {
                 match member.swim.datagram(now, wall_ms, &packet.content) {
                     // A burst beyond the limit is as good as lost.
                     Ok(()) | Err(Refused::TooMany) => {}
-                    // The time of a start is only as right as the clock.
+                    // A start time is only as accurate as the clock.
                     Err(Refused::Ahead { .. }) if self.plan.skew_ms.unsigned_abs() > MAX_CLOCK_SKEW_MS / 2 => {}
                     Err(refused) => panic!("all are of one cluster, and no two have one address: {refused}"),
                 }

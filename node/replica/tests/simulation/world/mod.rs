@@ -235,7 +235,8 @@ impl<'a> World<'a> {
         self.network.clear();
         let stays_full = self.plan.room.is_some_and(|room| room.stays);
         for place in 0..self.nodes.len() {
-            // A full node never holds everything: it restarts with more memory. A node that is about to leave is gone.
+            // A full node never holds everything: it restarts with more memory. A node that is about to leave counts as
+            // gone.
             let leaves = self.nodes[place].as_ref().is_some_and(Node::leaves);
             let restarts = self.may_be_full(place) && !stays_full && self.nodes[place].is_some();
             if leaves || restarts {
