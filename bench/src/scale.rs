@@ -114,7 +114,7 @@ struct Traffic {
     bytes_out: u64,
 }
 
-/// What a node has sent (in) and received (out), headers of all layers included: seen from the bridge.
+/// Traffic that a node has sent (in) and received (out) as the bridge sees it, with the headers of all layers.
 fn traffic(name: &str) -> anyhow::Result<Traffic> {
     let text = std::fs::read_to_string("/proc/net/dev")?;
     let line = text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));

@@ -21,7 +21,7 @@ const SPREAD: Duration = Duration::from_secs(5);
 /// How far apart nodes may expire a key.
 const TOGETHER: Duration = Duration::from_millis(250);
 
-/// What one sidecar puts, the sidecar on another Kubernetes node gets and deletes.
+/// One sidecar puts keys, and the sidecar on another Kubernetes node gets and deletes them.
 #[test]
 fn data_spreads_between_sidecars() {
     alone("sidecars", async |t| {

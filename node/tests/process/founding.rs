@@ -16,7 +16,7 @@ use crate::tls::{peer_tls, secret};
 /// Longer than the join timeout of these tests; how much longer does not matter.
 const LONG: Duration = Duration::from_secs(2);
 
-/// One of three voters that soon evicts those it does not reach.
+/// One of three voters, which soon evict nodes that they do not reach.
 fn hasty(node: Node) -> Node {
     node.with("voters", "3").with("join-timeout", "300ms")
 }

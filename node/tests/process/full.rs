@@ -78,7 +78,7 @@ async fn a_node_without_room_says_so_and_the_others_go_on() {
         ..v1::PutRequest::default()
     };
     let acked = roomy.0.put(request).await.unwrap().into_inner().acked.unwrap();
-    assert_eq!((acked.met, acked.peers), (false, 0), "a node claims what it has no room for");
+    assert_eq!((acked.met, acked.peers), (false, 0), "a node claims a write that it has no room for");
     assert_eq!(roomy.all().await.unwrap().len(), ENTRIES + 1, "the other takes writes");
 
     // Deletes always fit and make room: the node catches up.

@@ -87,7 +87,7 @@ fn clusters_keep_their_guarantees() {
     let plan = plan_of(failed);
     let membership = u64::from(plan.membership);
     println!(
-        "seed {failed} failed; replay it, reduced to what it takes to fail, with:\n    \
+        "seed {failed} failed; replay and reduce it with:\n    \
          SEED={failed} MEMBERSHIP={membership} SHRINK=1 cargo test -p kvasir-replica --test simulation -- --nocapture"
     );
     if number("SHRINK") != Some(0) {

@@ -28,7 +28,7 @@ fn delta_of_a_retired_origin_restores_nothing() {
     assert!(answers > 0 && !net.holds(0, "k") && !net.nodes[0].vector().contains_key(&77));
 }
 
-/// What a peer claims about a write that this node never made has no effect.
+/// A peer's claim about a write that this node never made has no effect.
 #[test]
 fn delta_cannot_claim_the_receivers_writes() {
     let mut net = Net::new(2);

@@ -31,7 +31,7 @@ struct Floor<'a> {
     /// At least this version; and, if it was a value, which one.
     least: Version,
     value: Option<&'a str>,
-    /// A newer version than this, if anything.
+    /// A newer version than this, or no entry.
     gone: Version,
 }
 

@@ -142,11 +142,11 @@ fn nothing_held_is_lost(end: &Final<'_>, survivors: &BTreeMap<Bytes, Dot>) {
             let last = dots.last().expect("a key has a write");
             let at = end.at(key);
             let stands = at == Some(*last) || at.is_none() && history.has_ended(key, *last, end.now_ms);
-            assert!(stands, "{key:?}: the last write was {last:?}, at the end is {at:?}");
+            assert!(stands, "{key:?}: the last write was {last:?}, but at the end there is {at:?}");
         }
     }
     for (key, dot) in survivors {
-        assert!(end.stands(key, *dot), "{key:?}: {dot:?} was held, at the end is {:?}", end.at(key));
+        assert!(end.stands(key, *dot), "{key:?}: {dot:?} was held, but at the end there is {:?}", end.at(key));
     }
 }
 
@@ -156,7 +156,7 @@ fn acked_writes_live(end: &Final<'_>) {
         let key = &end.history.writes[&acked.dot].key;
         assert!(
             end.stands(key, acked.dot),
-            "{key:?}: {:?} was acknowledged, at the end is {:?}",
+            "{key:?}: {:?} was acknowledged, but at the end there is {:?}",
             acked.dot,
             end.at(key)
         );

@@ -144,7 +144,7 @@ pub fn founding(world: &World, place: usize) {
     assert!(names.len() > node.voters / 2, "{} founds with {names:?}, of {} voters", node.name, node.voters);
 }
 
-/// Of two processes with one name at most one serves clients, once they have had time to meet. In a plan without other
+/// At most one of two processes with one name serves clients, once they have had time to meet. In a plan without other
 /// faults, the two never serve at the same time, and the seat of the serving process never ends.
 fn one_serves(world: &World) {
     let Some(twin) = world.plan.twin else { return };

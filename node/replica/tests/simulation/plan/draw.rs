@@ -37,7 +37,8 @@ impl Plan {
         if !plan.serve_alone && seed % 3 == 2 {
             plan.apart = Some((seed / 15) as usize % plan.voters);
         }
-        // While a node stays full, a process that lost its name waits for that node to cover what it hands over.
+        // While a node stays full, a process that lost its name waits for that node to cover the writes that the
+        // process hands over.
         if matches!(seed % 9, 4 | 7) && !plan.room.is_some_and(|room| room.stays) {
             plan.draw_twin(end_ms);
         }

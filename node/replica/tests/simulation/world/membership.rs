@@ -20,7 +20,7 @@ use crate::prelude::*;
 const PATIENCE_MS: u64 = 3_000;
 /// How often a node compares the addresses that discovery found with its links.
 const LOOK_MS: u64 = 50;
-/// When goodbyes are repeated, after the first.
+/// How long after the first goodbye each further one is sent.
 const FAREWELLS_MS: [u64; 2] = [30, 60];
 /// Once everything has healed, all nodes list each other after this long at most.
 const MEET_MS: u64 = 10_000;
