@@ -1,4 +1,4 @@
-//! Datagrams of the membership protocol: those of another node, intact or corrupt, and anything.
+//! Datagrams of the membership protocol: sent by another node, intact or corrupt, or arbitrary bytes.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

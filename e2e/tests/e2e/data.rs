@@ -74,7 +74,7 @@ async fn seen(app: &App<'_>, key: &str, there: bool) -> Result<Instant> {
         "n=0; until kvctl get {key} >/dev/null 2>&1; [ $? = {code} ]; do n=$((n+1)); [ $n -lt 5000 ] || exit 9; done"
     );
     let output = app.exec(&["sh", "-c", &script]).await?;
-    ensure!(output.code == 0, "{} never came to see {key} {there}: {output:?}", app.name);
+    ensure!(output.code == 0, "{} never saw {key} {there}: {output:?}", app.name);
     Ok(Instant::now())
 }
 

@@ -12,7 +12,7 @@ use crate::harness::{Node, eventually, meshed, nodes};
 const ROOM: &str = "64Ki";
 /// The test writes more than [`ROOM`] and an eighth.
 const ENTRIES: usize = 150;
-/// The rest fits in addition to the tombstones until they are collected.
+/// How many entries are deleted: the remaining ones fit even while the tombstones are not collected yet.
 const DELETED: usize = 130;
 
 fn key(n: usize) -> String {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::harness::{Node, eventually, meshed};
 
-/// Two nodes, and a process with the second one's name that is not started. A busy machine must not make a node look
-/// dead.
+/// Two nodes, and a process with the name of the second node, which is not started. A busy machine must not make a node
+/// look dead.
 async fn two_and_a_twin() -> (Vec<Node>, Node) {
     let mut nodes = vec![Node::new("n0"), Node::new("n1")];
     let hosts = nodes.iter().map(|node| node.peer.to_string()).collect::<Vec<_>>().join(",");

@@ -5,7 +5,7 @@
 //!
 //! `SEEDS=n` runs n seeds (default 5000), from `FROM` (default 0). `SEED=s` runs one, and prints its trace.
 //! A seed that fails is reduced to the operations that are needed for the failure, and their trace is printed.
-//! `SHRINK=0` leaves that out; `SHRINK=1` does so for the one `SEED`; `KEEP=name` also writes the reduced plan to
+//! `SHRINK=0` skips the reduction; `SHRINK=1` reduces the one `SEED`; `KEEP=name` also writes the reduced plan to
 //! `kept/name.yaml`.
 //!
 //! Kept plans run in a test of their own. `KEPT=name` runs one, and prints its trace; `SHRINK=1` reduces it further.

@@ -32,7 +32,7 @@ fn stranger_resets_and_keeps_its_writes() {
     }
 }
 
-/// A refused node keeps its own stability watermark: that of the others does not cover its writes.
+/// A refused node keeps its own stability watermark, because the watermark of the others does not cover its writes.
 #[test]
 fn stranger_does_not_adopt_the_watermark() {
     let mut net = Net::new(4);
@@ -109,7 +109,7 @@ fn founders_apart_merge_their_maps() {
     }
 }
 
-/// If each of two nodes is a stranger to the other, the one that attested more stays.
+/// If two nodes are strangers to each other, the node that attested more keeps its map.
 #[test]
 fn strangers_to_each_other_reset_one() {
     let mut net = Net::new(5);

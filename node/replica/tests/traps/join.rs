@@ -64,7 +64,7 @@ fn snapshot_includes_the_roster() {
     net.settle(10);
     let newcomer = net.start("n4", 4);
     net.link(newcomer, 0);
-    // The only roster that reaches it is that of the snapshot.
+    // The only roster that reaches it is the one in the snapshot.
     let mut no_roster = |_, to, kind: &mut Kind| to != newcomer || !matches!(kind, Kind::Roster(_));
     net.deliver(&mut no_roster);
     assert!(net.nodes[newcomer].is_ready());
