@@ -121,7 +121,7 @@ impl World {
             }
         }
         let stats = self.engine.stats();
-        // The memory check of a put leaves out the expiry index: below 96 bytes.
+        // The memory check of a put leaves out its entry in the expiry index, which takes less than 96 bytes.
         let overhead = stats.tombstones * 512 + stats.keys * 96;
         assert!(stats.memory_bytes <= MAX_MEMORY + overhead, "{stats:?}");
     }
