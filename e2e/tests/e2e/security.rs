@@ -93,7 +93,7 @@ fn a_missing_or_invalid_secret_is_reported() {
             let error = error.with_context(|| format!("{patch} was taken"))?;
             ensure!(format!("{error:#}").contains(message), "{patch}: {error:#}");
         }
-        // TLS for clients is no such change.
+        // TLS for clients is accepted: it does not cut members off.
         let tls = json!({ "spec": { "tls": { "operator": {} } } });
         t.kubectl(&["patch", "kvcluster/demo", "--type=merge", "-p", &tls.to_string()]).await?;
         Ok(())
