@@ -359,7 +359,7 @@ fn operators_agree_on_one_leader() {
                 Ok(())
             })
             .await?;
-            ensure!(generation(t).await? == before, "the StatefulSet was written by the way");
+            ensure!(generation(t).await? == before, "the StatefulSet was written in between");
             t.kubectl(&["scale", "kvcluster/demo", "--replicas=3"]).await?;
             t.settled("demo", 3).await
         }

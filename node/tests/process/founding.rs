@@ -300,7 +300,7 @@ async fn founding_goes_on_without_a_silent_minority() {
     let (nodes, _) = two_of(nodes(3).into_iter().map(|node| node.with("join-timeout", "300ms")).collect()).await;
     let log = nodes.iter().map(Node::log).collect::<String>();
     assert!(log.contains("without some of the peers that it knows"), "{log}");
-    // Alone it would have waited.
+    // A node alone would have waited.
     let mut alone = crate::harness::nodes(2).remove(0).with("join-timeout", "300ms");
     alone.start();
     eventually("it reports what it waits for", async || match alone.http("/readyz").await {

@@ -192,8 +192,8 @@ impl<'a> Facts<'a> {
             })
     }
 
-    /// Whether a key with a known `version` may be absent by now: something as new was deleted or has expired. `value`
-    /// is the known value: a reissued write has a newer version than the delete that had seen it.
+    /// Whether a key with a known `version` may be absent by now: an entry at least as new was deleted or has expired.
+    /// `value` is the known value: a reissued write has a newer version than the delete that had seen it.
     fn may_be_gone(&self, key: &str, version: Version, value: Option<&str>, by: At) -> bool {
         let first = value.map_or(version, |value| self.first.get(value).copied().unwrap_or_default());
         let least = version.min(first);

@@ -124,7 +124,7 @@ pub struct Room {
     pub entries: u64,
     /// Whether values with a TTL are deleted to make room.
     pub evict_ending: bool,
-    /// Whether the node has no more room once all heals, until everything is deleted.
+    /// Whether the node stays full after the network has healed, until everything is deleted.
     pub stays: bool,
 }
 
