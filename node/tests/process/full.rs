@@ -144,7 +144,7 @@ async fn what_ends_first_makes_room_on_all_nodes() {
     assert!((0..30).all(|n| held.contains_key(&format!("lasts{n}"))), "{:?}", held.keys());
     let left: Vec<_> = (0..40).filter(|n| held.contains_key(&key(*n))).collect();
     assert!(!left.is_empty() && left.len() < 40, "{left:?}");
-    assert_eq!(left, (40 - left.len()..40).collect::<Vec<_>>(), "those that end first go first");
+    assert_eq!(left, (40 - left.len()..40).collect::<Vec<_>>(), "the values that end earliest are deleted first");
     let page = nodes[0].metrics().await;
     assert!(page.value("kvasir_keys_evicted_total") > Some(0.0), "{}", page.0);
     // When no value with a TTL is left, the node refuses like any other.

@@ -305,7 +305,7 @@ async fn a_rolling_restart_loses_no_write_and_no_call() {
         .map(|writer| {
             let (stop, load, address) = (stop.clone(), load.clone(), service.address.to_string());
             tokio::spawn(async move {
-                // How long a call takes depends on the machine; that it succeeds does not.
+                // The duration of a call depends on the machine; its success must not.
                 let retry = RetryPolicy { budget: PATIENCE, ..RetryPolicy::default() };
                 let client = Client::builder(address).retry(retry).connect().await.unwrap();
                 let mut acknowledged = Vec::new();

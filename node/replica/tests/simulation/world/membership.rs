@@ -22,7 +22,7 @@ const PATIENCE_MS: u64 = 3_000;
 const LOOK_MS: u64 = 50;
 /// How long after the first goodbye each further one is sent.
 const FAREWELLS_MS: [u64; 2] = [30, 60];
-/// Once everything has healed, all nodes list each other after this long at most.
+/// Once the network has healed, all nodes list each other within this time.
 const MEET_MS: u64 = 10_000;
 
 /// A node's part in the membership.
@@ -279,7 +279,7 @@ impl World<'_> {
         if leaders.len() > 1 { Err(format!("the nodes name {leaders:?} as leaders")) } else { Ok(()) }
     }
 
-    /// Holds once all heals: membership does not wait for the replicas.
+    /// Holds once the network has healed: membership does not wait for the replicas.
     pub(super) fn expect_met(&self) {
         if self.now_ms > self.changed_ms + MEET_MS
             && let Err(why) = self.met()

@@ -68,7 +68,7 @@ pub struct World<'a> {
     next_origin: u64,
     healed: bool,
     healed_ms: u64,
-    /// When the set of processes that can reach each other last changed, once all has healed.
+    /// After the network has healed: when the set of processes that can reach each other last changed.
     changed_ms: u64,
     /// Processes that left the membership.
     said_goodbye: BTreeSet<u64>,
