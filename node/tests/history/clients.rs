@@ -121,7 +121,7 @@ pub(crate) struct Caller {
     history: History,
     links: Vec<KvClient<Channel>>,
     puts: u64,
-    /// The session, if the calls are one: its number and its token.
+    /// The number and the token of the session, if the calls are those of a session.
     session: Option<(u64, Bytes)>,
 }
 

@@ -224,7 +224,7 @@ async fn batches_answer_in_order_and_name_what_is_wrong() {
     let puts = vec![put("good", "v"), put("", "v")];
     let refused = kv.batch_put(v1::BatchPutRequest { puts, ..Default::default() }).await.unwrap_err();
     assert_eq!(refused.message(), "puts[1]: key: empty, must be 1 to 1024 bytes (maxKeyBytes)");
-    assert_eq!(node.kv().get("good").await.unwrap(), None, "nothing of it was written");
+    assert_eq!(node.kv().get("good").await.unwrap(), None, "the refused batch wrote no key");
 }
 
 #[tokio::test]

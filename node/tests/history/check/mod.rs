@@ -57,12 +57,12 @@ pub(crate) fn check(records: &[Record], nodes: usize) -> Verdict {
 /// A requested write.
 struct Write<'a> {
     op: &'a Op,
-    /// None for a delete. A touch leaves the value, which is then unknown.
+    /// None for a delete, and for a touch, which does not name the value.
     value: Option<&'a str>,
     delete: bool,
     touch: bool,
     ttl: Option<At>,
-    /// None: it may have been applied, then or later.
+    /// None: the write may have been applied, then or later.
     version: Option<Version>,
     /// How many other nodes acknowledged it.
     peers: usize,

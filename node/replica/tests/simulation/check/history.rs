@@ -76,8 +76,8 @@ impl History {
         }
     }
 
-    /// A later write of the key of the reissue `new` that the reissuing replica already covered, or that was causally
-    /// stable in its epoch.
+    /// A write that is later than the reissue `new` of the same key, and that the reissuing replica already covered or
+    /// that was causally stable in its epoch.
     pub fn later(&self, new: Dot, replica: &Replica) -> Option<Dot> {
         let Write { key, root, .. } = &self.writes[&new];
         let is_covered = |dot: &&Dot| covers(replica.vector(), **dot) || self.is_stable(replica, **dot);

@@ -53,7 +53,8 @@ impl Checked {
 
 /// Checks what holds at every moment.
 ///
-/// For a node that has not changed since the last check nothing needs to be checked: what may be dropped only grows.
+/// A node that has not changed since the last check needs no new check, because the set of tombstones that may be
+/// dropped only grows.
 pub fn always(world: &mut World) {
     one_serves(world);
     let mut changed = BTreeSet::new();
