@@ -88,7 +88,7 @@ async fn the_client_port_uses_the_current_certificate() {
     assert_eq!(node.status().await["reloads"]["tls"]["error"], serde_json::Value::Null);
 }
 
-/// Without `auth`, the certificate is all that admits a client.
+/// Without `auth`, a certificate alone admits a client.
 #[tokio::test]
 async fn mutual_tls_admits_clients_of_the_authority_only() {
     let (ca, other) = (Authority::new("ca"), Authority::new("other"));
