@@ -293,7 +293,7 @@ fn rejoin_of_a_retired_seat_restores_nothing() {
     };
     let seats: Vec<_> = (0..MAX_ENDED as u64).map(ended).collect();
     net.give_roster(1, 0, seats);
-    // Deletes would be kept while a voter is missing.
+    // With three voters configured, deletes would be kept, because one voter is missing.
     net.nodes[..2].iter_mut().for_each(|node| node.set_voters(2));
     net.settle(3);
     for node in &net.nodes[..2] {
