@@ -85,7 +85,7 @@ impl Door {
         std::fs::write(&file, text).expect("a small file can be written");
         let auth = {
             let _entered = runtime.enter();
-            // Without a rule every client is refused, by name.
+            // Without a rule every client is refused, and the refusal names the client.
             Auth::start(Some(&config), Some(Vec::new()), None, &Reloads::default(), &CancellationToken::new())
         };
         std::fs::remove_file(&file).expect("it was written");

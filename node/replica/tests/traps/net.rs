@@ -145,7 +145,7 @@ impl Net {
         }
     }
 
-    /// Links a node to those of the others that it has no link to.
+    /// Links a node to each other node that it has no link to.
     pub fn link_to(&mut self, node: usize, others: Range<usize>) {
         for other in others {
             if !self.links.contains_key(&(node, other)) {

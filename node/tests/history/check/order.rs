@@ -58,9 +58,9 @@ impl<'a> Floor<'a> {
 
 type Tracks<'a, T> = HashMap<(T, &'a str), Vec<Sight<'a>>>;
 
-/// On one node, in one life of it, a version never goes backwards; what all nodes have acknowledged, all have; and a
-/// node is ready only once it holds what its peers hold: entries that all nodes held, or all seats had acknowledged,
-/// before its life began.
+/// In one life of a node a version never goes backwards. A write that all nodes have acknowledged is on all nodes. A
+/// node is ready only once it holds what its peers hold: the entries that all nodes held, or all seats had
+/// acknowledged, before its life began.
 pub(super) fn nodes(facts: &Facts, verdict: &mut Verdict) {
     let mut tracks: Tracks<(usize, &str)> = HashMap::new();
     for op in &facts.ops {
