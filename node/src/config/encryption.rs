@@ -6,7 +6,7 @@ pub use kvasir_formats::keyring::{KEY_BYTES, Keyring, MAX_COOKIE_BYTES, MAX_KEYS
 
 use kvasir_formats::keyring::InvalidKeyring;
 
-use super::{ConfigError, EncryptionSettings, Secret, validate::invalid};
+use super::{ConfigError, EncryptionSettings, Secret, error::invalid};
 
 /// Where the cookie and the keys are.
 #[derive(Clone, Debug, PartialEq, Eq)]

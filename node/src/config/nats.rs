@@ -4,10 +4,7 @@ use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use async_nats::ServerAddr;
 
-use super::{
-    ConfigError, NatsSettings, Secret,
-    validate::{invalid, within},
-};
+use super::{ConfigError, NatsSettings, Secret, checks::within, error::invalid};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_MAX_JOIN_ATTEMPTS: u32 = 5;

@@ -18,7 +18,7 @@ use hickory_resolver::{
 };
 use tokio::time::sleep;
 
-use super::{Provider, Reporter};
+use super::provider::{Provider, Reporter};
 use crate::config::DnsConfig;
 
 /// The bounds of the time between two rounds, for any TTL of the records.

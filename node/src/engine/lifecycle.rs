@@ -7,7 +7,7 @@ use kvasir_proto::peer::v1::{SeatState, Stranger};
 use tokio::sync::{broadcast, watch};
 use tracing::{info, warn};
 
-use super::links::IDLE_UNTIL_SENT;
+use super::link_task::IDLE_UNTIL_SENT;
 use super::{Engine, Evicted, FORMER_ORIGINS_KEPT, Inner, Phase, TICK};
 use crate::replica::{MAX_ENDED, Namesake, PeerId, View};
 use crate::wall_clock::wall_ms;
