@@ -171,7 +171,7 @@ pub fn inspect(stored: &Stored) -> Findings {
         // Parsers of keys differ in what they accept: the one of TLS counts.
         .filter(|_| certified_key(stored).is_ok());
     Findings {
-        // Certificates that it signs verify against it, as its own signature does.
+        // Its own signature verifies with its key, so the certificates that it signs will verify too.
         can_sign: authorities.first().is_some_and(|newest| {
             owns(newest, &stored.authority_key) && newest.verify_signature(Some(newest.public_key())).is_ok()
         }),

@@ -100,9 +100,9 @@ pub struct PeerStatus {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct KeysStatus {
-    /// The key that it seals with.
+    /// The key that it encrypts with.
     pub primary: String,
-    /// The keys that it opens, the primary one first.
+    /// The keys that it can decrypt with, the primary key first.
     pub keys: Vec<String>,
 }
 

@@ -14,8 +14,8 @@ pub const EXPIRE_STEP: usize = 8192;
 pub const RELAY_AFTER_MS: u64 = 2_000;
 /// A Sync without an answer, or with an answer that stalls, is repeated after this.
 pub const SYNC_TIMEOUT_MS: u64 = 5_000;
-/// Digests that must show equal vectors and different maps, with none between
-/// that shows equal maps, before the maps are exchanged whole.
+/// A repair begins after this many digests with equal vectors and different maps, without one in between that shows
+/// equal maps.
 pub const STRIKES: u32 = 3;
 /// Links that get a digest at each sync interval, in turn.
 pub const DIGEST_FANOUT: usize = 3;
@@ -37,8 +37,8 @@ pub const REMEMBER_EVICTED_MS: u64 = 60 * 60 * 1000;
 /// nodes that may rejoin: it drops the oldest, and older writes of those nodes are lost.
 pub const KEPT_DELETES: u64 = 1 << 18;
 
-/// At most this many ended seats are remembered, not counting those of which not all hold everything yet; those gone longest go
-/// first.
+/// At most this many ended seats are remembered, besides seats whose writes not all nodes hold yet; the seats that ended first
+/// are dropped first.
 pub const MAX_ENDED: usize = 1024;
 /// A longer roster is refused; a real one has a few dozen seats.
 pub const MAX_SEATS: usize = 4096;
@@ -47,7 +47,7 @@ pub const LOG_MAX_ENTRIES: usize = 65_536;
 /// At most this many bytes of keys and values are kept, and always the last write.
 pub const LOG_MAX_BYTES: usize = 32 << 20;
 
-/// A peer from which something came within this many beats is heard.
+/// A peer counts as heard if something came from it within this many beats.
 pub const HEARD_BEATS: u32 = 3;
 /// A process is refused for good once the holder of its name was heard in this many beats since the process came. Messages that
 /// were on their way before cannot take that long.

@@ -80,13 +80,13 @@ impl Replica {
         self.outbox.links.iter().filter(move |(_, link)| link.is_due(own)).map(|(&id, _)| id)
     }
 
-    /// Up to where own writes are to be pushed.
+    /// The timestamp up to which own writes are to be pushed.
     fn to_push(&self) -> Option<u64> {
         self.ready.then(|| self.map.seen(self.settings.origin))
     }
 
     /// The next message for a link whose last message was sent; `None` if there is nothing to send. Writes that pile up between
-    /// two calls leave together.
+    /// two calls are sent together.
     pub fn poll_send(&mut self, link: LinkId, now_ms: u64) -> Option<Message> {
         let mut state = self.outbox.links.remove(&link)?;
         let due = state.is_due(self.to_push());
@@ -125,7 +125,7 @@ impl Replica {
         if std::mem::take(&mut link.report_due) {
             return Some(Kind::Report(self.cut_report(link, now_ms)));
         }
-        // After pushes, so that both sides cover this node up to the same timestamp.
+        // The digest follows the pushes, so that both sides cover this node up to the same timestamp.
         if std::mem::take(&mut link.digest_due) {
             return self.cut_digest().map(Kind::Digest);
         }

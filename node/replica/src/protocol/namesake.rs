@@ -97,7 +97,7 @@ impl Replica {
     }
 
     /// This node was admitted, or founded an epoch: the name is its own, and other seats of the name end. Seats of processes
-    /// that are linked and have no map stay: they will be refused.
+    /// that are linked and have no map stay: these processes will be refused.
     pub(super) fn claim_name(&mut self, now: u64) {
         let (me, name) = (self.settings.origin, &self.settings.name);
         let waits = |origin: u64, seat: &Seat| seat.state == SeatState::Joining && self.outbox.is_linked(origin);

@@ -141,7 +141,7 @@ fn duration(lease: &Lease) -> Duration {
     seconds.and_then(|seconds| u64::try_from(seconds).ok()).map_or(LEASE, Duration::from_secs)
 }
 
-/// The result of a look at the Lease.
+/// The result of one check of the Lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     Leading,
@@ -208,7 +208,7 @@ impl Election {
         loop {
             tokio::select! {
                 () = self.stand_by() => {}
-                                // The look that is dropped here may have taken the Lease.
+                                // The check that is dropped here may have taken the Lease.
                 () = &mut shutdown => return self.release().await,
             }
             tracing::info!(lease = self.name, identity = self.me.identity, "leading");
