@@ -1,6 +1,6 @@
-//! What a session has seen: of each origin, the last write that was read or written with it, and a timestamp up to which no
-//! list is needed because all nodes held everything. The client carries the token, so that any node can tell whether it covers
-//! the session. Knows nothing of clients.
+//! What a session has seen: for each origin, the last write that the session read or made, and a timestamp up to which all
+//! nodes held everything, so that older writes need not be listed. The client carries the token, so that any node can tell
+//! whether it covers the session. Knows nothing of clients.
 
 use std::collections::BTreeMap;
 

@@ -68,7 +68,7 @@ pub struct TokenReviewConfig {
     pub ttl: Duration,
 }
 
-/// Allows subjects to do something with the keys under a prefix. What no rule allows is refused.
+/// Allows subjects to do something with the keys under a prefix. A call that no rule allows is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AccessRule {

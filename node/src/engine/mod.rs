@@ -201,7 +201,7 @@ impl Inner {
                 links,
                 unreached = unlinked,
                 refused,
-                "founded a map and is ready without some of the peers that it knows: what those peers hold is missing here"
+                "founded a map and is ready without some of the peers that it knows: this map lacks what those peers hold"
             );
         }
     }

@@ -15,7 +15,7 @@ pub(super) struct Agreement {
     pub(super) adopting: Option<BTreeSet<u64>>,
     /// Whether a message came in or a beat has passed since the last tick.
     pub(super) heard: bool,
-    /// The seats without a link, and since when there is none.
+    /// The seats without a link, each with the time since which it has none.
     silent_since: BTreeMap<u64, u64>,
 }
 
@@ -35,7 +35,7 @@ impl Agreement {
         self.silent_since.remove(&origin);
     }
 
-    /// Notes, for each other seat that takes part and has no link, since when there is none.
+    /// Notes the time since which each other seat that takes part has no link.
     pub(super) fn note_silence(&mut self, me: u64, roster: &Roster, linked: &[u64], now_ms: u64) {
         self.silent_since.retain(|o, _| roster.is_live(*o) && !linked.contains(o));
         for origin in roster.live().filter(|o| *o != me && !linked.contains(o)) {

@@ -1,8 +1,8 @@
 //! Stability reports: the timestamp up to which a node covers all writes of all seats that take part.
 //!
 //! About once a second each node attests this to each peer, under a hash of its roster. When all seats have attested under the
-//! hash that this node has itself, everything up to the smallest of their timestamps is causally stable. What was attested
-//! stays true: a seat that comes later writes above all of it, because its sponsor raised its clock.
+//! hash that this node has itself, everything up to the smallest of their timestamps is causally stable. An attestation stays
+//! true: a seat that comes later writes above every attested timestamp, because its sponsor raised its clock.
 
 use kvasir_proto::peer::v1::{Report, SeatState};
 use xxhash_rust::xxh3::Xxh3;

@@ -71,7 +71,7 @@ impl Replica {
         Ok(taken)
     }
 
-    /// The last part of an answer has come.
+    /// Finishes an answer whose last part has come.
     fn finish_delta(
         &mut self,
         link: &mut Link,
@@ -108,7 +108,8 @@ impl Replica {
         Ok(())
     }
 
-    /// All entries of the sponsor's map have come. Returns `false` if this node reset, or if the sponsor has left.
+    /// Finishes a snapshot: all entries of the sponsor's map have come. Returns `false` if this node reset, or if the sponsor
+    /// has left.
     fn take_snapshot(&mut self, link: &mut Link, delta: Delta, now_ms: u64) -> Result<bool, Violation> {
         if !delta.ready || delta.seen.is_empty() || self.name_in_doubt() {
             return Ok(true);

@@ -40,7 +40,7 @@ impl Replica {
         }
     }
 
-    /// All parts of the snapshot have come.
+    /// Takes the snapshot as this node's map: all of its parts have come.
     pub(super) fn finish_snapshot(&mut self, seen: &[Seen], standing: &WireStanding, now_ms: u64) {
         let held = std::mem::replace(&mut self.map.vector, seen.iter().map(vector::from_wire).collect());
         while planted!("reset-keeps-old-map")

@@ -7,8 +7,8 @@ use super::replica::Replica;
 use super::vector::Cover;
 
 impl Replica {
-    /// This node is about to leave. At once and at each beat it asks its peers whether they hold the writes that it has of
-    /// nodes without a link, see [`Self::uncovered`]: it may be the only node with these writes.
+    /// Prepares to leave. At once and at each beat it asks its peers whether they hold the writes that it has of nodes
+    /// without a link, see [`Self::uncovered`]: it may be the only node with these writes.
     pub fn drain(&mut self) {
         self.draining = true;
         self.ask_what_is_held();
@@ -24,7 +24,7 @@ impl Replica {
         }
     }
 
-    /// This node leaves: its attestation is not required any more.
+    /// Leaves: this node's attestation is no longer required.
     pub fn leave(&mut self, now_ms: u64) {
         self.leaving = true;
         let now = self.clock.tick(now_ms);

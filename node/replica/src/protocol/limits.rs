@@ -2,15 +2,15 @@
 
 /// A message carries at most this many bytes of keys and values, plus one entry.
 pub const MESSAGE_MAX_BYTES: usize = 256 << 10;
-/// A message carries at most this many entries: the receiver takes them in within about a millisecond, for which its clients
-/// wait.
+/// A message carries at most this many entries: the receiver's clients wait while it takes them in, which is about a
+/// millisecond.
 pub const MESSAGE_MAX_ENTRIES: usize = 1024;
 /// One step of a delta looks at no more than this many records, so that the caller's lock is not held for long.
 pub const SCAN_STEP: usize = 8192;
 /// One tick frees at most this many expired values.
 pub const EXPIRE_STEP: usize = 8192;
-/// A third node's write is relayed only to a peer that has not heard from that
-/// node for this long: until then the node's own push is on its way.
+/// A third node's write is relayed only to a peer that has not heard from that node for this long: until then that
+/// node's push may be on its way.
 pub const RELAY_AFTER_MS: u64 = 2_000;
 /// A Sync without an answer, or with an answer that stalls, is repeated after this.
 pub const SYNC_TIMEOUT_MS: u64 = 5_000;
@@ -27,9 +27,9 @@ pub const HEADROOM: u64 = 8;
 pub const RETRY_MS: u64 = 1_000;
 /// The stability watermark is a multiple of this: nodes that get reports at different moments still come to the same timestamp.
 pub const COLLECT_STEP_MS: u64 = 4_096;
-/// An ended seat is remembered for at least this long, so that a session that saw its writes learns that they are lost.
+/// An ended seat is remembered for at least this long, so that a session that saw writes of the seat learns that they are lost.
 pub const REMEMBER_ENDED_MS: u64 = 10 * 60 * 1000;
-/// Of writes that came too late to be reissued, this many keys are kept for the log.
+/// For the log, this many keys of writes that came too late to be reissued are kept.
 pub const LATE_KEYS: usize = 20;
 /// For this long after an eviction, tombstones are kept that may have to beat the backlog of the evicted node.
 pub const REMEMBER_EVICTED_MS: u64 = 60 * 60 * 1000;

@@ -143,8 +143,8 @@ impl Link {
             || own.is_some_and(|own| self.cursor.is_some_and(|cursor| cursor < own))
     }
 
-    /// This node has become ready: a peer that waits for a ready node must learn of it, and a ready peer must decide whether to
-    /// admit this node.
+    /// Greets the peer when this node has become ready: a peer that waits for a ready node must learn of it, and a ready peer
+    /// must decide whether to admit this node.
     pub(super) fn greet(&mut self) {
         self.cursor.get_or_insert(0);
         self.awaiting = None;

@@ -9,7 +9,7 @@ use super::stamps;
 use super::types::{PeerId, Violation};
 
 impl Replica {
-    /// A connection to a peer is up. Older links to it are dropped.
+    /// Adds a link for a new connection to a peer, and drops older links to it.
     pub fn link_up(&mut self, peer: PeerId) -> LinkId {
         let PeerId { origin, name, voter, started_ms, returning } = peer;
         let id = self.outbox.open(origin, if self.ready { Want::Missing } else { Want::Hello });
@@ -21,7 +21,7 @@ impl Replica {
         id
     }
 
-    /// The connection ended. Does nothing if the link was dropped before.
+    /// Drops the link of a connection that ended; does nothing if it was dropped before.
     pub fn link_down(&mut self, link: LinkId) {
         if self.outbox.links.remove(&link).is_some() {
             // A restart waits until this process is not heard.
@@ -80,7 +80,7 @@ impl Replica {
         self.outbox.links.iter().filter(move |(_, link)| link.is_due(own)).map(|(&id, _)| id)
     }
 
-    /// The timestamp up to which own writes are to be pushed.
+    /// The timestamp up to which own writes can be pushed.
     fn to_push(&self) -> Option<u64> {
         self.ready.then(|| self.map.seen(self.settings.origin))
     }

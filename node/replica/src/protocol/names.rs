@@ -22,8 +22,8 @@ impl Replica {
         }
     }
 
-    /// The name belongs to another process for good. This node reissues its backlog from a seat under a derived name, which
-    /// neither votes nor founds.
+    /// Gives up this node's name, which belongs to another process for good. This node reissues its backlog from a seat
+    /// under a derived name, which neither votes nor founds.
     fn refuse(&mut self, holder: Namesake, now_ms: u64) {
         self.joining.refused = Some(holder);
         if planted!("replaced-drops-backlog") {

@@ -20,7 +20,7 @@ pub(super) enum Taken {
 impl Replica {
     pub(super) fn take_push(&mut self, link: &mut Link, push: Push, now_ms: u64) -> Result<(), Violation> {
         // Judges the peer by its wall clock and not by its timestamps: these may follow another node's clock that is or was
-        // ahead, for which no peer is refused.
+        // ahead, and that is no reason to refuse the peer.
         let their_ms = if planted!("peer-blamed-for-timestamps") { ms_of(push.last) } else { push.now_ms };
         let (ahead_ms, limit_ms) = (their_ms.saturating_sub(now_ms), self.settings.max_clock_skew_ms);
         if ahead_ms > limit_ms {

@@ -1,4 +1,4 @@
-//! One replica: what it holds, and what can be asked of it. What it does is in the files of this folder that build on it.
+//! One replica: what it holds, and what can be asked of it. The files of this folder that build on it have its behaviour.
 
 use kvasir_proto::peer::v1::Stranger;
 
@@ -188,8 +188,7 @@ impl Replica {
     }
 
     /// Notes that a write is held, unless all nodes are known to hold it, see
-    /// [`Map::note_write`](super::map::Map::note_write). What peers say of this node's own writes is outdated or
-    /// false.
+    /// [`Map::note_write`](super::map::Map::note_write). Peers know nothing new about this node's own writes.
     pub(super) fn note_write(&mut self, dot: Dot) {
         if dot.origin != self.settings.origin {
             self.map.note_write(dot);

@@ -21,7 +21,7 @@ pub struct Settings {
     pub started_ms: u64,
     /// How many voters the cluster is meant to have; 0: as many as are known.
     pub voters: usize,
-    /// After how long without a link a seat may be evicted, milliseconds.
+    /// How long a seat may be without a link before it can be evicted, milliseconds.
     pub evict_after_ms: u64,
     /// Between two heartbeats, and between two digests, milliseconds.
     pub sync_interval_ms: u64,

@@ -65,7 +65,7 @@ impl Replica {
         let stranger = self.admit_or_refuse(link, sync);
         link.peer_ready = sync.ready;
         if refused && link.compatible {
-            // What the peer sent before was not taken, and the peer does not send it again unasked.
+            // Earlier writes of the peer were not taken, and the peer does not send them again unasked.
             link.again = link.awaiting.is_some();
             link.ask(Want::Missing);
             link.report_due = true;

@@ -30,7 +30,7 @@ pub const LEASE: Duration = Duration::from_secs(15);
 /// How long the leader may work after the start of its last successful renewal. The rest of [`LEASE`] is for requests that are
 /// under way.
 const WORK_LIMIT: Duration = Duration::from_secs(10);
-/// How often the leader renews, and others read. A leader may miss two renewals.
+/// How often the leader renews the Lease, and the other candidates read it. A leader may miss two renewals.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 /// Time limit for one read or renewal.
 const REQUEST_LIMIT: Duration = Duration::from_secs(3);
@@ -158,7 +158,7 @@ enum End {
     SteppedBack,
     /// Another process holds the Lease, or it could not be renewed in time.
     Lost,
-    /// By itself, which is a bug.
+    /// The work ended by itself, which is a bug.
     Ended,
 }
 
@@ -173,7 +173,7 @@ pub struct Election {
     permit: Permit,
     leads: Gauge,
     watch: Watch,
-    /// Holder and renewal as last read, and since when they are the same.
+    /// Holder and renewal as last read, and the time since which they have not changed.
     seen: Option<(Renewal, Instant)>,
 }
 
