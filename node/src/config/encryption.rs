@@ -13,7 +13,7 @@ use super::{ConfigError, EncryptionSettings, Secret, error::invalid};
 pub enum EncryptionConfig {
     /// Given as settings.
     Given(Keyring),
-    /// In a file, which is reloaded when it changes.
+    /// The cookie and the keys are in a file, which is reloaded when it changes.
     File(PathBuf),
 }
 

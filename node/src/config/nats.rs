@@ -24,7 +24,7 @@ pub struct NatsConfig {
     pub subject: String,
     /// How long to wait for a server's answer.
     pub timeout: Duration,
-    /// After how many attempts the wait begins to double.
+    /// The number of attempts after which the wait begins to double.
     pub max_join_attempts: u32,
     /// How long to wait between two attempts to connect.
     pub reconnect_wait: Duration,
@@ -59,7 +59,7 @@ pub enum NatsLogin {
 pub enum SecretSource {
     /// Given as a setting.
     Text(Secret),
-    /// In a file, which is read whenever the secret is needed.
+    /// The secret is in a file, which is read whenever the secret is needed.
     File(PathBuf),
 }
 

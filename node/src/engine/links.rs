@@ -18,7 +18,7 @@ impl Engine {
         (inner.replica.linked().collect(), inner.link_changes)
     }
 
-    /// A connection to a peer is up, on which this node introduced itself with the origin `me`. `None` if the origin
+    /// Adds a link to a peer, to which this node introduced itself with the origin `me`. Returns `None` if the origin
     /// has changed since: the handshake must be repeated.
     pub fn link_up(&self, me: u64, peer: PeerId) -> Option<LinkHandle> {
         let mut inner = self.inner.lock();
@@ -41,7 +41,7 @@ impl Engine {
         Some(LinkHandle { id, waker, gone })
     }
 
-    /// The connection ended.
+    /// Drops a link whose connection ended.
     pub fn link_down(&self, link: LinkId) {
         let mut inner = self.inner.lock();
         inner.replica.link_down(link);

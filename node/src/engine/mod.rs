@@ -187,7 +187,8 @@ impl Engine {
 }
 
 impl Inner {
-    /// Logs that the node founded a map: a node that becomes ready by the clock has its map from no peer.
+    /// Logs that the node founded a map. Only founding makes a node ready in a tick: a snapshot makes it ready when its last
+    /// message arrives.
     fn log_founding(&self) {
         let (keys, links) = (self.replica.store().keys(), self.links.len());
         // An unknown view counts as no peers here.
@@ -202,7 +203,7 @@ impl Inner {
                 links,
                 unreached = unlinked,
                 refused,
-                "founded a map and is ready without some of the peers that it knows: what those peers hold is missing here"
+                "founded a map and is ready without some of the peers that it knows: this map lacks what those peers hold"
             );
         }
     }

@@ -256,7 +256,7 @@ async fn serve_alone_founds_despite_a_refused_peer() {
     let log = third.log();
     let said = log
         .lines()
-        .find(|line| line.contains("what those peers hold is missing here"))
+        .find(|line| line.contains("this map lacks what those peers hold"))
         .unwrap_or_else(|| panic!("{log}"));
     assert!(said.contains("WARN"), "{said}");
     unharmed(&nodes, &third, "key").await;
