@@ -8,19 +8,15 @@ impl Replica {
     /// How many nodes hold this node's own write with the timestamp `hlc`. They are counted by name, so a node that restarted
     /// counts once.
     pub fn holders(&self, hlc: u64) -> Holders {
-        let mut names: Vec<(&str, bool)> = self
+        let holders = self
             .outbox
             .links
             .values()
             .filter(|l| l.acked >= hlc || l.cursor >= Some(hlc) && planted!("sent-counts-as-held"))
             .filter(|l| l.compatible && (self.roster.is_live(l.origin) || planted!("gone-peer-holds")))
             .filter_map(|l| self.roster.get(l.origin).map(|seat| (seat.name.as_str(), seat.voter)))
-            .filter(|(name, _)| *name != self.settings.name)
-            .collect();
-        names.sort_unstable();
-        if !planted!("restart-holds-twice") {
-            names.dedup_by_key(|(name, _)| *name);
-        }
+            .filter(|(name, _)| *name != self.settings.name);
+        let names = distinct(holders);
         let voters = names.iter().filter(|(_, voter)| *voter).count() + usize::from(self.settings.voter);
         let others = self.roster.members().filter(|&o| o != self.settings.origin).count();
         Holders { peers: names.len(), voters, lacking: others.saturating_sub(names.len()), majority: self.majority() }
@@ -86,5 +82,26 @@ impl Replica {
     fn known_of_all(&self) -> u64 {
         let ended = self.roster.iter().filter(|(_, seat)| !seat.is_live()).map(|(origin, _)| self.map.seen(origin));
         if self.roster.awaits_return() { ended.filter(|&seen| seen > 0).min().unwrap_or(u64::MAX) } else { u64::MAX }
+    }
+}
+
+/// Each name once, with whether it is a voter's: a node and its earlier process have one name.
+fn distinct<'a>(holders: impl Iterator<Item = (&'a str, bool)>) -> Vec<(&'a str, bool)> {
+    let mut names: Vec<_> = holders.collect();
+    names.sort_unstable();
+    if !planted!("restart-holds-twice") {
+        names.dedup_by_key(|(name, _)| *name);
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holders_are_counted_by_name() {
+        let holders = [("n2", false), ("n1", true), ("n2", false)];
+        assert_eq!(distinct(holders.into_iter()), [("n1", true), ("n2", false)]);
     }
 }
