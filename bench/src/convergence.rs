@@ -28,7 +28,7 @@ const MESSAGE_US: u64 = 10;
 const TICK_US: u64 = 20_000;
 const FRAME_HEADER: usize = 4;
 const VALUE_BYTES: usize = 64;
-/// Until all nodes are ready, know each other, and have come to rest.
+/// The time for all nodes to become ready, know each other and settle.
 const SETTLE_US: u64 = 15_000_000;
 const IDLE_US: u64 = 20_000_000;
 const WRITES: usize = 2_000;
@@ -333,8 +333,8 @@ pub(crate) fn run(folder: Option<&Path>) -> anyhow::Result<Report> {
         "messages a write",
         "bytes a write",
         "bytes a write and receiver",
-        "messages an idle second and node",
-        "bytes an idle second and node",
+        "messages per node and second, idle",
+        "bytes per node and second, idle",
     ];
     Ok(Report { name: "convergence", text: table(&head, &cells.collect::<Vec<_>>()) })
 }

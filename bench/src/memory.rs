@@ -55,7 +55,7 @@ fn usual(n: u64) -> String {
 const SHAPES: [Shape; 9] = [
     Shape { name: "64 B values", key: usual, value: 64, scattered: false, rewrites: 0, after: After::Nothing },
     Shape {
-        name: "64 B values, in no order",
+        name: "64 B values, in random order",
         key: usual,
         value: 64,
         scattered: true,
@@ -72,7 +72,7 @@ const SHAPES: [Shape; 9] = [
     },
     Shape { name: "8 B keys, 8 B values", key: short, value: 8, scattered: false, rewrites: 0, after: After::Nothing },
     Shape {
-        name: "8 B keys, 8 B values, in no order",
+        name: "8 B keys, 8 B values, in random order",
         key: short,
         value: 8,
         scattered: true,

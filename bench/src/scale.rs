@@ -41,7 +41,7 @@ const DIFFERING: u64 = 10_000;
 /// More own writes than a node keeps in its log.
 const BEYOND_THE_LOG: u64 = 70_000;
 const WINDOW: usize = 64;
-/// How many writes per second are watched on all nodes: to watch costs much more than to write.
+/// How many writes per second are watched on all nodes: watching costs much more than writing.
 const PROBES_A_SECOND: f64 = 1_000.0;
 /// Puts per second of a light load.
 const LIGHT: f64 = 2_000.0;
@@ -114,7 +114,7 @@ struct Traffic {
     bytes_out: u64,
 }
 
-/// What a node has sent (in) and received (out), headers of all layers included: seen from the bridge.
+/// Traffic that a node has sent (in) and received (out) as the bridge sees it, with the headers of all layers.
 fn traffic(name: &str) -> anyhow::Result<Traffic> {
     let text = std::fs::read_to_string("/proc/net/dev")?;
     let line = text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
@@ -284,8 +284,13 @@ async fn join(cluster: &mut Cluster, keys: u64, figures: &mut Figures) -> anyhow
     tokio::time::sleep(Duration::from_secs(4)).await;
     cluster.nodes[2] = Cluster::start_node(&cluster.program, 2)?;
     let mut meanwhile = two_put(kvs, keys).await?;
-    figures.add("put at the two others while it joins, p99", "", "ms", meanwhile.took_us(0.99) as f64 / 1e3);
-    figures.add("put at the two others while it joins, the longest", "", "ms", meanwhile.took_us(1.0) as f64 / 1e3);
+    figures.add("put at the two others while the third joins, p99", "", "ms", meanwhile.took_us(0.99) as f64 / 1e3);
+    figures.add(
+        "put at the two others while the third joins, the longest",
+        "",
+        "ms",
+        meanwhile.took_us(1.0) as f64 / 1e3,
+    );
     cluster.nodes[2].ready().await?;
     cluster.equal().await?;
     Ok(())
@@ -367,13 +372,14 @@ async fn under_load(cluster: &Cluster, options: &Options, figures: &mut Figures)
             figures.add(&format!("{name}: put to get at all, {quantile_name}"), goal, "ms", took);
         }
         let late = quantile(&mut late_us, 0.99) as f64 / 1e3;
-        figures.add(&format!("{name}: how late a thread wakes that does nothing, p99"), "", "ms", late);
+        figures.add(&format!("{name}: how late an idle thread wakes, p99"), "", "ms", late);
         cluster.equal().await?;
     }
     Ok(())
 }
 
-/// How late a thread wakes that sleeps a millisecond at a time, microseconds: what the loaded machine adds to each wakeup.
+/// By how many microseconds a thread that sleeps a millisecond at a time wakes late: the loaded machine adds this to
+/// each wakeup.
 fn lateness(stop: &AtomicBool) -> Vec<u64> {
     const NAP: Duration = Duration::from_millis(1);
     let mut late_us = Vec::new();

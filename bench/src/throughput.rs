@@ -77,8 +77,14 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
         rows.push(row(name, outcome, node.cpu_time()?.saturating_sub(before)));
         eprintln!("{}", rows[rows.len() - 1].join("  "));
     }
-    let head =
-        ["operation", "a second", "median", "p99", "the node's processor time for one", "so one core does, a second"];
+    let head = [
+        "operation",
+        "a second",
+        "median",
+        "p99",
+        "the node's processor time per operation",
+        "operations per core and second",
+    ];
     Ok(Report { name: "throughput", text: table(&head, &rows) })
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Limit on one attempt, so that a node which does not answer leaves time to try another.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
-/// How a verb ended that did not fail.
+/// How a verb ended, if it did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Done,

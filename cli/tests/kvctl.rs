@@ -204,7 +204,7 @@ async fn cluster_verbs_print_tables_and_json() {
     for line in [
         "seats:                      1 evicted, 2 member",
         "deletes forgotten:          up to 7.0s ago",
-        "overfull:                   yes: it lacks writes of peers, for want of memory (maxMemory)",
+        "overfull:                   yes: it lacks writes of peers that it had no room for (maxMemory)",
         "returns:                    4",
         "refused demo-2:             its clock is 90s ahead of ours",
         "cannot join 10.0.0.7:7071:  it has another key",

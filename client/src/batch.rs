@@ -31,7 +31,7 @@ impl Client {
         get(self, None, self::keys(keys), options).await
     }
 
-    /// Writes many keys, one after the other. This is not a transaction: if the node becomes full half way, the call
+    /// Writes many keys, one after the other. This is not a transaction: if the node becomes full partway, the call
     /// fails with [`Error::Full`], and the writes before that stay.
     pub async fn batch_put(
         &self,

@@ -148,7 +148,7 @@ impl Client {
 
     /// Lists the keys that begin with `prefix`, or all keys if it is empty, in ascending byte order.
     ///
-    /// Pages are fetched as the stream is read. If the node goes away half way, another node continues, and no key
+    /// Pages are fetched as the stream is read. If the node goes away partway, another node continues, and no key
     /// appears twice. The listing is not a snapshot: a key that is written or deleted meanwhile may or may not appear.
     /// After an error the stream ends.
     ///

@@ -24,7 +24,7 @@ pub enum Error {
     Unavailable {
         /// The address of the node or Service.
         address: String,
-        /// How the last attempt failed that had its full time.
+        /// How the last attempt that had its full time failed.
         reason: String,
         /// How many attempts were made.
         attempts: u32,

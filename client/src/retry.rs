@@ -82,7 +82,7 @@ impl Attempts {
         self.started.elapsed()
     }
 
-    /// How the last attempt failed that says something about the node.
+    /// The failure of the last attempt that says something about the node.
     pub(crate) fn reason(&self) -> &str {
         &self.reason
     }

@@ -28,8 +28,8 @@ pub struct Access {
     /// members' own `ServiceAccount` request reviews. Subjects are `serviceaccount:NAMESPACE/NAME` and `group:NAME`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_accounts: Option<ServiceAccounts>,
-    /// Which clients may do what; what no rule allows is refused. A change restarts no member. Unset: all authenticated clients
-    /// may do everything.
+    /// Which clients may do what; a call that no rule allows is refused. A change restarts no member. Unset: all authenticated
+    /// clients may do everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub rules: Option<Vec<AccessRule>>,

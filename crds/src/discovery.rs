@@ -1,6 +1,7 @@
 //! The part of the spec about discovery, with the names of the node's own settings.
 //!
-//! Knows nothing of how members implement it. What is left out has the node's default, or a value that only the operator knows.
+//! Knows nothing of how members implement it. A field that is left out has the node's default, or a value that only the
+//! operator knows.
 
 // `KubeSchema` declares a copy of each struct inside a function, `pub` as the original is.
 #![allow(unreachable_pub)]

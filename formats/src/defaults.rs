@@ -9,7 +9,7 @@ pub const PEER_PORT: u16 = 7071;
 /// Port of metrics, health and status, over HTTP.
 pub const ADMIN_PORT: u16 = 7072;
 
-/// After how long without a link a majority of the voters evicts a node.
+/// How long a node may be without a link to a majority of the voters before they evict it.
 pub const EVICT_AFTER: Duration = Duration::from_secs(5 * 60);
 /// How long an answer of the API server about a token may be valid.
 pub const REVIEW_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(10 * 60);

@@ -103,9 +103,9 @@ pub(crate) fn run(bytes: &[u8]) {
     let sidecars = after["spec"]["initContainers"].as_array().into_iter().flatten();
     assert_eq!(sidecars.filter(|it| it["name"] == "kvasir" && it["restartPolicy"] == "Always").count(), 1, "{after}");
     let (status, again) = ask(review(&after).to_string().into_bytes());
-    assert_eq!(status, StatusCode::OK, "what it made itself it does not take: {after}");
+    assert_eq!(status, StatusCode::OK, "the webhook does not accept its own output: {after}");
     let again: Value = serde_json::from_slice(&again).expect("an answer is JSON");
-    assert_eq!(patched(&after, &again), None, "a second time there is more to do: {again}");
+    assert_eq!(patched(&after, &again), None, "a second review patches the pod again: {again}");
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {

@@ -9,7 +9,7 @@ pub(crate) fn run(bytes: &[u8]) {
         assert!(!address.ip().is_unspecified() && !address.ip().is_multicast() && address.port() != 0, "{address}");
     }
     let text = write_announcement(addresses.clone());
-    assert_eq!(read_announcement(&text).as_ref(), Ok(&addresses), "a node does not understand its like");
+    assert_eq!(read_announcement(&text).as_ref(), Ok(&addresses), "a node does not understand another node");
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {

@@ -43,7 +43,7 @@ pub(crate) fn run(bytes: &[u8]) {
         7 => drop(decoded::<v1::PipeResponse>(bytes)),
         8 => drop(decoded(bytes).map(fuzzing::cluster_event)),
         _ => drop(decoded(bytes).map(|v1::Failure { code, message }| {
-            // The client retries unavailable and unknown; any other code is an error with a message.
+            // The client retries after `UNAVAILABLE` and `UNKNOWN`; any other code is an error with a message.
             if let Some(error) = fuzzing::failure(code, &message) {
                 assert!(!error.to_string().is_empty());
             }

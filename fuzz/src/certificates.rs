@@ -15,12 +15,12 @@ pub(crate) fn run(bytes: &[u8]) {
     let renewed =
         certs::renew(Some(&stored), Purpose::Webhook, &names, NOW).expect("whatever is stored can be replaced");
     let stored = renewed.map_or(stored, |(next, _)| next);
-    // It was valid before, or it is now.
-    certs::certified_key(&stored).expect("what is left as it is, or was made, can be served with");
+    // The certificate was valid before, or was renewed.
+    certs::certified_key(&stored).expect("the certificate, kept or renewed, can be served");
     assert_eq!(
         certs::renew(Some(&stored), Purpose::Webhook, &names, NOW).expect("nothing to do"),
         None,
-        "there is always more to do"
+        "a renewed certificate is renewed again"
     );
     let findings = certs::inspect(&stored);
     assert!(findings.can_sign && findings.serving.is_some_and(|it| it.signer.is_some()), "the parts do not fit");

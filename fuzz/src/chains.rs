@@ -52,7 +52,7 @@ fn holds(der: &[u8], name: &[u8]) -> bool {
     der.windows(name.len()).any(|part| part == name)
 }
 
-/// An upper bound for the number of names: the bytes that may start one.
+/// An upper bound for the number of names: counts every byte that may start a name.
 fn most_names(der: &[u8]) -> usize {
     let alternative = |byte: &&u8| **byte >> 6 == 2 && matches!(**byte & 0x1f, 1 | 2 | 6 | 0x1f);
     der.iter().filter(alternative).count() + der.windows(COMMON_NAME.len()).filter(|part| *part == COMMON_NAME).count()

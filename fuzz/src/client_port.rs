@@ -121,7 +121,7 @@ impl World {
             }
         }
         let stats = self.engine.stats();
-        // The memory check of a put leaves out the expiry index: below 96 bytes.
+        // The memory check of a put leaves out its entry in the expiry index, which takes less than 96 bytes.
         let overhead = stats.tombstones * 512 + stats.keys * 96;
         assert!(stats.memory_bytes <= MAX_MEMORY + overhead, "{stats:?}");
     }
@@ -165,7 +165,7 @@ impl World {
         if let Answer::Failure(failure) = result {
             return explained(&Status::new(failure.code.into(), failure.message));
         }
-        let session = match (request.operation.expect("what is not there is refused"), result) {
+        let session = match (request.operation.expect("a request without an operation is refused"), result) {
             (Operation::Put(v1::PutRequest { key, value, ttl, ack, .. }), Answer::Put(answer)) => {
                 assert!(key.len() <= LIMITS.max_key_bytes && value.len() <= LIMITS.max_value_bytes && !key.is_empty());
                 assert!(answer.version.is_some());

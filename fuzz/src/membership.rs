@@ -1,4 +1,4 @@
-//! Datagrams of the membership protocol: those of another node, intact or corrupt, and anything.
+//! Datagrams of the membership protocol: sent by another node, intact or corrupt, or arbitrary bytes.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -91,17 +91,17 @@ pub(crate) fn run(bytes: &[u8]) {
                     // A node accepts everything that a node of its release sends; a late or duplicate datagram is
                     // useless at worst.
                     match nodes[at].swim.datagram(now, WALL_MS, &datagram) {
-                        // And the rate limit may drop it.
+                        // The rate limit may drop the datagram.
                         Ok(()) | Err(Refused::Impostor | Refused::TooMany) => {}
                         // The node may have had to outbid the latest start time that is believed, or one with its own
-                        // origin. And a node that believes in a forged node asks it to probe another; here each node
+                        // origin. A node that lists a forged node may ask that node to probe another; here each node
                         // receives datagrams for other addresses, so it may be asked to probe itself.
                         Err(
                             Refused::Ahead { .. }
                             | Refused::Origin { .. }
                             | Refused::Malformed(foca::Error::IndirectForOurselves),
                         ) if deceived => {}
-                        Err(refused) => panic!("a node does not understand its like: {refused}"),
+                        Err(refused) => panic!("a node does not understand another node: {refused}"),
                     }
                 }
             }

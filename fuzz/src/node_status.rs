@@ -42,10 +42,10 @@ pub(crate) fn run(bytes: &[u8]) {
     };
     let first = look(&cluster);
     assert_eq!(first.members.len(), 3);
-    assert!(!first.converged || answers.len() == 3, "members that say nothing hold the same: {first:?}");
+    assert!(!first.converged || answers.len() == 3, "converged although a member did not answer: {first:?}");
     serde_json::to_string(&first).expect("a status is JSON");
     cluster.status = Some(first.clone());
-    assert_eq!(look(&cluster), first, "the same sight does not give the same status");
+    assert_eq!(look(&cluster), first, "the same observation gives another status");
 }
 
 fn pod(at: usize, ready: bool) -> Pod {

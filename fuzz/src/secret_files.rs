@@ -1,5 +1,5 @@
-//! Secret files: the one that peers encrypt with, which the operator checks before the node reads it, and the one with
-//! the clients' tokens.
+//! Two secret files: the peers' encryption keys, which the operator checks before the node reads them, and the clients'
+//! tokens.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -85,7 +85,7 @@ impl Door {
         std::fs::write(&file, text).expect("a small file can be written");
         let auth = {
             let _entered = runtime.enter();
-            // Without a rule every client is refused, by name.
+            // Without a rule every client is refused, and the refusal names the client.
             Auth::start(Some(&config), Some(Vec::new()), None, &Reloads::default(), &CancellationToken::new())
         };
         std::fs::remove_file(&file).expect("it was written");

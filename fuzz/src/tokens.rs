@@ -20,9 +20,9 @@ fn session(bytes: &[u8]) {
     if let Ok(session) = Session::decode(bytes) {
         let token = session.encode();
         assert!(token.len() <= 16 << 10, "{} bytes", token.len());
-        assert_eq!(Session::decode(&token), Ok(session), "the token does not say what the session is");
+        assert_eq!(Session::decode(&token), Ok(session), "the token decodes to another session");
     }
-    // A fuzzer hardly guesses a checksum, so one input has the right one.
+    // A fuzzer rarely guesses a checksum, so one input has a correct one.
     let mut input = Input::new(bytes);
     let mut session = Session::default();
     while !input.is_empty() {
@@ -31,11 +31,11 @@ fn session(bytes: &[u8]) {
     let mut token = session.encode().to_vec();
     assert!(
         bytes.len() > MAX_ORIGINS || Session::decode(&token) == Ok(session),
-        "a session is not what its token says"
+        "the token decodes to another session"
     );
     let at = usize::from(bytes.first().copied().unwrap_or(0)) % token.len();
     token[at] ^= 1;
-    assert!(Session::decode(&token).is_err(), "byte {at} of a token does not matter");
+    assert!(Session::decode(&token).is_err(), "a token is accepted with byte {at} changed");
 }
 
 fn page(bytes: &[u8]) {
@@ -51,7 +51,7 @@ fn page(bytes: &[u8]) {
         let token = write_page_token(&prefix, &key);
         assert_eq!(read_page_token(&token, &prefix).expect("our own"), key);
         let other = format!("{prefix}x");
-        assert!(read_page_token(&token, &other).is_err(), "a token of {prefix:?} does for {other:?}");
+        assert!(read_page_token(&token, &other).is_err(), "a token of {prefix:?} is accepted for {other:?}");
     }
 }
 

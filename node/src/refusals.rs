@@ -162,7 +162,7 @@ impl Refusals {
         entries.insert((address, reason), Entry { name, why, last: now });
     }
 
-    /// A link to the peer is up: its entries are removed.
+    /// Removes the entries of a peer, because a link to it is up.
     pub fn joined(&self, address: Option<SocketAddr>, name: &str) {
         self.entries.lock().retain(|(at, _), entry| Some(*at) != address && entry.name.as_deref() != Some(name));
     }

@@ -29,7 +29,7 @@ pub struct Reload {
 pub struct Reloads(Arc<Mutex<BTreeMap<&'static str, Reload>>>);
 
 impl Reloads {
-    /// The current state, by use.
+    /// The current state of the files of each use.
     pub fn read(&self) -> BTreeMap<&'static str, Reload> {
         self.0.lock().clone()
     }
@@ -144,7 +144,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
 
-        // Whole: who reads in the middle of a write sees an empty file, which would be a change.
+        // Replaced as a whole: a read in the middle of a write would see an empty file, which would be a change.
         let exchange = |text| {
             std::fs::write(dir.path().join("new"), text).unwrap();
             std::fs::rename(dir.path().join("new"), &path).unwrap();

@@ -5,12 +5,7 @@
 //! use the API server; [`cluster`] and [`objects`] are functions of data. [`webhook`] injects sidecars into application pods,
 //! built from the same validated cluster and the same container as members.
 //!
-//! Modules import only what is to their right:
-//!
-//! ```text
-//! main → reconcile → webhook → objects → cluster → certs → api_server → names, obstacle, pod_status, metrics
-//!      → server
-//! ```
+//! Modules import each other only along the arrows of the figure in `docs/architecture.md`.
 
 pub mod api_server;
 pub mod certs;

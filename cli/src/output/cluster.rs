@@ -86,7 +86,8 @@ impl Out {
 }
 
 fn status_rows(status: &Status) -> Vec<Vec<String>> {
-    let overfull = if status.overfull { "yes: it lacks writes of peers, for want of memory (maxMemory)" } else { "no" };
+    let overfull =
+        if status.overfull { "yes: it lacks writes of peers that it had no room for (maxMemory)" } else { "no" };
     let mut rows = vec![
         field("name", &status.member.name),
         field("role", &status.member.role),

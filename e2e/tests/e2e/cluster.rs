@@ -23,7 +23,7 @@ fn applied_it_becomes_available_and_its_columns_tell() {
         let keys = t.fill("demo", 7).await?;
         t.all_hold("demo", &keys).await?;
         let version = env!("CARGO_PKG_VERSION");
-        until("the columns to tell of 7 keys", async || {
+        until("the columns to show 7 keys", async || {
             let table = t.kubectl(&["get", "kvc"]).await?;
             let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
             ensure!(lines.len() == 2, "{table}");
@@ -38,7 +38,7 @@ fn applied_it_becomes_available_and_its_columns_tell() {
         let status = cluster.status.clone().unwrap_or_default();
         ensure!(Some(status.observed_generation) == generation, "{}", json!(status));
         // Not at the first attempt: members are queried one after the other, and an answer may have been late.
-        until("members and conditions as at rest", async || {
+        until("members and conditions of a cluster with nothing in progress", async || {
             let status = t.get("demo").await?.status.unwrap_or_default();
             let names: Vec<&str> = status.members.iter().map(|member| member.name.as_str()).collect();
             ensure!(names == ["demo-0", "demo-1", "demo-2"], "{names:?}");

@@ -15,13 +15,13 @@ use kvasir_e2e::trial::{held, ip, restarts, same};
 use kvasir_e2e::{App, Trial, alone, run, until};
 use serde_json::{Value, json};
 
-/// A put must reach every other node within a second. The measurement here includes a process that ends in a pod and
-/// its output's way through kubelet and API server, on a busy machine: five times that.
+/// A put must reach every other node within a second. This limit is five times as long, because the measurement
+/// includes the end of a process in a pod and the way of its output through kubelet and API server, on a busy machine.
 const SPREAD: Duration = Duration::from_secs(5);
 /// How far apart nodes may expire a key.
 const TOGETHER: Duration = Duration::from_millis(250);
 
-/// What one sidecar puts, the sidecar on another Kubernetes node gets and deletes.
+/// One sidecar puts keys, and the sidecar on another Kubernetes node gets and deletes them.
 #[test]
 fn data_spreads_between_sidecars() {
     alone("sidecars", async |t| {
@@ -74,7 +74,7 @@ async fn seen(app: &App<'_>, key: &str, there: bool) -> Result<Instant> {
         "n=0; until kvctl get {key} >/dev/null 2>&1; [ $? = {code} ]; do n=$((n+1)); [ $n -lt 5000 ] || exit 9; done"
     );
     let output = app.exec(&["sh", "-c", &script]).await?;
-    ensure!(output.code == 0, "{} never came to see {key} {there}: {output:?}", app.name);
+    ensure!(output.code == 0, "{} never saw {key} {there}: {output:?}", app.name);
     Ok(Instant::now())
 }
 
@@ -108,9 +108,9 @@ fn a_ttl_ends_everywhere_at_the_same_moment() {
             "ttl: gone {:?} after the put, at most {widest:?} between two looks, {apart:?} apart",
             earliest - before
         );
-        ensure!(apart <= TOGETHER, "one node had the key {apart:?} after another had it no more");
+        ensure!(apart <= TOGETHER, "one node had the key for {apart:?} after another had lost it");
         // By the clock of the node that accepted the put, which was in flight from `before` to `after`.
-        let whole = Duration::from_millis(1); // what that clock counts in
+        let whole = Duration::from_millis(1); // the resolution of that clock
         ensure!(earliest + whole >= before + ttl, "it ended {:?} after the put", earliest - before);
         ensure!(latest <= after + ttl + TOGETHER, "it was still there {:?} after the put", latest - after);
         Ok(())

@@ -38,7 +38,7 @@ fn a_killed_container_returns_with_every_key() {
         let client = t.speak_to(&pod)?;
         same(&keys, &held(&client).await?)?;
         ensure!(client.who_am_i().await?.member.origin != origin, "it is the same process");
-        // And it takes part: writes spread from it and to it.
+        // It replicates again, in both directions.
         client.put("after-the-kill", "back", PutOptions::default()).await?;
         let mut keys = keys;
         keys.insert("after-the-kill".into(), b"back".to_vec());

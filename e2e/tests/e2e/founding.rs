@@ -88,7 +88,7 @@ async fn readyz(pod: &Pod) -> Result<(u16, String)> {
     tokio::time::timeout(ANSWER, ask).await.context("no answer")?
 }
 
-/// All members' processes are killed while the API server is away: none of the new ones accepts writes.
+/// All members' processes are killed while the API server is away: no new process accepts writes.
 async fn all_wait(t: &Trial, pods: &[Pod]) -> Result<()> {
     for pod in pods {
         let status = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref()?.first());

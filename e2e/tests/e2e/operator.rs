@@ -73,7 +73,7 @@ fn with_nothing_to_do_it_writes_nothing() {
             Ok(all)
         };
         // The watch events of the last write, and of the test's own changes, are over when nothing changes for a while.
-        until("the objects to come to rest", async || {
+        until("the objects to stop changing", async || {
             let before = look().await?;
             tokio::time::sleep(SETTLED).await;
             ensure!(before == look().await?, "they still change");
@@ -123,7 +123,7 @@ fn its_restart_restarts_no_member() {
         };
         let (pods, objects) = (look().await?, owned(t, "demo").await?);
         restart_operator().await?;
-        // A new leader has taken over when it acts: on this change, which concerns no member.
+        // A new leader has taken over once it acts on a change. This change affects no existing member.
         t.kubectl(&["patch", "kvcluster/demo", "--type=merge", "-p", r#"{"spec":{"replicas":4}}"#]).await?;
         t.settled("demo", 4).await?;
         t.kubectl(&["scale", "kvcluster/demo", "--replicas=3"]).await?;
@@ -359,7 +359,7 @@ fn operators_agree_on_one_leader() {
                 Ok(())
             })
             .await?;
-            ensure!(generation(t).await? == before, "the StatefulSet was written by the way");
+            ensure!(generation(t).await? == before, "the StatefulSet was written in between");
             t.kubectl(&["scale", "kvcluster/demo", "--replicas=3"]).await?;
             t.settled("demo", 3).await
         }
@@ -401,7 +401,7 @@ fn drain_takes_members_that_were_never_ready() {
             let crashed = pods.into_iter().find(|pod| {
                 pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running") && restarts(pod) > 0
             });
-            crashed.context("none runs and has crashed yet")
+            crashed.context("no member has crashed and runs again yet")
         })
         .await?;
         until("the budget", async || Ok(t.api::<PodDisruptionBudget>().get("demo").await?)).await?;

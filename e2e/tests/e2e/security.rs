@@ -33,7 +33,7 @@ fn keys_are_exchanged_while_members_and_sidecars_run() {
         t.all_hold("demo", &keys).await?;
         let app = t.app("app", Some("demo"), &t.lab.nodes[0]).await?;
         ensure!(app.kvctl_ok(&["get", "key-0000"]).await?.trim_end() == "value of 0", "the sidecar has another value");
-        let first = encryption(t, "members to speak of one key", |now| now.settled && now.keys.len() == 1).await?;
+        let first = encryption(t, "members to report one key", |now| now.settled && now.keys.len() == 1).await?;
 
         let secret: Secret = t.api::<Secret>().get("demo-encryption").await?;
         ensure!(secret.owner_references().iter().any(|owner| owner.name == "demo"), "{:?}", secret.metadata);
@@ -93,7 +93,7 @@ fn a_missing_or_invalid_secret_is_reported() {
             let error = error.with_context(|| format!("{patch} was taken"))?;
             ensure!(format!("{error:#}").contains(message), "{patch}: {error:#}");
         }
-        // TLS for clients is no such change.
+        // TLS for clients is accepted: it does not cut members off.
         let tls = json!({ "spec": { "tls": { "operator": {} } } });
         t.kubectl(&["patch", "kvcluster/demo", "--type=merge", "-p", &tls.to_string()]).await?;
         Ok(())

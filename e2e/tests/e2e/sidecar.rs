@@ -91,7 +91,7 @@ fn a_pod_without_its_sidecar_is_counted_and_warned() {
         let outcome = t.app("forlorn", Some("demo"), &t.lab.nodes[0]).await;
         scale_operator(t, 1).await?;
         let app = outcome.context("the webhook did not fail open")?;
-        ensure!(sidecar(&app.pod().await?).is_none(), "it has a sidecar, so who gave it to it?");
+        ensure!(sidecar(&app.pod().await?).is_none(), "the pod has a sidecar although the operator did not run");
 
         until("status.sidecars to count it", async || {
             let sidecars = t.get("demo").await?.status.unwrap_or_default().sidecars;

@@ -1,4 +1,4 @@
-//! All targets in one program, since linking takes longer than compiling: the environment variable `TARGET` chooses
+//! All targets in one program, because linking takes longer than compiling: the environment variable `TARGET` chooses
 //! one.
 #![no_main]
 

@@ -320,7 +320,7 @@ fn send(side: &mut Side, now_ms: u64) {
     while let Some(message) = side.replica.poll_send(side.link, now_ms) {
         assert!(message.encoded_len() <= LIMIT, "{} bytes", message.encoded_len());
         side.out.push(message);
-        assert!(side.out.len() < 10_000, "there is always one more message");
+        assert!(side.out.len() < 10_000, "the exchange does not end");
     }
     let many = side.out.len().saturating_sub(32);
     side.out.drain(..many);

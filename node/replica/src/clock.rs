@@ -21,9 +21,9 @@ pub const fn ms_of(hlc: u64) -> u64 {
 /// larger origin, which is arbitrary but the same on every node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Dot {
-    /// When: the origin's clock, strictly rising there.
+    /// The time by the origin's clock; higher with each write of the origin.
     pub hlc: u64,
-    /// Who: the process that took the write; new at each start.
+    /// The process that took the write; new at each start.
     pub origin: u64,
 }
 

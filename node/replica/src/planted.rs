@@ -1,7 +1,7 @@
-//! Bugs that tests must find. Each is a condition at the place that it breaks, the macro `planted!` with its name;
-//! `mutations.toml` describes it. The condition is the literal `false`, unless the crate is built with `--cfg planted`:
-//! then the bug is there if the environment variable `KVASIR_PLANTED` holds its name. `scripts/mutations` runs the tests
-//! with one after the other.
+//! Bugs that tests must find. Each is a condition at the place that it breaks: the macro `planted!` with the bug's name,
+//! which `mutations.toml` describes. The condition is the literal `false`, unless the crate is built with `--cfg
+//! planted`: then the bug is there if the environment variable `KVASIR_PLANTED` holds its name. `scripts/mutations` runs
+//! the tests with one after the other.
 
 /// Whether the bug with this name is there.
 #[cfg(not(planted))]

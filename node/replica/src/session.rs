@@ -1,6 +1,6 @@
-//! What a session has seen: of each origin, the last write that was read or written with it, and a timestamp up to which no
-//! list is needed because all nodes held everything. The client carries the token, so that any node can tell whether it covers
-//! the session. Knows nothing of clients.
+//! What a session has seen: for each origin, the last write that the session read or made, and a timestamp up to which all
+//! nodes held everything, so that older writes need not be listed. The client carries the token, so that any node can tell
+//! whether it covers the session. Knows nothing of clients.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::clock::Dot;
 use crate::protocol::{Coverage, Replica};
 
-/// Origins that a token may name: those with writes that not every node is known
-/// to hold, so a handful as a rule. It makes a token at most 16 KiB long.
+/// The most origins that a token may name. It names those with writes that not every node is known to hold: usually a
+/// handful. It makes a token at most 16 KiB long.
 pub const MAX_ORIGINS: usize = 1000;
 
 /// The first byte of a token.
@@ -30,7 +30,7 @@ pub struct BadToken;
 pub struct Session {
     /// The epoch of the map of the last node.
     epoch: (u64, u64),
-    /// Up to this timestamp, all seats that took part held what the session saw: it was left out.
+    /// Up to this timestamp, all seats that took part held what the session saw, so those writes are left out.
     collected: u64,
     seen: BTreeMap<u64, u64>,
 }
@@ -112,8 +112,8 @@ impl Session {
     }
 }
 
-/// Against what was cut or mixed up on its way, not against malice: a made-up
-/// token harms only its own session.
+/// The checksum detects tokens that were cut or corrupted, not forged ones: a forged token harms only its own
+/// session.
 fn checksum(body: &[u8]) -> u32 {
     xxh3_64(body) as u32
 }

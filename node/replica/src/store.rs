@@ -31,7 +31,7 @@ const fn allocated(len: u64) -> u64 {
 
 /// What an element of `size` bytes takes in a B-tree of the standard library. A tree node has 11 places and 16 bytes more; an
 /// inner node, one for about seven leaves, also has 12 pointers. 6.9 places are taken if keys come in order, and 8.5 if they
-/// come in random order. This counts 7.45, a little less than halfway, because a process takes some more.
+/// come in random order. This counts 7.45, a little less than the mean of both, because a process takes some more memory.
 const fn slot(size: usize) -> u64 {
     let leaf = 11 * size as u64 + 16;
     (allocated(leaf) + allocated(leaf + 12 * 8) / 7) * 100 / 745
@@ -75,11 +75,11 @@ pub struct Store {
     map: BTreeMap<Key, Record>,
     /// Values with a TTL, by their end.
     expiry: BTreeSet<(u64, Bytes)>,
-    /// Tombstones, by when they became one: see [`dead_since`].
+    /// Tombstones, by the timestamp at which they became one, see [`dead_since`].
     dead: BTreeSet<(u64, Bytes)>,
     with_value: u64,
     memory: u64,
-    /// What of `memory` tombstones take.
+    /// The part of `memory` that tombstones take.
     buried: u64,
     fingerprint: u128,
     buckets: Box<[u128; BUCKETS]>,
@@ -105,7 +105,7 @@ fn dead_since(record: &Record) -> u64 {
     record.expires_ms.map_or(record.dot.hlc, |end| record.dot.hlc.max(stamp_at(end.min(ms_of(u64::MAX)))))
 }
 
-/// Whether the write that is held stands against another one of its key.
+/// Whether the held write beats another write of its key, or equals it.
 fn stands(held: Dot, dot: Dot) -> bool {
     if planted!("last-arrival-wins") {
         return held == dot;
@@ -189,7 +189,7 @@ impl Store {
             }
             let Some((_, key)) = self.expiry.pop_first() else { return };
             if let Some(record) = self.map.get_mut(&key.as_ref() as &dyn Sought) {
-                // From one index it goes into the other.
+                // The key moves from one index to the other.
                 self.memory -= record.value.take().map_or(0, |v| owned(v.len()));
                 self.with_value -= 1;
                 self.buried += cost(&key, record);
@@ -204,7 +204,7 @@ impl Store {
     }
 
     /// Drops the tombstones up to the timestamp `upto`, at most `limit` of them. Returns whether none of them is left: only
-    /// then does the fingerprint depend on nothing but what was taken in and `upto`.
+    /// then is the fingerprint determined by `upto` and the writes that were taken in.
     ///
     /// The caller knows that every member holds each of them, and has [expired](Self::expire) values that end by `upto`,
     /// whatever the wall clock says: values that have not been expired are not dropped.
@@ -234,7 +234,7 @@ impl Store {
         self.expiry.first().map(|(_, key)| key)
     }
 
-    /// Removes a record, tombstone or not, without a trace: not a delete.
+    /// Removes a record, also a tombstone, without a trace. This is not a delete.
     pub fn remove(&mut self, key: &Bytes) {
         if let Some(record) = self.map.remove(&key.as_ref() as &dyn Sought) {
             self.forget(key, &record);

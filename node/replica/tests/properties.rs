@@ -51,7 +51,7 @@ fn clock_refuses_impossible_timestamps() {
 }
 
 proptest! {
-    /// A timestamp is above all that the clock gave or saw, by no more than 1 unless the wall clock is further.
+    /// A new timestamp is larger than all that the clock gave or saw: by 1, or up to the wall clock if that is later.
     #[test]
     fn clock_rises_above_all_and_no_further(
         steps in prop::collection::vec((any::<bool>(), 0u64..1 << 40, 0u64..1 << 16), 1..200),

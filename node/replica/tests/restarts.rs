@@ -109,7 +109,7 @@ fn restarts_leave_no_seats_behind() {
         let now_ms = cluster.now_ms;
         let node = &mut cluster.nodes[place];
         assert!(node.is_ready(), "process {life} is ready");
-        // Each process writes, and deletes what the one before it wrote.
+        // Each process writes a key, and deletes the key of the process before it.
         node.put(format!("life {life}").into(), Bytes::from_static(b"value"), None, now_ms).expect("no limit");
         node.delete(format!("life {}", life.saturating_sub(1)).into(), now_ms);
         most = cluster.nodes.iter().map(|n| n.vector().len().max(n.seats().count())).max().unwrap_or(0).max(most);

@@ -22,7 +22,7 @@ pub struct Status {
     pub cluster: String,
     /// The UID of the node's cluster; empty if it has none.
     pub cluster_uid: String,
-    /// Whether this node hears only of another cluster of that name: it remains of a deleted cluster.
+    /// Whether this node hears only of another cluster of that name, because its own cluster was deleted.
     pub stale: bool,
     /// The process's origin: 16 hexadecimal digits.
     pub origin: String,

@@ -98,7 +98,7 @@ impl Calls {
         Ok(TouchResponse { existed: dot.is_some(), version: dot.map(version), acked, session: self.leave(session)? })
     }
 
-    /// Reserves a permit before anything is written, if the write is to wait.
+    /// Reserves a permit before anything is written, if the write must wait.
     pub(super) fn will_wait(&self, ack: Option<Ack>) -> Result<Option<Waiting>, Status> {
         let Some(ack) = limits::ack(ack)? else { return Ok(None) };
         let permit = self.engine.permit().map_err(|error| Status::resource_exhausted(error.to_string()))?;

@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(of(-3, 0).unwrap_err(), "ttl: must be above zero, was -3s");
         assert_eq!(of(0, -1_000_000).unwrap_err(), "ttl: must be above zero, was -0.001s");
         assert_eq!(of(87_600 * 3600, 1).unwrap_err(), "ttl: 315360000.000000001s, at most 87600h (maxTtl)");
-        // Beyond the range of a protobuf `Duration` too, the limit is the helpful message.
+        // The message names the limit, also for a TTL beyond the range of a protobuf `Duration`.
         assert_eq!(of(i64::MAX, 0).unwrap_err(), "ttl: 9223372036854775807s, at most 87600h (maxTtl)");
         assert_eq!(of(i64::MIN, 0).unwrap_err(), "ttl: must be above zero, was -9223372036854775808s");
     }

@@ -110,7 +110,7 @@ impl Activity {
         Arc::new(Self(Mutex::new(Usage { calls: 0, last_end: Instant::now() })))
     }
 
-    /// A call begins; it ends when the returned guard is dropped.
+    /// Counts a call, which ends when the returned guard is dropped.
     pub(super) fn begin(self: Arc<Self>) -> InUse {
         self.0.lock().calls += 1;
         InUse(self)

@@ -27,8 +27,8 @@ impl Fields {
     pub(super) fn of(path: &str) -> Option<Self> {
         match path.strip_prefix("/kvasir.v1.Kv/")? {
             "Put" => Some(Self::KeyAndValue),
-            "Get" | "Exists" | "Delete" => Some(Self::Key),
-            "List" => Some(Self::Prefix),
+            "Get" | "Exists" | "Delete" | "Touch" => Some(Self::Key),
+            "List" | "Watch" => Some(Self::Prefix),
             _ => None,
         }
     }
@@ -55,5 +55,38 @@ impl Oversize {
                  {max_value_bytes} (maxValueBytes)"
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Every method with one key or prefix has the explanation; the decoder's own code is that of no method.
+    #[test]
+    fn oversized_message_is_explained_by_its_field() {
+        let limits = Limits { max_key_bytes: 8, max_value_bytes: 16, max_ttl: Duration::from_secs(1) };
+        let oversize = Oversize { limits, max_message: 64 };
+        let answer = |method: &str| {
+            let refused = Status::out_of_range("decoded message length too large").into_http();
+            let answer = oversize.explain(Fields::of(&format!("/kvasir.v1.Kv/{method}")), refused);
+            Status::from_header_map(answer.headers()).unwrap()
+        };
+        for (method, field) in [
+            ("Put", "key and value: "),
+            ("Get", "key: "),
+            ("Exists", "key: "),
+            ("Delete", "key: "),
+            ("Touch", "key: "),
+            ("List", "prefix: "),
+            ("Watch", "prefix: "),
+        ] {
+            let status = answer(method);
+            assert_eq!(status.code(), Code::InvalidArgument, "{method}");
+            assert!(status.message().starts_with(field), "{method}: {}", status.message());
+        }
+        assert_eq!(answer("Nothing").code(), Code::OutOfRange);
     }
 }

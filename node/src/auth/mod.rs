@@ -1,6 +1,7 @@
 //! Authentication and access rules. From a certificate's names and a token to a [`Caller`], which decides what the client may
 //! do. Knows nothing of gRPC.
 
+mod identity;
 mod review;
 mod tokens;
 
@@ -13,37 +14,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+pub use self::identity::{Identity, MAX_TOKEN_BYTES, Unknown};
 use self::review::Reviewer;
 use self::tokens::Tokens;
 use crate::config::{AccessRule, AuthConfig, Settings, Verb};
 use crate::reload::{self, Reloads};
 
-/// The longest accepted token in bytes.
-pub const MAX_TOKEN_BYTES: usize = 16 << 10;
 /// How many characters of a key or prefix an error shows.
 const SHOWN: usize = 64;
-
-/// An authenticated client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// Its subjects as in access rules: `token:NAME`, `cert:NAME`, `serviceaccount:NS/NAME`, `group:NAME`. Messages show the
-    /// first.
-    pub subjects: Vec<String>,
-}
-
-/// Why a client is not authenticated.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unknown {
-    /// It presented nothing.
-    #[error("this node requires authentication: {0}")]
-    Nothing(&'static str),
-    /// Its token is unknown or no longer valid.
-    #[error("the token is unknown or no longer valid")]
-    Token,
-    /// Its token could not be reviewed.
-    #[error("the token could not be reviewed: {0}")]
-    Unavailable(String),
-}
 
 /// Why a call is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]

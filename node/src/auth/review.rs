@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{Instant, timeout};
 
+use super::identity::{Identity, Unknown};
 use super::tokens::{Hash, hash};
-use super::{Identity, Unknown};
 use crate::config::TokenReviewConfig;
 
 /// The most reviews at a time.

@@ -9,6 +9,7 @@ use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::identity::MAX_TOKEN_BYTES;
 use crate::config::Secret;
 use crate::reload::{self, Reloads};
 
@@ -73,8 +74,8 @@ fn parse(text: &[u8]) -> Result<Vec<(String, Hash)>, String> {
         }
         let token = token.expose().trim();
         let len = token.len();
-        if !(MIN_TOKEN_BYTES..=super::MAX_TOKEN_BYTES).contains(&len) || !token.chars().all(|c| c.is_ascii_graphic()) {
-            let range = format!("{MIN_TOKEN_BYTES} to {}", super::MAX_TOKEN_BYTES);
+        if !(MIN_TOKEN_BYTES..=MAX_TOKEN_BYTES).contains(&len) || !token.chars().all(|c| c.is_ascii_graphic()) {
+            let range = format!("{MIN_TOKEN_BYTES} to {MAX_TOKEN_BYTES}");
             return Err(format!(
                 "the token of {name} has {len} bytes: give {range} letters, digits and punctuation (ASCII)"
             ));

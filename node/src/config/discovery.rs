@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
+use kvasir_formats::defaults::PEER_PORT;
+
 use super::{
     ConfigError, DiscoverySettings, DnsSettings, HostPort, KubernetesSettings, NatsConfig, StaticSettings,
-    validate::{DEFAULT_PEER, invalid},
+    error::invalid,
 };
 
 const DEFAULT_DISCOVERY_PORT_NAME: &str = "peer";
@@ -119,7 +121,7 @@ impl DnsSettings {
                     format!("{domain_name} names SRV records, which contain the port: leave it out"),
                 ));
             }
-            port => (!is_srv).then_some(port.unwrap_or(DEFAULT_PEER.port())),
+            port => (!is_srv).then_some(port.unwrap_or(PEER_PORT)),
         };
         let server = server.unwrap_or_default();
         if server.len() > MAX_DNS_SERVERS {

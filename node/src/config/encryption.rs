@@ -6,14 +6,14 @@ pub use kvasir_formats::keyring::{KEY_BYTES, Keyring, MAX_COOKIE_BYTES, MAX_KEYS
 
 use kvasir_formats::keyring::InvalidKeyring;
 
-use super::{ConfigError, EncryptionSettings, Secret, validate::invalid};
+use super::{ConfigError, EncryptionSettings, Secret, error::invalid};
 
 /// Where the cookie and the keys are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EncryptionConfig {
     /// Given as settings.
     Given(Keyring),
-    /// In a file, which is reloaded when it changes.
+    /// The cookie and the keys are in a file, which is reloaded when it changes.
     File(PathBuf),
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Config, ConfigError, text::Quantity, validate::invalid};
+use super::{Config, ConfigError, error::invalid, text::Quantity};
 use crate::memory::{LEAST_LIMIT, LEAST_SHARE, Limit, share};
 
 /// What `maxMemory` comes from.

@@ -1,8 +1,11 @@
 //! The node's settings: file < environment < flag, validated into a [`Config`]. Knows nothing of what the settings are used
 //! for, and reads no file but the configuration file.
 
+mod access;
+mod checks;
 mod discovery;
 mod encryption;
+mod error;
 mod memory;
 mod nats;
 mod ports;
@@ -23,13 +26,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::memory::Limit;
 
+pub use access::{AccessRule, MAX_RULES, Verb};
 pub use discovery::{DiscoveryConfig, DnsConfig, KubernetesConfig, StaticConfig};
 pub use encryption::{EncryptionConfig, KEY_BYTES, Keyring, MAX_COOKIE_BYTES, MAX_KEYS};
+pub use error::ConfigError;
 pub use kvasir_membership::{MAX_NAME_BYTES, Role};
 pub use memory::MaxMemoryFrom;
 pub use nats::{NatsConfig, NatsLogin, SecretSource};
 pub use ports::{ClientPortConfig, PeerPortConfig};
-pub use security::{AccessRule, AuthConfig, MAX_RULES, PeerTlsConfig, TlsConfig, TokenReviewConfig, Verb};
+pub use security::{AuthConfig, PeerTlsConfig, TlsConfig, TokenReviewConfig};
 pub use settings::{
     AuthSettings, Cli, ClientPortSettings, Command, DevSettings, DiscoverySettings, DnsSettings, EncryptionSettings,
     KubernetesSettings, NatsSettings, PeerPortSettings, PeerTlsSettings, Settings, StaticSettings, SwimSettings,
@@ -42,45 +47,6 @@ pub use text::{DurationText, HostPort, Labels, Quantity, Secret, Secrets, Server
 pub const MAX_CLUSTER_BYTES: usize = 320;
 /// The longest UID of a cluster. UIDs of Kubernetes have 36 bytes.
 pub const MAX_CLUSTER_UID_BYTES: usize = 64;
-
-/// Why the settings are refused. Every variant names the setting or the file.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read the configuration file {path}: {source}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The error of the operating system.
-        source: std::io::Error,
-    },
-    /// The file is not YAML.
-    #[error("{path} is not valid YAML: {message}", path = path.display())]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// The parser's message, with the position.
-        message: String,
-    },
-    /// A setting in the file has the wrong type or form, or does not exist.
-    #[error("{path}: {field}: {message}", path = path.display())]
-    Field {
-        /// The file.
-        path: PathBuf,
-        /// The setting's path, such as `discovery.dns.port`.
-        field: String,
-        /// What is wrong.
-        message: String,
-    },
-    /// A setting can be parsed but not used.
-    #[error("{field}: {message}")]
-    Invalid {
-        /// The setting's path, such as `discovery.dns.port`.
-        field: &'static str,
-        /// What is wrong, and what would be right.
-        message: String,
-    },
-}
 
 /// What a full node does with a write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

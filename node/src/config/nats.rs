@@ -4,10 +4,7 @@ use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use async_nats::ServerAddr;
 
-use super::{
-    ConfigError, NatsSettings, Secret,
-    validate::{invalid, within},
-};
+use super::{ConfigError, NatsSettings, Secret, checks::within, error::invalid};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_MAX_JOIN_ATTEMPTS: u32 = 5;
@@ -27,7 +24,7 @@ pub struct NatsConfig {
     pub subject: String,
     /// How long to wait for a server's answer.
     pub timeout: Duration,
-    /// After how many attempts the wait begins to double.
+    /// The number of attempts after which the wait begins to double.
     pub max_join_attempts: u32,
     /// How long to wait between two attempts to connect.
     pub reconnect_wait: Duration,
@@ -62,7 +59,7 @@ pub enum NatsLogin {
 pub enum SecretSource {
     /// Given as a setting.
     Text(Secret),
-    /// In a file, which is read whenever the secret is needed.
+    /// The secret is in a file, which is read whenever the secret is needed.
     File(PathBuf),
 }
 

@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use super::{
     ClientPortSettings, ConfigError, PeerPortSettings,
-    validate::{size_within, within},
+    checks::{size_within, within},
 };
 
 const CONNECTIONS: RangeInclusive<usize> = 1..=1 << 20;

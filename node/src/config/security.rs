@@ -1,28 +1,14 @@
-//! TLS, authentication and access rules: the validated settings. Does not read the files.
+//! TLS and authentication: the validated settings. Does not read the files.
 
 use std::{path::PathBuf, time::Duration};
 
-pub use kvasir_formats::access::Verb;
+use kvasir_formats::defaults::REVIEW_TTL;
 
-use kvasir_formats::{
-    access::{SUBJECT_FORMS, is_subject},
-    defaults::REVIEW_TTL,
-};
-use serde::{Deserialize, Serialize};
-
-use super::{
-    AuthSettings, ConfigError, PeerTlsSettings, TlsSettings,
-    validate::{invalid, within},
-};
+use super::{AuthSettings, ConfigError, PeerTlsSettings, TlsSettings, checks::within, error::invalid};
 
 const DEFAULT_SERVER_NAME: &str = "kvasir-peer";
 const DEFAULT_REVIEW_TTL: Duration = Duration::from_mins(1);
 const MAX_AUDIENCES: usize = 16;
-/// The most access rules.
-pub const MAX_RULES: usize = 1024;
-/// The most subjects of one rule.
-const MAX_SUBJECTS: usize = 256;
-const MAX_PREFIX_BYTES: usize = 64 << 10;
 
 /// TLS on the client port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,20 +52,6 @@ pub struct TokenReviewConfig {
     pub audiences: Vec<String>,
     /// How long an answer is cached.
     pub ttl: Duration,
-}
-
-/// Allows subjects to do something with the keys under a prefix. What no rule allows is refused.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct AccessRule {
-    /// Such as `token:app`, `cert:app`, `serviceaccount:NAMESPACE/NAME`, `group:NAME`, or `*` for every authenticated
-    /// client.
-    pub subjects: Vec<String>,
-    /// The prefix of the keys; if empty, the rule is for all keys.
-    #[serde(default)]
-    pub prefix: String,
-    /// What the subjects may do.
-    pub verbs: Vec<Verb>,
 }
 
 impl TlsSettings {
@@ -130,34 +102,4 @@ impl AuthSettings {
         let any = tokens_file.is_some() || client_certificates || token_review.is_some();
         Ok(any.then_some(AuthConfig { tokens_file, client_certificates, token_review }))
     }
-}
-
-/// Checks access rules.
-pub(super) fn checked_access(
-    rules: Option<Vec<AccessRule>>,
-    auth: Option<&AuthConfig>,
-) -> Result<Option<Vec<AccessRule>>, ConfigError> {
-    let Some(rules) = rules else { return Ok(None) };
-    let wrong = |n: usize, message: &str| invalid("access", format!("rule {n}: {message}"));
-    if auth.is_none() {
-        return Err(invalid("access", "needs a way for clients to authenticate: set auth"));
-    }
-    if rules.len() > MAX_RULES {
-        return Err(invalid("access", format!("{} rules: give at most {MAX_RULES}", rules.len())));
-    }
-    for (n, AccessRule { subjects, prefix, verbs }) in rules.iter().enumerate() {
-        if subjects.is_empty() || subjects.len() > MAX_SUBJECTS {
-            return Err(wrong(n, &format!("subjects: give 1 to {MAX_SUBJECTS}")));
-        }
-        if let Some(other) = subjects.iter().find(|subject| !is_subject(subject)) {
-            return Err(wrong(n, &format!("subjects: {other:?} is not a subject: give {SUBJECT_FORMS}")));
-        }
-        if verbs.is_empty() {
-            return Err(wrong(n, "verbs: give at least one of read, write, delete, watch, admin"));
-        }
-        if prefix.len() > MAX_PREFIX_BYTES {
-            return Err(wrong(n, &format!("prefix: has {} bytes: give at most {MAX_PREFIX_BYTES}", prefix.len())));
-        }
-    }
-    Ok(Some(rules))
 }

@@ -10,7 +10,8 @@ pub use kvasir_membership::Timing as SwimConfig;
 
 use super::{
     ConfigError, SwimSettings,
-    validate::{invalid, size_within, within},
+    checks::{size_within, within},
+    error::invalid,
 };
 
 const PERIOD: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(1);

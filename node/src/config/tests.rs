@@ -135,7 +135,7 @@ fn flag_wins_over_the_file_setting_by_setting() {
 fn advertise_address_of_any_is_one_of_this_machine() {
     for everywhere in ["0.0.0.0:7071", "'[::]:7071'"] {
         let config = config(&format!("peerAddress: {everywhere}")).unwrap();
-        // The address depends on the machine. That a socket can bind it proves that it is one of this machine.
+        // The address depends on the machine. A socket can bind it, so it is an address of this machine.
         assert!(!config.advertise.is_unspecified());
         std::net::UdpSocket::bind((config.advertise, 0)).unwrap();
     }

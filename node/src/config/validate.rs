@@ -8,15 +8,17 @@ use std::{
 
 use kvasir_formats::defaults::{self, ADMIN_PORT, CLIENT_PORT, PEER_PORT};
 
-use super::security::checked_access;
 use super::{
-    AccessRule, AuthConfig, Config, ConfigError, DurationText, EncryptionSettings, Limits, LogConfig,
-    MAX_CLUSTER_BYTES, MAX_CLUSTER_UID_BYTES, MAX_NAME_BYTES, MaxMemoryFrom, MaxMemoryPolicy, PeerTlsSettings,
-    Quantity, Settings, TlsSettings,
+    AccessRule, AuthConfig, Config, ConfigError, EncryptionSettings, Limits, LogConfig, MAX_CLUSTER_BYTES,
+    MAX_CLUSTER_UID_BYTES, MAX_NAME_BYTES, MaxMemoryFrom, MaxMemoryPolicy, PeerTlsSettings, Quantity, Settings,
+    TlsSettings,
+    access::checked_access,
+    checks::{size_within, within},
+    error::invalid,
 };
 
 const DEFAULT_CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), CLIENT_PORT);
-pub(super) const DEFAULT_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), PEER_PORT);
+const DEFAULT_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), PEER_PORT);
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), ADMIN_PORT);
 const DEFAULT_SYNC_INTERVAL: Duration = Duration::from_secs(1);
 const DEFAULT_JOIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,10 +40,6 @@ const MAX_CLOCK_SKEW: RangeInclusive<Duration> = Duration::from_millis(1)..=Dura
 const MAX_KEY_BYTES: RangeInclusive<usize> = 1..=64 << 10;
 /// A value must fit one message of the API and one frame between peers.
 const MAX_VALUE_BYTES: RangeInclusive<usize> = 1..=64 << 20;
-
-pub(super) fn invalid(field: &'static str, message: impl Into<String>) -> ConfigError {
-    ConfigError::Invalid { field, message: message.into() }
-}
 
 impl Settings {
     /// Adds the defaults and checks every setting.
@@ -93,7 +91,7 @@ impl Settings {
         }
         let tls = tls.map(TlsSettings::validate).transpose()?;
         let auth = auth.map(|auth| auth.validate(tls.as_ref())).transpose()?.flatten();
-        let access = checked_access(access, auth.as_ref())?;
+        let access = checked_access(access, auth.is_some())?;
         Ok(Config {
             name: checked_name(name, host_name)?,
             role,
@@ -150,39 +148,13 @@ fn checked_voters(given: Option<usize>) -> Result<usize, ConfigError> {
 impl Settings {
     /// Only the access rules, for a node with this authentication.
     pub fn access(self, auth: Option<&AuthConfig>) -> Result<Option<Vec<AccessRule>>, ConfigError> {
-        checked_access(self.access, auth)
+        checked_access(self.access, auth.is_some())
     }
 
     /// Only the number of voters.
     pub fn voters(&self) -> Result<usize, ConfigError> {
         checked_voters(self.voters)
     }
-}
-
-pub(super) fn within(
-    field: &'static str,
-    given: Option<DurationText>,
-    default: Duration,
-    range: &RangeInclusive<Duration>,
-) -> Result<Duration, ConfigError> {
-    let value = given.map_or(default, |DurationText(duration)| duration);
-    if range.contains(&value) {
-        return Ok(value);
-    }
-    Err(invalid(field, format!("{value:?} is out of range: give between {:?} and {:?}", range.start(), range.end())))
-}
-
-pub(super) fn size_within(
-    field: &'static str,
-    given: Option<usize>,
-    default: usize,
-    range: &RangeInclusive<usize>,
-) -> Result<usize, ConfigError> {
-    let value = given.unwrap_or(default);
-    if range.contains(&value) {
-        return Ok(value);
-    }
-    Err(invalid(field, format!("{value} is out of range: give between {} and {}", range.start(), range.end())))
 }
 
 fn checked_text(field: &'static str, text: String, max_bytes: usize) -> Result<String, ConfigError> {

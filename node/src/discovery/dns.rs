@@ -18,7 +18,7 @@ use hickory_resolver::{
 };
 use tokio::time::sleep;
 
-use super::{Provider, Reporter};
+use super::provider::{Provider, Reporter};
 use crate::config::DnsConfig;
 
 /// The bounds of the time between two rounds, for any TTL of the records.
@@ -65,7 +65,7 @@ impl Dns {
             });
             config = ResolverConfig::from_parts(config.domain().cloned(), config.search().to_vec(), servers.collect());
         }
-        // The rounds replace a cache.
+        // No cache: each round must ask the server.
         options.cache_size = 0;
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         *builder.options_mut() = options;

@@ -17,7 +17,7 @@ use kube::{
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
 
-use super::{Provider, Reporter, causes};
+use super::provider::{Provider, Reporter, causes};
 use crate::config::KubernetesConfig;
 
 /// The wait after the first failure, which doubles with each further failure, and its maximum. The maximum is short: without

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{MAX_ADDRESSES, Provider, Reporter, causes};
+use super::provider::{MAX_ADDRESSES, Provider, Reporter, causes};
 use crate::config::{NatsConfig, NatsLogin, SecretSource};
 
 /// How often a node announces itself.

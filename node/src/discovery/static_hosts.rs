@@ -11,7 +11,7 @@ use std::{
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{net::lookup_host, time::sleep};
 
-use super::{Provider, Reporter};
+use super::provider::{Provider, Reporter};
 use crate::config::{HostPort, StaticConfig};
 
 /// How often names are resolved.

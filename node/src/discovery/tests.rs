@@ -1,8 +1,14 @@
 //! The merge of several providers, the static list, and DNS against a server in this process that uses real packets.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    convert::Infallible,
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
-use futures::FutureExt;
+use futures::{FutureExt, future::BoxFuture};
 use hickory_resolver::{
     config::{NameServerConfig, ResolverConfig, ResolverOpts},
     proto::{
@@ -10,7 +16,12 @@ use hickory_resolver::{
         rr::{Name, RData, Record, RecordType, rdata::SRV},
     },
 };
-use tokio::{net::UdpSocket, sync::mpsc, time::timeout};
+use parking_lot::Mutex;
+use tokio::{
+    net::UdpSocket,
+    sync::{mpsc, watch},
+    time::timeout,
+};
 
 use super::*;
 use crate::config::{DiscoveryConfig, DnsConfig, HostPort, StaticConfig};

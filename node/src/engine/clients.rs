@@ -5,10 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tracing::{info, warn};
 
-use super::{Engine, Inner, LIST_STEP, Page, Phase, Read, ReadError, Value, WriteError};
+use super::scan::{LIST_STEP, live};
+use super::{Engine, Inner, Page, Phase, Read, ReadError, WriteError};
 use crate::clock::Dot;
 use crate::session::Session;
-use crate::store::Record;
 use crate::wall_clock::{millis, wall_ms};
 
 impl Engine {
@@ -128,10 +128,4 @@ impl Engine {
             Err(WriteError::NotReady(self.phase()))
         }
     }
-}
-
-/// The record's value, if it is live. The bytes are shared, not copied.
-pub(super) fn live(record: &Record, now_ms: u64) -> Option<Value> {
-    let value = record.live(now_ms)?;
-    Some(Value { value: value.clone(), dot: record.dot, expires_ms: record.expires_ms })
 }

@@ -7,7 +7,7 @@ use kvasir_proto::peer::v1::{SeatState, Stranger};
 use tokio::sync::{broadcast, watch};
 use tracing::{info, warn};
 
-use super::links::IDLE_UNTIL_SENT;
+use super::link_task::IDLE_UNTIL_SENT;
 use super::{Engine, Evicted, FORMER_ORIGINS_KEPT, Inner, Phase, TICK};
 use crate::replica::{MAX_ENDED, Namesake, PeerId, View};
 use crate::wall_clock::wall_ms;
@@ -15,9 +15,9 @@ use crate::wall_clock::wall_ms;
 /// Writes of this node that peers lack.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unreplicated {
-    /// Writes that no peer is known to hold.
+    /// Writes that all peers may lack.
     pub on_no_peer: usize,
-    /// Writes that some peer is not known to hold.
+    /// Writes that at least one peer may lack.
     pub not_on_all: usize,
 }
 
@@ -32,7 +32,7 @@ impl Engine {
         self.phase.subscribe()
     }
 
-    /// Sets what discovery and membership know, on which readiness is decided. The view is ignored as soon as links
+    /// Sets what discovery and membership know, which readiness depends on. The view is ignored as soon as links
     /// change: `link_changes` is the figure of [`Self::linked`] for which the view was computed.
     pub fn set_view(&self, view: View, link_changes: u64) {
         let mut inner = self.inner.lock();
@@ -96,7 +96,7 @@ impl Engine {
         *was_ready |= replica.is_ready();
     }
 
-    /// The replica was reset with a new origin and dropped all its links.
+    /// Follows a reset of the replica, which has a new origin and has dropped all its links.
     pub(super) fn on_rejoin(&self, inner: &mut Inner) {
         inner.link_changes += 1;
         for link in std::mem::take(&mut inner.links).into_values() {

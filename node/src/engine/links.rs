@@ -6,31 +6,10 @@ use kvasir_proto::peer::v1::Message;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::link_task::{LinkHandle, LinkTask};
 use super::{Engine, Inner};
 use crate::replica::{LinkId, PeerId, Violation};
 use crate::wall_clock::wall_ms;
-
-/// How often a link of a leaving node must have nothing to send before everything is on its way: the first time the
-/// last message was taken, the second time it was written.
-pub(super) const IDLE_UNTIL_SENT: u32 = 2;
-
-/// What the engine keeps of the task that carries a link.
-pub(super) struct LinkTask {
-    pub(super) waker: Arc<Notify>,
-    pub(super) gone: CancellationToken,
-    /// How often the link had nothing to send since the node began to leave.
-    pub(super) idle: u32,
-}
-
-/// A link that is up, for the task that carries it.
-pub struct LinkHandle {
-    /// The link's ID in the replica.
-    pub id: LinkId,
-    /// Notified when there may be something to send.
-    pub waker: Arc<Notify>,
-    /// Cancelled when the connection must be closed: a newer link replaced this one, or the node rejoined.
-    pub gone: CancellationToken,
-}
 
 impl Engine {
     /// The origins of the linked processes, and a figure that rises with each change of links, for [`Self::set_view`].
@@ -39,7 +18,7 @@ impl Engine {
         (inner.replica.linked().collect(), inner.link_changes)
     }
 
-    /// A connection to a peer is up, on which this node introduced itself with the origin `me`. `None` if the origin
+    /// Adds a link to a peer, to which this node introduced itself with the origin `me`. Returns `None` if the origin
     /// has changed since: the handshake must be repeated.
     pub fn link_up(&self, me: u64, peer: PeerId) -> Option<LinkHandle> {
         let mut inner = self.inner.lock();
@@ -62,7 +41,7 @@ impl Engine {
         Some(LinkHandle { id, waker, gone })
     }
 
-    /// The connection ended.
+    /// Drops a link whose connection ended.
     pub fn link_down(&self, link: LinkId) {
         let mut inner = self.inner.lock();
         inner.replica.link_down(link);

@@ -8,11 +8,14 @@
 
 mod clients;
 mod lifecycle;
+mod link_task;
 mod links;
+mod scan;
 mod stats;
 mod types;
 mod waits;
 mod wakeups;
+mod watcher;
 mod watches;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -26,12 +29,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use self::lifecycle::Unreplicated;
-pub use self::links::LinkHandle;
+pub use self::link_task::LinkHandle;
 pub use self::stats::{Epoch, SEAT_STATES, Stats};
 pub use self::types::{EngineOptions, Evicted, Page, Phase, Read, ReadError, Value, WriteError};
 pub use self::waits::{Acked, MAX_WAITING, Permit, SessionError, TooManyWaiting};
-pub use self::watches::{Batch, KeyEvent, Lost, MAX_WATCHES, QUEUE_BYTES, QUEUE_EVENTS, Watch, WatchError};
-use self::{links::LinkTask, wakeups::Wakeups, watches::Watcher};
+pub use self::watcher::{Batch, KeyEvent, Lost, QUEUE_BYTES, QUEUE_EVENTS};
+pub use self::watches::{MAX_WATCHES, Watch, WatchError};
+use self::{link_task::LinkTask, wakeups::Wakeups, watcher::Watcher};
 use crate::memory::log_bounds;
 pub use crate::replica::Need;
 use crate::replica::{Bounds, LATE_KEYS, LinkId, Namesake, PeerId, Replica, Settings, View};
@@ -39,8 +43,6 @@ use crate::wall_clock::{millis, wall_ms};
 
 /// The interval of expiry, heartbeats and timeouts.
 const TICK: Duration = Duration::from_millis(20);
-/// A scan looks at no more than this many records each time it holds the lock.
-const LIST_STEP: usize = 4096;
 /// Evictions kept for a listener that has not received them yet.
 const EVICTIONS_KEPT: usize = 256;
 /// Former origins of this process kept for the status; the oldest are dropped first.
@@ -164,7 +166,7 @@ impl Engine {
         if let Some(holder) = inner.replica.refused() {
             self.on_name_lost(inner, holder);
         }
-        watches::feed(inner);
+        watcher::feed(&mut inner.watchers, &mut inner.replica);
         for link in inner.replica.due() {
             if let Some(link) = inner.links.get(&link) {
                 link.waker.notify_one();
@@ -185,7 +187,8 @@ impl Engine {
 }
 
 impl Inner {
-    /// Logs that the node founded a map: a node that becomes ready by the clock has its map from no peer.
+    /// Logs that the node founded a map. Only founding makes a node ready in a tick: a snapshot makes it ready when its last
+    /// message arrives.
     fn log_founding(&self) {
         let (keys, links) = (self.replica.store().keys(), self.links.len());
         // An unknown view counts as no peers here.
@@ -200,7 +203,7 @@ impl Inner {
                 links,
                 unreached = unlinked,
                 refused,
-                "founded a map and is ready without some of the peers that it knows: what those peers hold is missing here"
+                "founded a map and is ready without some of the peers that it knows: this map lacks what those peers hold"
             );
         }
     }

@@ -73,7 +73,7 @@ impl Node {
         // A peer that membership has just declared dead may still receive what is on its link.
         if self.overview.peers().is_empty() && stats.linked.is_empty() {
             if stats.keys > 0 {
-                warn!(keys = stats.keys, "there is no peer to hand over to: what this node holds is lost with it");
+                warn!(keys = stats.keys, "there is no peer to hand over to: this node's data are lost");
             }
             return;
         }

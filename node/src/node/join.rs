@@ -8,7 +8,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::protect::Protected;
-use super::{ProtocolVersions, peers, voters};
+use super::versions::ProtocolVersions;
+use super::{peers, voters};
 use crate::config::{Config, Role};
 use crate::discovery::{self, Provider, View};
 use crate::engine::{Engine, EngineOptions};

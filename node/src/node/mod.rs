@@ -10,6 +10,7 @@ mod join;
 mod peers;
 mod protect;
 mod serve;
+mod versions;
 mod voters;
 
 use std::time::Duration;
@@ -25,28 +26,13 @@ pub use self::error::NodeError;
 use self::join::Joined;
 use self::protect::Protected;
 use self::serve::{Served, serve};
+pub use self::versions::ProtocolVersions;
 use crate::api::ApiError;
 use crate::config::{Config, Role};
 use crate::discovery::Provider;
-use crate::membership::{self, NodeId};
+use crate::membership::NodeId;
 use crate::overview::{MemoryBounds, Overview};
 use crate::replica::Namesake;
-use crate::transport;
-
-/// The versions of the peer protocols that a node speaks. Not a setting: only tests of version mismatches change them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProtocolVersions {
-    /// The version on links.
-    pub links: u8,
-    /// The version in membership datagrams.
-    pub datagrams: u8,
-}
-
-impl Default for ProtocolVersions {
-    fn default() -> Self {
-        Self { links: transport::frame::VERSION, datagrams: membership::wire::VERSION }
-    }
-}
 
 /// A running node. Its tasks end with [`Node::shutdown`], or with the runtime.
 pub struct Node {

@@ -14,7 +14,7 @@ const SHOWN: usize = 8;
 const NAMESAKE_HEARD_MS: u64 = 30_000;
 
 impl Overview {
-    /// Whether this node hears only of another cluster of its cluster's name: it remains of a deleted `KvCluster`.
+    /// Whether this node hears only of another cluster with its cluster's name, because its own `KvCluster` was deleted.
     pub fn is_stale(&self) -> bool {
         let heard_ms = self.counters.other_uid_ms.load(Relaxed);
         self.members.borrow().is_empty() && wall_ms().saturating_sub(heard_ms) < NAMESAKE_HEARD_MS
@@ -24,8 +24,8 @@ impl Overview {
     pub fn stale_reason(&self) -> Option<String> {
         self.is_stale().then(|| {
             format!(
-                "hears only of another cluster of the name `{}`, whose clusterUid is not this node's (`{}`): what this node \
-                 holds is of a deleted cluster. Delete this node so that it is created again",
+                "hears only of another cluster of the name `{}`, whose clusterUid is not this node's (`{}`): this node \
+                 holds the data of a deleted cluster. Delete this node so that it is created again",
                 self.cluster, self.cluster_uid
             )
         })

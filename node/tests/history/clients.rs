@@ -121,7 +121,7 @@ pub(crate) struct Caller {
     history: History,
     links: Vec<KvClient<Channel>>,
     puts: u64,
-    /// The session, if the calls are one: its number and its token.
+    /// The number and the token of the session, if the calls are those of a session.
     session: Option<(u64, Bytes)>,
 }
 
@@ -361,7 +361,7 @@ pub(crate) async fn roaming(id: usize, nodes: usize, seed: u64, history: History
             _ => caller.call(node, "k/".to_owned(), Call::List, Ack::None).await,
         };
         drop(pass);
-        // The session saw a write that is lost; and no session lasts forever.
+        // A session ends when it saw a write that is lost, and otherwise at random.
         if matches!(&outcome, Outcome::Failed { code, .. } if code == "DataLoss") || rng.random_ratio(1, 300) {
             caller.begin_session();
         }

@@ -122,8 +122,8 @@ pub(crate) enum What {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Record {
     Op(Op),
-    /// A node reported, at some moment between the two, which life it is in: its process, and how often that process
-    /// was reset.
+    /// At some moment between `begin` and `end` a node reported which life it is in: its process, and how often that
+    /// process was reset.
     Life {
         node: usize,
         life: String,
@@ -145,7 +145,7 @@ pub(crate) enum Record {
         lasted: At,
         what: String,
     },
-    /// Between the two, a node may answer late.
+    /// Between `begin` and `end` a node may answer late.
     Down {
         node: usize,
         begin: At,

@@ -1,4 +1,4 @@
-//! The network: a namespace for each node, and one in which the test runs and their links meet.
+//! The network: a namespace for each node, and one for the test, in which the links of all nodes meet.
 //!
 //! The test runs itself again in unnamed network, mount and process namespaces. When that process ends, in whatever way,
 //! the kernel ends all its children and removes the namespaces: nothing is left to clean up.

@@ -155,7 +155,7 @@ impl Nemesis {
         self.done.lock().expect("no thread panics with the lock").clone()
     }
 
-    /// What the processes themselves did wrong.
+    /// Processes that ended by themselves, with an error, or not at all.
     pub(crate) fn broken(&self) -> Vec<String> {
         self.broken.lock().expect("no thread panics with the lock").clone()
     }

@@ -88,7 +88,7 @@ impl Node {
         child.wait().unwrap();
     }
 
-    /// Terminates the node, and returns its exit status and its log since; none if it does not exit.
+    /// Terminates the node, and returns its exit status and its log from then on; none if it does not exit.
     pub(crate) async fn leave(&mut self) -> Option<(ExitStatus, String)> {
         let before = std::fs::metadata(&self.log).unwrap().len() as usize;
         self.signal("-TERM");

@@ -126,7 +126,7 @@ fn conclude(seed: u64, kept: &Path, records: &[Record], verdict: &Verdict, mut b
         "reads of keys that no client changes",
     ] {
         if !verdict.concluded.contains_key(rule) {
-            broken.push(format!("the run says nothing of: {rule}"));
+            broken.push(format!("the run could not check: {rule}"));
         }
     }
     if broken.is_empty() {

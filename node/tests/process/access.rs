@@ -307,7 +307,11 @@ async fn access_token_reviews_are_cached() {
         assert_eq!(kv(&node, "head.body.other").get(get("app/k")).await.unwrap_err().code(), Code::Unauthenticated);
         assert_eq!(kv(&node, "no-such-form").get(get("app/k")).await.unwrap_err().code(), Code::Unauthenticated);
     }
-    assert_eq!(asked.load(Ordering::Relaxed), 2, "a refusal too; and what is no such token is not asked about");
+    assert_eq!(
+        asked.load(Ordering::Relaxed),
+        2,
+        "a refusal is cached too, and a text without the form of a token is not sent to Kubernetes"
+    );
     tokio::time::sleep(Duration::from_millis(10)).await;
     assert!(!node.log().contains("head.body"), "{}", node.log());
 }

@@ -16,7 +16,7 @@ fn put(key: &str, value: &str) -> v1::PutRequest {
     v1::PutRequest { key: key.to_owned(), value: value.to_owned().into(), ..v1::PutRequest::default() }
 }
 
-/// The longest `ack` timeout that a node accepts: for what must happen.
+/// The longest `ack` timeout that a node accepts, for acknowledgements that must arrive.
 const LONG: Duration = Duration::from_mins(1);
 /// For what cannot happen.
 const SHORT: Duration = Duration::from_millis(300);
@@ -224,7 +224,7 @@ async fn batches_answer_in_order_and_name_what_is_wrong() {
     let puts = vec![put("good", "v"), put("", "v")];
     let refused = kv.batch_put(v1::BatchPutRequest { puts, ..Default::default() }).await.unwrap_err();
     assert_eq!(refused.message(), "puts[1]: key: empty, must be 1 to 1024 bytes (maxKeyBytes)");
-    assert_eq!(node.kv().get("good").await.unwrap(), None, "nothing of it was written");
+    assert_eq!(node.kv().get("good").await.unwrap(), None, "the refused batch wrote no key");
 }
 
 #[tokio::test]

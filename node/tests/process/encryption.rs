@@ -104,7 +104,7 @@ async fn serves(node: &Node) {
 async fn replicates(from: &Node, to: &Node) {
     let key = rand::random::<u64>().to_string();
     from.kv().put(&key, "v").await.unwrap();
-    eventually("a write of the one is at the other", async || {
+    eventually("a write at one node reaches the other", async || {
         to.kv().exists(&key).await.unwrap().then_some(()).ok_or("not there")
     })
     .await;
@@ -400,7 +400,7 @@ async fn encryption_keys_rotate_under_load() {
     }
     let written = written.load(Ordering::Relaxed);
     for node in &all {
-        // Not that no node was taken for dead, which a busy machine can bring about: that no datagram was refused.
+        // Checks that no datagram was refused. A busy machine may have declared a node dead, which is no error here.
         for reason in ["key", "forged"] {
             let refusals = count(node, &unopened("key")).await + count(node, &refused(reason)).await;
             assert!(refusals < 1.0, "{}", node.log());

@@ -106,7 +106,7 @@ async fn an_evicted_node_rejoins_and_reissues_its_backlog() {
     })
     .await;
     assert_ne!(nodes[2].status().await["origin"], before);
-    // The backlog is there. The deleted keys are not, although the evicted node had written one of them before.
+    // The backlog is there. The deleted keys are not there, although the evicted node had written one of them before.
     let expected = [("alone", "v"), ("meanwhile", "v"), ("stays", "v")];
     all_hold(&nodes, &expected).await;
     meshed(&nodes).await;

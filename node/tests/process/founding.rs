@@ -16,7 +16,7 @@ use crate::tls::{peer_tls, secret};
 /// Longer than the join timeout of these tests; how much longer does not matter.
 const LONG: Duration = Duration::from_secs(2);
 
-/// One of three voters that soon evicts those it does not reach.
+/// One of three voters, which soon evict nodes that they do not reach.
 fn hasty(node: Node) -> Node {
     node.with("voters", "3").with("join-timeout", "300ms")
 }
@@ -144,8 +144,8 @@ async fn founding_waits_for_peers_of_another_release() {
     }
 }
 
-/// A majority that reaches each other but holds nothing does not found either: the node that it cannot talk to holds
-/// everything.
+/// Members that are a majority and reach each other, but hold nothing, do not found either: the node that they cannot
+/// talk to holds everything.
 #[tokio::test]
 async fn founding_waits_for_a_node_of_another_release() {
     let mut three: Vec<_> = nodes(3).into_iter().map(hasty).collect();
@@ -183,7 +183,7 @@ async fn founding_waits_where_another_cluster_answers() {
     third.start();
     waits(&third, &nodes.iter().collect::<Vec<_>>(), "cluster", "another cluster").await;
     unharmed(&nodes, &third, "cluster").await;
-    // A node of another cluster that merely dials this address holds up no founding.
+    // A node of another cluster that only dials this address delays no founding.
     let mut alone = Node::new("alone");
     let caller = Node::new("caller").with("cluster", "third").with("discovery-static-hosts", alone.peer.to_string());
     alone.start();
@@ -256,7 +256,7 @@ async fn serve_alone_founds_despite_a_refused_peer() {
     let log = third.log();
     let said = log
         .lines()
-        .find(|line| line.contains("what those peers hold is missing here"))
+        .find(|line| line.contains("this map lacks what those peers hold"))
         .unwrap_or_else(|| panic!("{log}"));
     assert!(said.contains("WARN"), "{said}");
     unharmed(&nodes, &third, "key").await;
@@ -300,7 +300,7 @@ async fn founding_goes_on_without_a_silent_minority() {
     let (nodes, _) = two_of(nodes(3).into_iter().map(|node| node.with("join-timeout", "300ms")).collect()).await;
     let log = nodes.iter().map(Node::log).collect::<String>();
     assert!(log.contains("without some of the peers that it knows"), "{log}");
-    // Alone it would have waited.
+    // A node alone would have waited.
     let mut alone = crate::harness::nodes(2).remove(0).with("join-timeout", "300ms");
     alone.start();
     eventually("it reports what it waits for", async || match alone.http("/readyz").await {
@@ -312,7 +312,7 @@ async fn founding_goes_on_without_a_silent_minority() {
     assert_eq!(alone.http("/readyz").await.unwrap().0, 503);
 }
 
-/// Discovery names this node under another of its addresses, which it takes for a peer's.
+/// Discovery returns another address of this node, which the node takes for a peer's address.
 #[tokio::test]
 async fn a_node_knows_itself_by_another_address() {
     let mut node = Node::new("n").with("advertise-address", "127.0.0.9").with("join-timeout", "1h");

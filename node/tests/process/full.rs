@@ -12,7 +12,7 @@ use crate::harness::{Node, eventually, meshed, nodes};
 const ROOM: &str = "64Ki";
 /// The test writes more than [`ROOM`] and an eighth.
 const ENTRIES: usize = 150;
-/// The rest fits in addition to the tombstones until they are collected.
+/// How many entries are deleted: the remaining ones fit even while the tombstones are not collected yet.
 const DELETED: usize = 130;
 
 fn key(n: usize) -> String {
@@ -78,7 +78,7 @@ async fn a_node_without_room_says_so_and_the_others_go_on() {
         ..v1::PutRequest::default()
     };
     let acked = roomy.0.put(request).await.unwrap().into_inner().acked.unwrap();
-    assert_eq!((acked.met, acked.peers), (false, 0), "a node claims what it has no room for");
+    assert_eq!((acked.met, acked.peers), (false, 0), "a node claims a write that it has no room for");
     assert_eq!(roomy.all().await.unwrap().len(), ENTRIES + 1, "the other takes writes");
 
     // Deletes always fit and make room: the node catches up.
@@ -144,7 +144,7 @@ async fn what_ends_first_makes_room_on_all_nodes() {
     assert!((0..30).all(|n| held.contains_key(&format!("lasts{n}"))), "{:?}", held.keys());
     let left: Vec<_> = (0..40).filter(|n| held.contains_key(&key(*n))).collect();
     assert!(!left.is_empty() && left.len() < 40, "{left:?}");
-    assert_eq!(left, (40 - left.len()..40).collect::<Vec<_>>(), "those that end first go first");
+    assert_eq!(left, (40 - left.len()..40).collect::<Vec<_>>(), "the values that end earliest are deleted first");
     let page = nodes[0].metrics().await;
     assert!(page.value("kvasir_keys_evicted_total") > Some(0.0), "{}", page.0);
     // When no value with a TTL is left, the node refuses like any other.

@@ -107,7 +107,7 @@ impl Node {
         self
     }
 
-    /// Without a setting that has been given.
+    /// Removes a setting that was given before.
     pub(crate) fn without(mut self, flag: &str) -> Self {
         assert!(self.flags.remove(flag).is_some(), "{flag} was not given");
         self

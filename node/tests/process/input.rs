@@ -48,7 +48,8 @@ async fn bad_input_is_refused_with_the_field_and_the_limit() {
             &[&format!("value: {over} bytes"), "at most 1048576 (maxValueBytes)"],
         );
     }
-    // So far over the limit that the node does not even read it: it still answers with the reason and keeps working.
+    // A message so far over the limit that the node does not even read it: the node still answers with the reason and
+    // keeps working.
     let reasons = ["key and value: more than", "1024 (maxKeyBytes)", "1048576 (maxValueBytes)"];
     assert_refused(put("k", 32 * MIB, None).await, invalid, &reasons);
     let huge = "k".repeat(32 * MIB);

@@ -48,7 +48,7 @@ async fn patient_cluster(count: usize) -> Vec<Node> {
 async fn a_draining_node_hands_over_every_acked_write() {
     let mut nodes = patient_cluster(3).await;
     let load = Load::default();
-    // Faster than peers receive: at any moment some writes exist here only.
+    // The load writes faster than peers receive: at any moment some writes exist only on this node.
     let pad = "v".repeat(100 << 10);
     let writers: Vec<_> = (0..8)
         .map(|writer| {
@@ -305,7 +305,7 @@ async fn a_rolling_restart_loses_no_write_and_no_call() {
         .map(|writer| {
             let (stop, load, address) = (stop.clone(), load.clone(), service.address.to_string());
             tokio::spawn(async move {
-                // How long a call takes depends on the machine; that it succeeds does not.
+                // The duration of a call depends on the machine; its success must not.
                 let retry = RetryPolicy { budget: PATIENCE, ..RetryPolicy::default() };
                 let client = Client::builder(address).retry(retry).connect().await.unwrap();
                 let mut acknowledged = Vec::new();

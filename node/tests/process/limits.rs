@@ -69,7 +69,8 @@ async fn ten_thousand_connections_keep_no_client_out() {
             inside = inside.max(node.metrics().await.value("kvasir_client_connections").unwrap());
         }
     }
-    // 1024 from one address, and the others'. The refusals show that the greedy address had its full share.
+    // 1024 from one address, and those of the other addresses. The refusals show that the greedy address had its full
+    // share.
     assert!(inside <= 1100.0, "{inside} connections were open");
     assert!(most - before < GAIN, "{} bytes for {inside} connections", most - before);
     // The connections are silent: each is refused or soon frees its place, though the client closes none.

@@ -145,7 +145,7 @@ async fn full_in_containers_three_members() {
         }
     }
     assert!(accepted.len() > 25, "{accepted:?}");
-    eventually("all hold what was accepted", async || {
+    eventually("all nodes hold the accepted values", async || {
         for node in &nodes {
             let status = node.status().await;
             if status["keys"] != accepted.len() {

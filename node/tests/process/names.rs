@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::harness::{Node, eventually, meshed};
 
-/// Two nodes, and a process with the second one's name that is not started. A busy machine must not make a node look
-/// dead.
+/// Two nodes, and a process with the name of the second node, which is not started. A busy machine must not make a node
+/// look dead.
 async fn two_and_a_twin() -> (Vec<Node>, Node) {
     let mut nodes = vec![Node::new("n0"), Node::new("n1")];
     let hosts = nodes.iter().map(|node| node.peer.to_string()).collect::<Vec<_>>().join(",");
@@ -76,7 +76,7 @@ async fn name_of_a_running_node_is_refused() {
         assert!((figure(node, "kvasir_returns_total").await - 0.0).abs() < 0.5);
         refused += figure(node, "kvasir_twins_refused_total").await;
     }
-    // Refused by the other node, by the holder itself, or by both: the first that is certain ends it.
+    // The process is refused by the other node, by the holder itself, or by both; the first final refusal ends it.
     assert!((2.0..=4.0).contains(&refused), "{refused} refusals of two processes");
     assert_eq!(nodes[1].status().await["origin"], before);
     let log = nodes[1].log();
@@ -88,7 +88,7 @@ async fn name_of_a_running_node_is_refused() {
 #[tokio::test]
 async fn name_lost_while_cut_off_is_handed_over() {
     let (mut nodes, mut twin) = two_and_a_twin().await;
-    // The second process accepts a write that the first does not receive, and is silent then.
+    // The second process accepts a write that the first does not receive, and then falls silent.
     nodes[0].freeze();
     eventually("the silent peer's link is given up", async || {
         let links = figure(&nodes[1], "kvasir_links").await;

@@ -69,7 +69,7 @@ async fn nats_nodes_on_one_subject_find_each_other() {
     other.see(&[9]).await;
 
     // A new node asks, and does not wait for the others' next announcements: its first result is complete, unless the
-    // machine stalls. Without the request, no first result would be.
+    // machine stalls. Without the request there would be no first result.
     eventually("a first answer is whole", async || {
         let view = look(at(3), &server.url(), "").until("the first answer", View::answered).await;
         if view.addresses.len() == 3 { Ok(()) } else { Err(view) }
@@ -221,7 +221,7 @@ async fn nats_reports_a_missing_permission() {
     let server = NatsServer::started(&["-c", file.to_str().unwrap()]);
     let mut a = look(at(1), &server.url(), ", user: u, password: p");
     let error = a.fail().await;
-    assert!(error.contains("the server refuses") && error.to_lowercase().contains("permissions"), "{error}");
+    assert!(error.contains("the server reports") && error.to_lowercase().contains("permissions"), "{error}");
     assert!(error.contains("kvasir.test"), "{error}");
 }
 

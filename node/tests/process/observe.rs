@@ -132,7 +132,7 @@ async fn a_sidecar_waits_for_a_member_and_never_leads() {
     let mut sidecar = nodes.remove(0).with("role", "sidecar");
     sidecar.start();
     crate::harness::eventually("the admin port is served", async || sidecar.http("/livez").await.map(drop)).await;
-    // Well over its `joinTimeout`: it must not serve its application an empty map.
+    // Waits well beyond `joinTimeout`: the sidecar must not serve its application an empty map.
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     let (code, why) = sidecar.http("/readyz").await.unwrap();
     assert_eq!((code, why.starts_with("joining: ")), (503, true), "{why}");

@@ -101,7 +101,7 @@ async fn a_ttl_ends_on_all_nodes_at_the_same_moment() {
     let latest = ends.iter().map(|(there, _)| *there).max().unwrap();
     let earliest = ends.iter().map(|(_, gone)| *gone).min().unwrap();
     assert!(latest < earliest + TTL_SPREAD, "{:?} between the first and the last", latest - earliest);
-    let whole = Duration::from_millis(1); // what the clock that TTLs go by counts in
+    let whole = Duration::from_millis(1); // the resolution of the clock for TTLs
     assert!(earliest + whole >= before + ttl, "{:?} too early", before + ttl - earliest);
     assert!(latest < acknowledged + ttl + TTL_SPREAD, "{:?} late", latest - (acknowledged + ttl));
     assert_eq!(nodes[1].kv().get("k").await.unwrap(), None);

@@ -88,7 +88,7 @@ async fn the_client_port_uses_the_current_certificate() {
     assert_eq!(node.status().await["reloads"]["tls"]["error"], serde_json::Value::Null);
 }
 
-/// Without `auth`, the certificate is all that admits a client.
+/// Without `auth`, a certificate alone admits a client.
 #[tokio::test]
 async fn mutual_tls_admits_clients_of_the_authority_only() {
     let (ca, other) = (Authority::new("ca"), Authority::new("other"));
@@ -139,7 +139,7 @@ pub(crate) fn peer_tls(node: Node, files: &Mounted) -> Node {
 async fn replicates(from: &Node, to: &Node) {
     let key = rand::random::<u64>().to_string();
     from.kv().put(&key, "v").await.unwrap();
-    eventually("a write of the one is at the other", async || {
+    eventually("a write at one node reaches the other", async || {
         to.kv().exists(&key).await.unwrap().then_some(()).ok_or("not there")
     })
     .await;
@@ -190,7 +190,7 @@ async fn only_peers_of_one_authority_are_linked() {
             Some(files) => peer_tls(node, files),
             None => node,
         })
-        // The others are refused, and would be waited for.
+        // The others are refused, and otherwise the node would wait for them.
         .map(|node| node.with("voters", "3").with("serve-alone", "true").with("join-timeout", "2s"))
         .collect();
     all.iter_mut().for_each(Node::start);

@@ -32,7 +32,7 @@ pub const AUTHORITY_LIFE: i64 = 365 * DAY;
 pub const SERVING_LIFE: i64 = 90 * DAY;
 /// Certificates are backdated by this much, for API servers whose clock is behind ours.
 const BACKDATED: i64 = HOUR;
-/// How long a new authority is only listed before it signs, unless no other one is left.
+/// How long a new authority is listed before it signs; it signs at once if no other authority is left.
 const LISTED_FIRST: i64 = 7 * DAY;
 
 /// What certificates are for.
@@ -159,7 +159,7 @@ pub fn plan(findings: &Findings, names: &[String], now: i64) -> Plan {
     Plan { authority, serving, prune }
 }
 
-/// Parses the stored certificates; what cannot be parsed is left out.
+/// Parses the stored certificates; those that cannot be parsed are left out.
 pub fn inspect(stored: &Stored) -> Findings {
     let ders: Vec<_> = CertificateDer::pem_slice_iter(stored.authorities.as_bytes()).filter_map(Result::ok).collect();
     let authorities: Vec<X509Certificate<'_>> = ders.iter().filter_map(parse).collect();
@@ -171,7 +171,7 @@ pub fn inspect(stored: &Stored) -> Findings {
         // Parsers of keys differ in what they accept: the one of TLS counts.
         .filter(|_| certified_key(stored).is_ok());
     Findings {
-        // Certificates that it signs verify against it, as its own signature does.
+        // Its own signature verifies with its key, so the certificates that it signs will verify too.
         can_sign: authorities.first().is_some_and(|newest| {
             owns(newest, &stored.authority_key) && newest.verify_signature(Some(newest.public_key())).is_ok()
         }),

@@ -69,7 +69,7 @@ pub struct Period {
     pub length: Duration,
 }
 
-/// A field of a `KvCluster` has a value that cannot be built.
+/// A field of a `KvCluster` has a value from which nothing can be built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {message}")]
 pub struct Invalid {

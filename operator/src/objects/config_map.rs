@@ -38,7 +38,7 @@ pub fn hash(cluster: &ValidatedCluster) -> String {
 }
 
 /// All settings of the file. Running members follow changes of `voters` and `access`. `serveAlone` matters only at a start, so
-/// it need not restart a member when scaling changes it.
+/// no member is restarted when scaling changes it.
 fn settings(cluster: &ValidatedCluster) -> Value {
     let mut settings = lasting(cluster);
     settings["voters"] = cluster.replicas.into();

@@ -1,6 +1,6 @@
 //! How members find each other: that part of their configuration file, and the Secrets that it names.
 //!
-//! What the spec leaves out and only the operator knows is filled in here. Everything else is left to the node's defaults.
+//! Fills in the values that the spec leaves out and only the operator knows. Everything else is left to the node's defaults.
 
 use kvasir_crds::{Discovery, DnsDiscovery, KubernetesDiscovery, NatsDiscovery, SecretKey, StaticDiscovery};
 use serde_json::{Map, Value, json};

@@ -96,7 +96,7 @@ fn of_redundancy(before: &KvClusterStatus, after: &KvClusterStatus) -> Option<No
     let then = find(&before.conditions, condition::REDUNDANT);
     let progressing = holds(&after.conditions, condition::PROGRESSING);
     let lasts = now.reason == status::SINGLE_MEMBER || (now.reason == status::ONE_MACHINE && !progressing);
-    // If the cause passes with a start or a rollout, there is an event only for redundancy that was lost.
+    // If the end of a start or rollout may remove the cause, there is an event only for redundancy that was lost.
     let was = holds(&before.conditions, condition::REDUNDANT);
     (was || (lasts && then.is_none_or(|then| then.reason != now.reason)))
         .then(|| warning("NotRedundant", now.message.clone()))

@@ -100,9 +100,9 @@ pub struct PeerStatus {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct KeysStatus {
-    /// The key that it seals with.
+    /// The key that it encrypts with.
     pub primary: String,
-    /// The keys that it opens, the primary one first.
+    /// The keys that it can decrypt with, the primary key first.
     pub keys: Vec<String>,
 }
 
@@ -252,7 +252,7 @@ mod tests {
     async fn poll_does_not_wait_for_a_hanging_member() {
         let router = Router::new().route("/status", get(std::future::pending::<&str>));
         let address = serve(router).await;
-        // It never answers. What counts is that the poll ends; how soon depends on the machine.
+        // It never answers. Checks only that the poll ends; how soon depends on the machine.
         let asked = tokio::time::timeout(20 * TIMEOUT, Poller::default().ask(address)).await;
         assert!(matches!(asked.expect("the question ends"), Err(PollError::Timeout)));
     }

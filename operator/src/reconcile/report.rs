@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{names, obstacle::Obstacle, pod_status, webhook::pods::Sidecars};
 
-/// What came of the spec in this reconcile.
+/// How this reconcile carried out the spec.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     /// What keeps the spec from being carried out.

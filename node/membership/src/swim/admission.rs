@@ -24,7 +24,7 @@ pub(super) struct Admission {
 
 /// What is left of a datagram after the checks.
 pub(super) struct Admitted {
-    /// A node that this node's address would go to, according to the datagram.
+    /// A node that would win this node's address, according to the datagram.
     pub(super) rival: Option<NodeId>,
     /// Why the sender is no member: it is dead, or this other node has its address.
     pub(super) sender_lost_to: Option<NodeId>,
@@ -52,7 +52,7 @@ impl Admission {
         self.renewals.take(now, 1)
     }
 
-    /// Checks who sent a datagram and about which nodes. `false`: it is harmless and useless.
+    /// Checks who sent a datagram and about which nodes. Returns `false` for a datagram that is harmless and useless.
     pub(super) fn check_sender(&self, core: &Core, wall_ms: u64, parsed: &Parsed<'_>) -> Result<bool, Refused> {
         let (me, sender) = (core.me(), &parsed.header.src);
         if sender.peer_address == me.peer_address {
@@ -69,7 +69,7 @@ impl Admission {
                 return Err(Refused::Ahead { name: id.name.clone(), address: id.peer_address, ahead_ms, limit_ms });
             }
         }
-        // An announcement is addressed to an address. Any other message to another identity is of no use here.
+        // An announcement is for any node at this address; any other message is only for the identity to which it is addressed.
         Ok(parsed.header.dst == *me || parsed.header.message == Message::Announce)
     }
 
@@ -177,8 +177,8 @@ impl Admission {
         }
     }
 
-    /// Corrects what this node accepted while its clock was wrong: starts that are too far ahead now that the clock is
-    /// right, other nodes' or its own.
+    /// Corrects what this node accepted while its clock was wrong: its own start, or another node's, that is too far
+    /// ahead now that the clock is right.
     pub(super) fn recheck_starts(&mut self, core: &mut Core, now: Duration, wall_ms: u64) {
         let latest_ms = self.latest_ms(wall_ms);
         if core.me().ahead_of(latest_ms).is_some() && self.may_renew(now) {

@@ -98,7 +98,7 @@ impl Core {
         }
     }
 
-    /// Has the next broadcasts go to all members at once, `transmissions` times.
+    /// Sends the next broadcasts to all members at once, `transmissions` times.
     pub(super) fn widen_broadcasts(&mut self, transmissions: std::num::NonZeroU8) {
         self.config.num_indirect_probes = NonZeroUsize::new(self.active_count()).unwrap_or(NonZeroUsize::MIN);
         self.config.max_transmissions = transmissions;

@@ -102,7 +102,7 @@ impl Swim {
             return Ok(());
         }
         let Some(parsed) = Parsed::read(&mut self.core.wire(), message) else {
-            // foca knows best what is wrong with it.
+            // foca reports what is wrong with the message.
             return self.core.drive(now, |foca, outbox| foca.handle_data(message, outbox)).map_err(Refused::Malformed);
         };
         if self.admission.check_sender(&self.core, wall_ms, &parsed)? {

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// (first of one round, last of the next). With four others that is this many periods. With fewer others the node may
 /// probe more rarely and still probe each as often as with four.
 const TURNS: u32 = 7;
-/// With one or two others a turn takes as long as with a longest wait of this many turns.
+/// The longest wait counts as at least this many periods, so that with one other a turn takes no longer than with two.
 const FEWEST_TURNS: u32 = 3;
 
 /// Decides whether the next probe waits longer than a probe period.

@@ -141,7 +141,7 @@ fn all_listed(nodes: &[Swim]) -> bool {
 /// About what three idle nodes send in a second.
 const QUIET_SECOND: usize = 3 * 30;
 
-/// One datagram claims that another node has `b`'s address, with starts and generations that are believed and others.
+/// One datagram claims that another node has `b`'s address, with various starts and generations, some of which `b` believes.
 #[test]
 fn forged_rival_is_outranked_at_once() {
     const YEARS: u64 = 36 * 365 * 86_400_000;

@@ -20,7 +20,7 @@ impl Replica {
         let epoch = epoch_of(&theirs);
         if epoch != self.map.standing.epoch {
             if (self.map.standing.promised || theirs.promised) && !planted!("other-epoch-merged") {
-                // The later epoch stands, but one that a majority was part of before any other.
+                // An epoch that a majority was part of beats one without a majority; otherwise the later epoch stands.
                 let stands = (self.map.standing.promised, self.map.standing.epoch) > (theirs.promised, epoch);
                 return if stands { Stranger::Foreign } else { Stranger::No };
             }
@@ -52,8 +52,8 @@ impl Replica {
         link.peer_ready && self.roster.is_live(link.origin)
     }
 
-    /// Covers each admitted member up to where it began to write: nothing of it is missing. From then on this node knows that the
-    /// member was admitted, also when its sponsor has left.
+    /// Covers each admitted member up to the timestamp at which it began to write, because it wrote nothing before. From then
+    /// on this node knows that the member was admitted, even after its sponsor has left.
     pub(super) fn cover_admitted(&mut self) {
         let members = self.roster.iter().filter(|(_, seat)| seat.state == SeatState::Member);
         let began: Vec<_> = members.map(|(origin, seat)| (origin, seat.began)).collect();
@@ -69,11 +69,12 @@ impl Replica {
         self.map.standing.collected.max(self.map.standing.attested) == 0 || self.was_admitted(peer)
     }
 
-    /// Whether a member was admitted by a sponsor that took part. Then its attestation was required for everything that was
-    /// collected since, and all that it wrote is above what was collected before.
+    /// Whether a member was admitted by a sponsor that took part. If so, everything that was collected since needed the
+    /// member's attestation, and all of its writes are above what was collected before.
     ///
-    /// If this node has taken in what the member began with, a seat that takes part has already found so. Otherwise its
-    /// sponsor must have been admitted, and so on, back to one from which this node has taken something in.
+    /// If this node covers the member up to where it began to write, it or another node has already found that the
+    /// member was admitted. Otherwise the sponsor must have been admitted, and so on, back to a member that this node
+    /// covers so far.
     pub(super) fn was_admitted(&self, member: u64) -> bool {
         let mut next = (member, u64::MAX);
         loop {

@@ -1,10 +1,10 @@
-//! Partial writes: of an origin that is gone, held above a gap that no node can close.
+//! Partial writes: writes of an origin that is gone, held above a gap that no node can close.
 
 use super::replica::Replica;
 
 impl Replica {
-    /// Adopts partial writes under their own dots; a new dot would beat a delete that had seen the write. First asks every
-    /// member for all that it holds of such origins, so that all come to hold the same.
+    /// Adopts partial writes under their own dots; a new dot would beat a delete that was made after the write. First asks
+    /// every member for all that it holds of such origins, so that all members hold the same.
     pub(super) fn adopt_orphans(&mut self) {
         if !self.ready || self.map.partial(&self.roster).next().is_none() || !self.is_agreed() {
             self.agreement.adopting = None;

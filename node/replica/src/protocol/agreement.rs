@@ -11,11 +11,11 @@ use super::roster::Roster;
 pub(super) struct Agreement {
     /// What each seat last attested.
     pub(super) reports: BTreeMap<u64, Report>,
-    /// While partial writes are looked for: the members that are still to be asked.
+    /// While this node asks for partial writes: the members that have not answered.
     pub(super) adopting: Option<BTreeSet<u64>>,
-    /// Something came in, or a beat has passed, since the last tick.
+    /// Whether a message came in or a beat has passed since the last tick.
     pub(super) heard: bool,
-    /// Since when there was no link to a seat.
+    /// The seats without a link, each with the time since which it has none.
     silent_since: BTreeMap<u64, u64>,
 }
 
@@ -30,12 +30,12 @@ impl Agreement {
         self.adopting = None;
     }
 
-    /// There is a link to the seat.
+    /// Notes that there is a link to the seat.
     pub(super) fn is_linked(&mut self, origin: u64) {
         self.silent_since.remove(&origin);
     }
 
-    /// Notes since when each other seat that takes part has not been linked.
+    /// Notes the time since which each other seat that takes part has no link.
     pub(super) fn note_silence(&mut self, me: u64, roster: &Roster, linked: &[u64], now_ms: u64) {
         self.silent_since.retain(|o, _| roster.is_live(*o) && !linked.contains(o));
         for origin in roster.live().filter(|o| *o != me && !linked.contains(o)) {
@@ -43,7 +43,7 @@ impl Agreement {
         }
     }
 
-    /// Seats that were not linked for `limit_ms`.
+    /// Seats that have had no link for `limit_ms`.
     pub(super) fn silent(&self, limit_ms: u64, now_ms: u64) -> impl Iterator<Item = u64> {
         self.silent_since
             .iter()
@@ -51,8 +51,8 @@ impl Agreement {
             .map(|(&origin, _)| origin)
     }
 
-    /// How many voters have had no link to the seat for long: the node `name`, and linked members that say so. Each is counted
-    /// by its name: a node that restarted is not two.
+    /// How many voters have had no link to the seat for long: this node, called `name`, and the linked members that report so.
+    /// They are counted by name, so a node that restarted counts once.
     pub(super) fn votes_against(&self, origin: u64, name: &str, roster: &Roster, linked: &[u64]) -> usize {
         let mut names: Vec<&str> = linked
             .iter()

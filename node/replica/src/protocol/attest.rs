@@ -1,8 +1,8 @@
-//! Stability reports: up to where a node covers everything of all seats that take part.
+//! Stability reports: the timestamp up to which a node covers all writes of all seats that take part.
 //!
 //! About once a second each node attests this to each peer, under a hash of its roster. When all seats have attested under the
-//! hash that this node has itself, everything up to the least of their timestamps is causally stable. What was attested stays
-//! true: a seat that comes later writes above all of it, because its sponsor raised its clock.
+//! hash that this node has itself, everything up to the smallest of their timestamps is causally stable. An attestation stays
+//! true: a seat that comes later writes above every attested timestamp, because its sponsor raised its clock.
 
 use kvasir_proto::peer::v1::{Report, SeatState};
 use xxhash_rust::xxh3::Xxh3;
@@ -39,7 +39,7 @@ impl Replica {
     }
 
     /// Equal on two nodes that agree on the epoch, on the state of each seat, and on what they took in from all origins that
-    /// write no more.
+    /// no longer write.
     pub(super) fn roster_hash(&self) -> u64 {
         let mut hash = Xxh3::new();
         hash.update(&self.map.standing.epoch.0.to_le_bytes());
@@ -54,8 +54,8 @@ impl Replica {
         hash.digest()
     }
 
-    /// What this node can attest: up to here it covers all seats that take part; 0 without a majority. Not above the wall clock,
-    /// because values with a TTL would end early if timestamps are ahead of it.
+    /// What this node can attest: the timestamp up to which it covers all seats that take part; 0 without a majority. It is
+    /// never above the wall clock: if timestamps are ahead of the clock, values with a TTL would end early.
     pub(super) fn stable(&self, now_ms: u64) -> u64 {
         let blocked = self.leaving || self.map.partial(&self.roster).next().is_some();
         if !self.ready || blocked || self.roster.voters() < self.majority() {

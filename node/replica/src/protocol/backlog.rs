@@ -1,4 +1,4 @@
-//! What a node held before it reset, until that is reissued.
+//! Backlogs: what a node held before a reset and has still to reissue.
 
 use bytes::Bytes;
 
@@ -7,15 +7,15 @@ use super::map::Map;
 use crate::clock::Dot;
 use crate::store::Record;
 
-/// What one ended seat of this node left.
+/// What this node held under a seat that has ended.
 #[derive(Debug)]
 pub(super) struct Backlog {
     pub(super) map: Map,
-    /// Of an origin that the snapshot knew nothing of, writes up to this timestamp were taken in before.
+    /// Of an origin that the snapshot does not list, the cluster has taken in all writes up to this timestamp.
     pub(super) floor: u64,
-    /// The members know of the last writes in it.
+    /// Whether the members know the last write of each origin in it.
     pub(super) announced: bool,
-    /// Something of it came too late.
+    /// Whether some of its writes came too late to be reissued.
     pub(super) late: bool,
     /// The last key that was looked at.
     after: Option<Bytes>,
@@ -26,13 +26,13 @@ impl Backlog {
         Self { map, floor: 0, announced: false, late: false, after: None }
     }
 
-    /// A snapshot has come, with this map. If it is of another epoch, it says nothing of what was taken in before.
+    /// Sets the floor by the map of a snapshot. A map of another epoch says nothing about what was taken in.
     pub(super) fn compare(&mut self, snapshot: &Map) {
         let (mine, theirs) = (&self.map.standing, &snapshot.standing);
         self.floor = if mine.epoch == theirs.epoch { mine.collected.min(theirs.collected) } else { 0 };
     }
 
-    /// The next records, in key order; from the first one again after the last.
+    /// The next records, in key order; starts again at the first one after the last.
     pub(super) fn step(&mut self) -> Vec<(Bytes, Record)> {
         let records = self.map.store.scan(self.after.as_deref()).take(SCAN_STEP);
         let step: Vec<_> = records.map(|(key, record)| (key.clone(), record.clone())).collect();
@@ -48,23 +48,23 @@ impl Backlog {
         }
     }
 
-    /// Whether a later delete of a write may be forgotten: then the write must not come back. But a map of another epoch may
-    /// exist nowhere else.
+    /// Whether a later delete of a write may be forgotten, so that the write must not come back. Never true of a map of
+    /// another epoch, which may exist nowhere else.
     pub(super) fn is_too_late(&self, hlc: u64, cluster: &Map) -> bool {
         self.map.standing.epoch == cluster.standing.epoch
             && hlc <= cluster.standing.forgotten
             && !planted!("too-late-reissued")
     }
 
-    /// Once it is reissued: whether what its map covered is covered in the cluster. What came too late is not covered, but lost.
-    /// Nor are deletes covered that a map of another epoch had forgotten.
+    /// Once the backlog is reissued: whether the cluster covers everything that its map covered. It does not if writes came too
+    /// late, which are lost, or if a map of another epoch had forgotten deletes.
     pub(super) fn is_whole(&self, cluster: &Map) -> bool {
         let known = self.map.standing.epoch == cluster.standing.epoch || self.map.standing.forgotten == 0;
         (!self.late || planted!("too-late-covered")) && known
     }
 }
 
-/// What ended seats of this node left.
+/// The backlogs of this node, one for each ended seat.
 #[derive(Debug, Default)]
 pub(super) struct Backlogs {
     list: Vec<Backlog>,
@@ -89,7 +89,7 @@ impl Backlogs {
         self.list.clear();
     }
 
-    /// A snapshot has come, with this map.
+    /// Sets the floors by the map of a snapshot.
     pub(super) fn compare(&mut self, snapshot: &Map) {
         for backlog in &mut self.list {
             backlog.compare(snapshot);
@@ -115,7 +115,7 @@ impl Backlogs {
         self.list.iter().map(|backlog| backlog.map.store.len()).sum()
     }
 
-    /// What the records take, bytes as they are accounted.
+    /// The accounted memory of the records, in bytes.
     pub(super) fn memory(&self) -> u64 {
         self.list.iter().map(|backlog| backlog.map.store.memory()).sum()
     }
@@ -130,7 +130,7 @@ mod tests {
         Map { standing: Standing { epoch: (epoch, 1), collected, forgotten, ..Standing::default() }, ..Map::default() }
     }
 
-    /// Of an origin that the cluster has no entry for, all was taken in that both maps had agreed on.
+    /// Of an origin that the cluster has no entry for, writes up to the lower stability watermark of the two maps are known.
     #[test]
     fn known_are_covered_writes_and_those_below_the_floor() {
         let mut cluster = map(1, 8, 0);
@@ -148,7 +148,7 @@ mod tests {
     fn too_late_is_what_the_cluster_may_have_forgotten() {
         let (cluster, mut backlog) = (map(1, 8, 8), Backlog::new(map(1, 6, 4)));
         assert!(backlog.is_too_late(8, &cluster) && !backlog.is_too_late(9, &cluster));
-        assert!(!backlog.is_too_late(8, &map(2, 8, 8)), "all of another epoch may exist nowhere else");
+        assert!(!backlog.is_too_late(8, &map(2, 8, 8)), "a map of another epoch may exist nowhere else");
         assert!(backlog.is_whole(&cluster) && !backlog.is_whole(&map(2, 8, 8)));
         backlog.late = true;
         assert!(!backlog.is_whole(&cluster));

@@ -9,15 +9,15 @@ use crate::store::Record;
 /// What a watcher of the map, or of the cluster, may want to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The key has a new record: a value, or none.
+    /// The key has a new record, with or without a value.
     Wrote(Bytes, Record),
-    /// The value under the key has ended; its dot.
+    /// The value under the key has ended; with the dot of its write.
     Expired(Bytes, Dot),
     /// The map was replaced: earlier changes may not hold.
     Reset,
     /// A majority evicted the seat.
     Evicted(Seat),
-    /// A write was reissued: its dot, and the new one.
+    /// A write was reissued: its former dot, and its new one.
     Reissued(Dot, Dot),
 }
 

@@ -15,19 +15,19 @@ impl Replica {
             |a: &mut Awaiting| now_ms.saturating_sub(a.since_ms) > SYNC_TIMEOUT_MS && !planted!("sync-never-times-out");
         for link in self.outbox.links.values_mut() {
             if let Some(awaiting) = link.awaiting.take_if(late) {
-                // A snapshot may come from somewhere else.
+                // Another peer may send the snapshot instead.
                 link.request = Some(match awaiting.want {
                     Want::Snapshot => Want::Hello,
                     other => other,
                 });
             }
         }
-        // The wall clock may jump either way: neither stops the heartbeat.
+        // The heartbeat goes on even if the wall clock jumps ahead or back.
         if now_ms >= self.next_beat_ms || self.next_beat_ms - now_ms > self.settings.sync_interval_ms {
             self.next_beat_ms = now_ms + self.settings.sync_interval_ms;
             self.beat(now_ms);
         }
-        // What is agreed changes with reports, not with time.
+        // Agreement changes with messages, not with time alone.
         if std::mem::take(&mut self.agreement.heard) || !self.backlogs.is_empty() {
             self.collect(now_ms);
             self.adopt_orphans();
@@ -52,7 +52,7 @@ impl Replica {
         self.count_beats();
         for link in self.outbox.links.values_mut() {
             link.report_due = true;
-            // This node decides on the peer when it has a Sync of it.
+            // A peer that is not admitted yet answers with a Sync of its own, by which this node decides.
             let asked = self.agreement.adopting.as_ref().is_some_and(|pending| pending.contains(&link.origin));
             if self.ready && link.peer_ready && (!link.compatible || asked) {
                 link.ask(Want::Missing);

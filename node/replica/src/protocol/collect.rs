@@ -1,5 +1,5 @@
-//! What may be forgotten: tombstones that all hold, but for those that may have to beat a write of a node that rejoins, and
-//! seats that nothing can come of any more.
+//! Forgets tombstones that all nodes hold, except those that may have to beat a write of a node that rejoins; and seats
+//! from which no more writes can come.
 
 use kvasir_proto::peer::v1::SeatState;
 
@@ -9,7 +9,8 @@ use super::roster::Seat;
 use crate::clock::{ms_of, stamp_at};
 
 impl Replica {
-    /// Raises the stability watermark to what all seats attested under this node's roster, and forgets what may go.
+    /// Raises the stability watermark to what all seats attested under this node's roster, then drops tombstones and retires
+    /// seats.
     pub(super) fn collect(&mut self, now_ms: u64) {
         if !self.ready {
             return;
@@ -26,13 +27,13 @@ impl Replica {
         let all = all.unwrap_or(own).min(own);
         let step = stamp_at(COLLECT_STEP_MS);
         self.map.standing.collected = self.map.standing.collected.max(all - all % step);
-        // A node that needs no attestation but its own may have collected without a report.
+        // A node that needs no attestation but its own collects without a report, which would otherwise set this.
         self.map.standing.promised |= self.map.standing.collected > 0 && !planted!("lone-node-promised-nothing");
         self.forget();
         self.retire();
     }
 
-    /// Drops the tombstones that all hold, except those that may have to beat a write of a node that rejoins.
+    /// Drops the tombstones that all nodes hold, except those that may have to beat a write of a node that rejoins.
     fn forget(&mut self) {
         let kept = if planted!("deletes-not-kept-for-evicted") { u64::MAX } else { self.keeps_above() };
         self.map.standing.forgotten = self.map.standing.forgotten.max(self.map.standing.collected.min(kept));
@@ -40,8 +41,8 @@ impl Replica {
             && !planted!("kept-deletes-without-limit")
             && let Some(oldest) = self.map.store.oldest_tombstone()
         {
-            // Every node that hears of the raised watermark drops as much, and a node that rejoins loses what it wrote up to
-            // there.
+            // Every node that receives the raised watermark drops tombstones up to it too, and a node that rejoins cannot
+            // reissue writes up to it.
             let step = stamp_at(COLLECT_STEP_MS);
             self.map.standing.forgotten = self
                 .map
@@ -52,7 +53,7 @@ impl Replica {
         self.drop_forgotten();
     }
 
-    /// Above this timestamp tombstones are kept: a node may rejoin with an older write that no member has seen.
+    /// Tombstones above this timestamp are kept, because a node may rejoin with an older write that no member has.
     fn keeps_above(&self) -> u64 {
         // A process that was replaced under its name has usually ended, but it may also run on behind a partition.
         let (at, kept) = (ms_of(self.map.standing.collected), self.settings.bounds.remember_ended_ms);
@@ -64,7 +65,7 @@ impl Replica {
             SeatState::Joining | SeatState::Member => false,
         };
         let agreed = self.roster.iter().filter(may_return).map(|(_, seat)| seat.agreed);
-        // These are about to reissue a backlog, or have yet to learn that they must reset.
+        // Nodes that have a backlog to reissue, or do not know yet that they must reset.
         let rejoins = |(origin, seat): (u64, &Seat)| {
             let reissues = seat.is_live() && seat.returning && !planted!("reissue-not-awaited");
             let stranger = seat.state == SeatState::Member && !self.was_admitted(origin);
@@ -86,7 +87,7 @@ impl Replica {
     pub(super) fn drop_forgotten(&mut self) {
         let upto = if planted!("tombstones-dropped-at-once") { self.clock.last() } else { self.map.standing.forgotten };
         if !self.map.store.is_collected(upto) {
-            // Watchers hear of values that end by this timestamp before they are dropped.
+            // Watchers are notified of values that end by this timestamp before the values are dropped.
             if planted!("collected-without-expired-event") {
                 self.map.store.expire(ms_of(self.map.standing.forgotten), EXPIRE_STEP, |_, _| ());
             }
@@ -95,7 +96,7 @@ impl Replica {
         }
     }
 
-    /// Retires seats that nothing can come of any more.
+    /// Retires seats from which no more writes can come.
     fn retire(&mut self) {
         let (at, kept) = (ms_of(self.map.standing.collected), self.settings.bounds.remember_evicted_ms);
         let late: Vec<u64> = self
@@ -106,7 +107,7 @@ impl Replica {
             .collect();
         for origin in late {
             let evicted = self.roster.get(origin).map_or(0, |s| s.since);
-            // The same on all nodes, whenever each of them gets there.
+            // All nodes compute the same end, whenever each of them does it.
             let kept = if planted!("retired-with-its-hour") { 0 } else { stamp_at(kept) };
             self.roster.end(origin, SeatState::Ended, evicted.saturating_add(kept));
         }
@@ -121,7 +122,8 @@ impl Replica {
             self.roster.remove(origin);
         }
         let (vector, collected) = (&self.map.vector, self.map.standing.collected);
-        // A seat is needed until all agree on what they hold of it, and rejoined nodes have reissued their backlogs.
+        // A seat is needed until all nodes agree on what they hold of its writes, and rejoined nodes have reissued their
+        // backlogs.
         let issued = !self.roster.awaits_reissue();
         let me = self.settings.origin;
         let lacked = |origin: u64, ended: u64| {
@@ -132,7 +134,7 @@ impl Replica {
                         || vector.get(&origin).is_some_and(|cover| cover.wrote() > collected))
         };
         for origin in self.roster.bound(self.settings.bounds.ended_seats, lacked) {
-            // Should its process still run, it must not count as admitted.
+            // If its process is still running, it must not count as admitted.
             self.map.vector.remove(&origin);
         }
         if !self.roster.awaits_return() || planted!("seat-retired-at-once") {

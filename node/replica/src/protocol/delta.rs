@@ -34,15 +34,15 @@ impl Replica {
         }
         awaiting.next_seq += 1;
         awaiting.since_ms = now_ms;
-        // A node without a map takes only a snapshot; a node with one takes only what peers send that it merges with.
+        // A node without a map takes only a snapshot; a node with a map takes entries only from peers that it merges with.
         let takes = if snapshot { !self.ready && self.joining.sponsor == id } else { self.accepts(link) };
-        // One part that was not taken voids the vector that comes with the last.
+        // If any part was not taken, the vector in the last part must not be merged.
         refused |= !takes && !planted!("untaken-part-ignored");
         if takes {
             refused |= self.take_entries(std::mem::take(&mut delta.entries), want, now_ms)? == Taken::NoRoom;
         }
         if snapshot && takes && refused {
-            // The rest would come for nothing.
+            // Without these entries the rest of the snapshot is useless.
             link.awaiting = None;
             link.request = Some(Want::Hello);
             return Ok(());
@@ -71,7 +71,7 @@ impl Replica {
         Ok(taken)
     }
 
-    /// The last part of an answer has come.
+    /// Finishes an answer whose last part has come.
     fn finish_delta(
         &mut self,
         link: &mut Link,
@@ -108,7 +108,8 @@ impl Replica {
         Ok(())
     }
 
-    /// All entries of the sponsor's map have come. Returns whether the link goes on as it was.
+    /// Finishes a snapshot: all entries of the sponsor's map have come. Returns `false` if this node reset, or if the sponsor
+    /// has left.
     fn take_snapshot(&mut self, link: &mut Link, delta: Delta, now_ms: u64) -> Result<bool, Violation> {
         if !delta.ready || delta.seen.is_empty() || self.name_in_doubt() {
             return Ok(true);
@@ -120,11 +121,11 @@ impl Replica {
         }
         let others = self.outbox.links.values().any(|l| self.may_sponsor(l));
         if !self.roster.is_live(link.origin) && others && !planted!("departed-sponsor-admits") {
-            // It left meanwhile: the others would not know the node that it admitted.
+            // The sponsor has left: the other nodes would not know that it admitted this node.
             return Ok(false);
         }
         self.finish_snapshot(&delta.seen, &delta.standing.unwrap_or_default(), now_ms);
-        // This link was taken out of the links, which greeted their peers.
+        // `finish_snapshot` greeted the peers of all other links; this one was taken out while it is worked on.
         if !planted!("sponsor-not-greeted") {
             link.greet();
         }
@@ -134,13 +135,13 @@ impl Replica {
     /// Everything that the peer's vector covers was taken in.
     fn join_vector(&mut self, link: &mut Link, theirs: Vec<Seen>, adopting: bool) {
         for Seen { origin, hlc, last, beyond } in theirs {
-            // The peer has yet to retire it.
+            // The peer has not retired this origin yet.
             if self.roster.get(origin).is_none() && hlc.max(last).max(beyond) <= self.map.standing.collected {
                 continue;
             }
             self.clock.observe(hlc);
             self.cover(origin, hlc, last);
-            // Held there, or beaten: so now it is here, too.
+            // The peer holds this write, or one that beats it, and so does this node now.
             self.note_write(Dot { hlc: beyond, origin });
         }
         self.close_gap(link);
@@ -150,8 +151,8 @@ impl Replica {
         }
     }
 
-    /// Whether an entry is a tombstone, or a value that ended, at or below the GC watermark, of a key without a record: its
-    /// sender will drop it, too.
+    /// Whether an entry is a tombstone or an ended value at or below the GC watermark, and its key has no record here: the
+    /// sender will drop it too.
     fn is_forgotten(&self, entry: &Entry) -> bool {
         let ended = entry.hlc.max(stamp_at(entry.expires_ms.min(ms_of(u64::MAX))));
         (entry.deleted || entry.expires_ms > 0)
@@ -166,7 +167,8 @@ impl Replica {
         scan.seq += 1;
         let last = scan.exhausted;
         let snapshot = matches!(scan.what, Select::Everything);
-        // When a peer no longer takes part, what it lacks may have been collected, and then this answer lacks it, too.
+        // If the peer no longer takes part, tombstones that it lacks may have been dropped here, and are then missing from this
+        // answer.
         if last && !snapshot && !self.accepts(link) && !planted!("answer-to-evicted-claims-all") {
             scan.seen.clear();
         }
@@ -188,7 +190,7 @@ impl Replica {
             last,
             seen: if with_vector { std::mem::take(&mut scan.seen) } else { Vec::new() },
             ready: self.ready,
-            // As it is now: a snapshot lacks what was collected meanwhile.
+            // The standing as it is now: a snapshot lacks tombstones that were dropped meanwhile.
             standing: Some(self.map.standing.to_wire()),
             stranger: scan.stranger.into(),
             roster: (whole && !planted!("snapshot-without-roster")).then(|| self.roster.to_wire()),

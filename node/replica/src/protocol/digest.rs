@@ -33,7 +33,7 @@ impl Replica {
         }
     }
 
-    /// What this node is to be compared by; `None` while tombstones are dropped.
+    /// The digest of this node; `None` while there are tombstones to drop, which a comparison would count.
     pub(super) fn cut_digest(&self) -> Option<Digest> {
         let Map { store, standing, .. } = &self.map;
         let fingerprint = store.fingerprint();

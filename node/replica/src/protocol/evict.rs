@@ -22,8 +22,8 @@ impl Replica {
             if let Some(seat) = self.roster.get(origin).cloned() {
                 self.changes.note(Change::Evicted(seat));
             }
-            // If the seat took part by this node's roster, all that was collected had its attestation. Otherwise its backlog
-            // may be older.
+            // A seat that was admitted and has no backlog attested everything that was collected, so it can bring only later
+            // writes. Any other seat may bring older ones.
             let knew = self.was_admitted(origin) && !self.roster.get(origin).is_some_and(|seat| seat.returning);
             let agreed = match knew {
                 true if planted!("deletes-kept-since-eviction") => self.clock.last(),

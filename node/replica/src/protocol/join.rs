@@ -12,8 +12,8 @@ use super::vector::{self, Cover};
 use crate::clock::Dot;
 
 impl Replica {
-    /// Asks one ready peer for a snapshot, if none is on its way. The peer whose map others have just refused is not asked at
-    /// once: of two maps that have not met yet, the other may be the one that stands.
+    /// Asks one ready peer for a snapshot, if none is on its way. A peer whose map others have just refused is not asked
+    /// again at once: if two maps have not met yet, the other one may be the one that stands.
     pub(super) fn seek_sponsor(&mut self, now_ms: u64) {
         let asked = |l: &Link| {
             l.request == Some(Want::Snapshot) || l.awaiting.as_ref().is_some_and(|a| a.want == Want::Snapshot)
@@ -35,12 +35,12 @@ impl Replica {
         if let Some((&id, link)) = next {
             link.request = Some(Want::Snapshot);
             (self.joining.sponsor, self.joining.sponsor_origin) = (id, Some(link.origin));
-            // Nothing is kept of a snapshot that broke off.
+            // Entries of a snapshot that broke off are dropped.
             self.clear();
         }
     }
 
-    /// All parts of the snapshot have come.
+    /// Takes the snapshot as this node's map: all of its parts have come.
     pub(super) fn finish_snapshot(&mut self, seen: &[Seen], standing: &WireStanding, now_ms: u64) {
         let held = std::mem::replace(&mut self.map.vector, seen.iter().map(vector::from_wire).collect());
         while planted!("reset-keeps-old-map")
@@ -78,8 +78,8 @@ impl Replica {
         let waited = waited && !planted!("silent-address-stops-founding");
         let mut links = self.outbox.links.values();
         let all_new = links.all(|l| l.synced && (!l.peer_ready || planted!("newcomer-founds-despite-ready")));
-        // It waits for the others for a while only: an address that discovery names may belong to a machine that is gone for
-        // good.
+        // This node waits for the others only for a while: an address that discovery names may belong to a machine that is
+        // gone for good.
         if !self.settings.may_found
             || !all_new
             || planted!("joining-nodes-deadlock") && !self.outbox.links.is_empty()
@@ -95,7 +95,7 @@ impl Replica {
             0 => {
                 let named =
                     if planted!("minority-of-named-founds") { group } else { group.saturating_add(view.unlinked) };
-                // Of two nodes, neither founds alone.
+                // One of two nodes does not found alone.
                 let least = if planted!("founded-before-discovery") { 0 } else { 2 };
                 group > named.max(least) / 2
             }
@@ -104,8 +104,8 @@ impl Replica {
         }
     }
 
-    /// Voters that this node reaches, itself included. Counted by name: the link to a process that has ended may still be up next
-    /// to the link to its successor.
+    /// Voters that this node reaches, itself included. They are counted by name: the link to a process that has ended may still
+    /// be up next to the link to its successor.
     fn reached_voters(&self) -> usize {
         let voters = self.outbox.links.values().filter_map(|l| self.roster.get(l.origin)).filter(|seat| seat.voter);
         let names = voters.map(|seat| &seat.name).chain([&self.settings.name]);
@@ -115,7 +115,7 @@ impl Replica {
         names.collect::<BTreeSet<_>>().len()
     }
 
-    /// Founds an epoch, or takes up the map from before a reset again, if this node need not wait for others any longer.
+    /// If this node need not wait for others any longer, it founds an epoch, or resumes the map that it held before a reset.
     pub(super) fn found_if_due(&mut self, view: View, now_ms: u64) {
         let waited = now_ms.saturating_sub(self.joining.started_ms) >= self.settings.join_timeout_ms;
         let alone = self.settings.serve_alone && waited && !self.outbox.links.values().any(|l| l.peer_ready);
@@ -129,8 +129,8 @@ impl Replica {
             return;
         }
         self.joining.sponsor_origin = None;
-        // Nothing is kept of a snapshot whose sponsor died: if its map lives on elsewhere, no node could tell later which of
-        // its keys were deleted there.
+        // Entries of a snapshot whose sponsor died are dropped: if the map lives on elsewhere, no node could tell later
+        // which of these keys were deleted there.
         if planted!("old-map-taken-up-silently") {
             self.map.clear();
         } else if !planted!("partial-snapshot-kept") {
@@ -150,7 +150,7 @@ impl Replica {
         // Of two processes that were admitted under one name, the later one stands.
         let began = self.roster.iter().filter(|(_, seat)| seat.name == self.settings.name).map(|(_, seat)| seat.began);
         began.for_each(|began| self.clock.observe(began));
-        // This seat has written nothing yet: what follows is above all that was seen.
+        // This seat has written nothing yet, and will write above every timestamp that it has seen.
         let seen = self.clock.tick(now_ms);
         self.map.vector.insert(self.settings.origin, Cover { seen, last: 0, beyond: 0 });
         for link in self.outbox.links.values_mut() {

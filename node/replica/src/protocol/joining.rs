@@ -8,11 +8,11 @@ use super::types::Namesake;
 pub(super) struct Joining {
     /// When the node began to join.
     pub(super) started_ms: u64,
-    /// The link that a snapshot was last asked of.
+    /// The link on which a snapshot was last requested.
     pub(super) sponsor: LinkId,
-    /// Whose snapshot it was.
+    /// The peer of that link.
     pub(super) sponsor_origin: Option<u64>,
-    /// Whose snapshot others did not accept, the last time.
+    /// The sponsor whose map other nodes refused last.
     pub(super) misled_by: Option<u64>,
     /// Beats since this seat was taken.
     pub(super) beats: u32,
@@ -25,13 +25,13 @@ impl Joining {
         Self { started_ms: now_ms, sponsor: 0, sponsor_origin: None, misled_by: None, beats: 0, refused: None }
     }
 
-    /// Begins again, for another seat. If others refused the map, `misled` says so: its sponsor is not asked again at once.
+    /// Begins again, for another seat. `misled`: other nodes refused the map, so its sponsor is not asked again at once.
     pub(super) fn restart(&mut self, misled: bool, now_ms: u64) {
         let Self { sponsor_origin, refused, .. } = *self;
         *self = Self { misled_by: sponsor_origin.filter(|_| misled), refused, ..Self::new(now_ms) };
     }
 
-    /// The sponsor to leave out: the one that misled the node, for `wait_ms`.
+    /// The sponsor to leave out for `wait_ms`: the one whose map other nodes refused.
     pub(super) fn not_yet(&self, wait_ms: u64, now_ms: u64) -> Option<u64> {
         let long = now_ms.saturating_sub(self.started_ms) >= wait_ms || planted!("refused-map-asked-again");
         self.misled_by.filter(|_| !long)

@@ -7,8 +7,8 @@ use super::replica::Replica;
 use super::vector::Cover;
 
 impl Replica {
-    /// This node is about to leave. At once and at each beat it asks its peers whether they hold what it holds of nodes that
-    /// are not linked, see [`Self::uncovered`]: it may be the only node that has it.
+    /// Prepares to leave. At once and at each beat it asks its peers whether they hold the writes that it has of nodes
+    /// without a link, see [`Self::uncovered`]: it may be the only node with these writes.
     pub fn drain(&mut self) {
         self.draining = true;
         self.ask_what_is_held();
@@ -24,7 +24,7 @@ impl Replica {
         }
     }
 
-    /// This node leaves: its attestation is not required any more.
+    /// Leaves: this node's attestation is no longer required.
     pub fn leave(&mut self, now_ms: u64) {
         self.leaving = true;
         let now = self.clock.tick(now_ms);
@@ -32,9 +32,9 @@ impl Replica {
         self.outbox.announce_roster();
     }
 
-    /// What no linked peer, or not every linked peer, is known to hold, `(none, not all)`: own writes that are still in the
-    /// log, records that are yet to be reissued, and one for each node that is not linked and may have sent something to this
-    /// node alone.
+    /// How much (no linked peer, not every linked peer) is known to hold. Counts own writes that are still in the log,
+    /// records that are still to be reissued, and one for each node without a link that may have sent writes to this node
+    /// alone.
     pub fn uncovered(&self) -> (usize, usize) {
         let any = self.outbox.links.values().map(|l| l.acked).max().unwrap_or(0);
         let all = self.outbox.links.values().map(|l| l.acked).min().unwrap_or(0);
@@ -48,16 +48,16 @@ impl Replica {
     }
 
     /// Keys of own writes that are still in the log and that no linked peer is known to hold, oldest write first; then keys
-    /// that are yet to be reissued.
+    /// that are still to be reissued.
     pub fn uncovered_keys(&self) -> impl Iterator<Item = &[u8]> {
         let any = self.outbox.links.values().map(|l| l.acked).max().unwrap_or(0);
         self.outbox.log.above(any).map(|entry| &entry.key[..]).chain(self.backlogs.keys())
     }
 
-    /// Of how many nodes that are not linked this node holds something that the peer is not known to hold.
+    /// The number of nodes without a link of which this node holds writes that the peer may lack.
     pub(super) fn unshared(&self, link: &Link) -> usize {
         let lacked = |origin: &u64, cover: &Cover| {
-            // An origin that the peer does not list is retired there.
+            // The peer has retired an origin that it does not list.
             let forgotten = Cover { seen: link.their_collected, ..Cover::default() };
             let theirs = link.theirs.get(origin).copied().unwrap_or(forgotten);
             let held = theirs.seen.max(theirs.last);

@@ -1,4 +1,4 @@
-//! The state of one link to one peer. A new connection is a new link, without anything of an older one.
+//! The state of one link to one peer. A new connection is a new link, and takes over nothing from an older one.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub(super) struct Scan {
     pub(super) what: Select,
     /// The last key that was looked at.
     pub(super) after: Option<Bytes>,
-    /// No entry is left to look at: only the last part is owed.
+    /// Whether no entry is left to look at, and only the last part has to be sent.
     pub(super) exhausted: bool,
     /// The vector that the peer may join once it has everything.
     pub(super) seen: Vec<Seen>,
@@ -46,15 +46,15 @@ pub(super) struct Awaiting {
     pub(super) id: u32,
     pub(super) next_seq: u32,
     pub(super) want: Want,
-    /// When the request or the last part of the answer passed.
+    /// When the request was sent, or the latest part of the answer came.
     pub(super) since_ms: u64,
-    /// Some entry was not taken: the vector must not be joined.
+    /// Whether some entry was not taken, so that the vector must not be joined.
     pub(super) refused: bool,
-    /// It was sent to look for partial writes.
+    /// Whether it was sent to look for partial writes.
     pub(super) adopting: bool,
 }
 
-// Each flag is a fact of its own: no two of them make a state.
+// The flags are independent of each other: they do not encode a state.
 #[allow(clippy::struct_excessive_bools)]
 #[derive(Debug)]
 pub(super) struct Link {
@@ -64,9 +64,9 @@ pub(super) struct Link {
     pub(super) compatible: bool,
     /// The timestamp up to which own writes were pushed; `None` until the peer's first Sync says where to begin.
     pub(super) cursor: Option<u64>,
-    /// The timestamp up to which the peer covers own writes, as it said.
+    /// The timestamp up to which the peer says that it covers this node's writes.
     pub(super) acked: u64,
-    /// The vector that the peer last sent, of origins that are known here.
+    /// The vector that the peer last sent, without origins that are unknown here.
     pub(super) theirs: Vector,
     /// The peer's stability watermark with that vector.
     pub(super) their_collected: u64,
@@ -77,7 +77,7 @@ pub(super) struct Link {
     pub(super) report_due: bool,
     pub(super) roster_due: bool,
     pub(super) request: Option<Want>,
-    /// Another Sync is to follow the one whose answer is on its way.
+    /// Whether another Sync must follow the one whose answer is on its way.
     pub(super) again: bool,
     pub(super) awaiting: Option<Awaiting>,
     pub(super) requests: u32,
@@ -89,15 +89,15 @@ pub(super) struct Link {
     /// Digests with equal vectors and different fingerprints since the maps were last equal.
     pub(super) strikes: u32,
     pub(super) peer_ready: bool,
-    /// A Sync of this node was answered completely.
+    /// Whether a Sync of this node was answered completely.
     pub(super) synced: bool,
     /// Beats since something came from the peer.
     pub(super) silent_beats: u32,
     /// Beats in which the holder of the peer's name was heard since the peer came.
     pub(super) twin_beats: u32,
-    /// The last report to the peer says that another process has its name.
+    /// Whether the last report to the peer says that another process has its name.
     pub(super) sent_namesake: bool,
-    /// Which process has this node's name, by the peer's last report.
+    /// The process that has this node's name, according to the peer's last report.
     pub(super) namesake: Option<Namesake>,
 }
 
@@ -143,7 +143,8 @@ impl Link {
             || own.is_some_and(|own| self.cursor.is_some_and(|cursor| cursor < own))
     }
 
-    /// This node has become ready: a peer that waits for a ready one must hear of it, and a ready peer decides on admission.
+    /// Greets the peer when this node has become ready: a peer that waits for a ready node must learn of it, and a ready peer
+    /// must decide whether to admit this node.
     pub(super) fn greet(&mut self) {
         self.cursor.get_or_insert(0);
         self.awaiting = None;
@@ -158,7 +159,7 @@ impl Link {
         }
     }
 
-    /// The peer says what it holds.
+    /// Notes what the peer says that it holds.
     pub(super) fn note_held(&mut self, seen: &[Seen], standing: Option<&Standing>, known: &Vector) {
         if !seen.is_empty() {
             self.their_collected = standing.map_or(0, |s| s.collected);

@@ -70,7 +70,7 @@ impl Log {
         if planted!("log-keeps-one-write-per-key") {
             self.entries.retain(|e| e.key != entry.key);
         }
-        // Before the push, so that the queue does not double for one write too many.
+        // Dropped before the push, so that the queue does not double its capacity for one write.
         while self.entries.len() >= self.max_entries || self.bytes > self.max_bytes {
             let Some(dropped) = self.entries.pop_front() else { break };
             self.bytes -= dropped.size();

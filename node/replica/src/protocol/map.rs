@@ -28,15 +28,15 @@ pub(super) struct Map {
 pub(super) struct Standing {
     /// The epoch: when it was founded, and by which process. Zero: there is no map yet.
     pub(super) epoch: (u64, u64),
-    /// A majority of the voters was part of the epoch at some time.
+    /// Whether a majority of the voters was ever part of the epoch.
     pub(super) promised: bool,
-    /// The stability watermark: all seats that take part hold every write up to this timestamp. What arrives later with a
-    /// timestamp up to it was taken in before.
+    /// The stability watermark: all seats that take part hold every write up to this timestamp. A write that arrives
+    /// later with a timestamp up to it was already taken in.
     pub(super) collected: u64,
-    /// The GC watermark, not above `collected`: tombstones up to this timestamp may be dropped. Of a write above it, the node
-    /// knows whether it took in a later one of its key.
+    /// The GC watermark, not above `collected`: tombstones up to this timestamp may be dropped. For a write above it, the
+    /// node can tell whether it has taken in a later write of the key.
     pub(super) forgotten: u64,
-    /// The largest timestamp that this node, or the sponsor of its map, attested: the node holds as much.
+    /// The largest timestamp that this node, or the sponsor of its map, attested: the node covers everything up to it.
     pub(super) attested: u64,
 }
 
@@ -84,13 +84,13 @@ impl Map {
         });
     }
 
-    /// The timestamp up to which the vector says that everything of an origin was taken in.
+    /// The timestamp up to which all writes of an origin were taken in, according to the vector.
     pub(super) fn seen(&self, origin: u64) -> u64 {
         self.vector.get(&origin).map_or(0, |c| c.seen)
     }
 
-    /// The timestamp up to which everything of an origin was taken in. Up to the stability watermark that is everything of every
-    /// origin, known or not.
+    /// The timestamp up to which all writes of an origin were taken in: at least the stability watermark, also for an unknown
+    /// origin.
     pub(super) fn covered(&self, origin: u64) -> u64 {
         if planted!("stable-not-covered") {
             return self.seen(origin);
@@ -98,19 +98,20 @@ impl Map {
         self.seen(origin).max(self.standing.collected)
     }
 
-    /// The timestamp up to which a peer need not be asked about an origin: all have taken in what is at or below the stability
-    /// watermark. But of a seat that is gone, some node may rejoin with writes that were not taken in.
+    /// The timestamp up to which a peer need not be asked about an origin: the stability watermark, up to which all nodes have
+    /// taken in everything. It is 0 for a seat that is gone, because a node may rejoin with writes of that seat that were not
+    /// taken in.
     pub(super) fn floor(&self, roster: &Roster, origin: u64) -> u64 {
         if roster.get(origin).is_none_or(Seat::is_live) { self.standing.collected } else { 0 }
     }
 
-    /// Everything of an origin up to `seen` was taken in, its last write being `last`.
+    /// Notes that all writes of an origin up to `seen` were taken in, and that `last` is the last of them.
     pub(super) fn cover(&mut self, origin: u64, seen: u64, last: u64) {
         self.vector.entry(origin).or_default().join(seen, last);
     }
 
-    /// A write is held. Of an origin that is retired everything was taken in: an entry for it would say that
-    /// something before the write may be missing.
+    /// Notes that a write is held. All writes of a retired origin were taken in: an entry for the origin would say
+    /// that something before the write may be missing.
     pub(super) fn note_write(&mut self, dot: Dot) {
         let remembered = dot.hlc > self.standing.collected
             || planted!("retired-origin-partial")
@@ -129,7 +130,7 @@ impl Map {
         hash.digest()
     }
 
-    /// Origins that are gone, of which a write above a gap is held: partial writes.
+    /// Origins that are gone and have partial writes: writes that are held above a gap.
     pub(super) fn partial(&self, roster: &Roster) -> impl Iterator<Item = u64> {
         let partial = |(o, c): &(&u64, &super::vector::Cover)| {
             c.beyond > 0 && !roster.is_live(**o) && !planted!("partial-writes-left")
@@ -158,7 +159,7 @@ mod tests {
         assert_eq!(Standing::from_wire(&forged).forgotten, 9, "not above the stability watermark");
     }
 
-    /// Up to the stability watermark everything was taken in, also of origins without an entry.
+    /// Up to the stability watermark all writes were taken in, also of origins without an entry.
     #[test]
     fn covered_reaches_the_stability_watermark() {
         let mut map = Map { standing: Standing { collected: 5, ..Standing::default() }, ..Map::default() };
@@ -184,7 +185,7 @@ mod tests {
         assert_eq!(map.partial(&roster(1, SeatState::Ended)).collect::<Vec<_>>(), [1]);
     }
 
-    /// Heartbeats make no difference; of live origins, nor does what is causally stable.
+    /// The hash ignores heartbeats, and what is causally stable of live origins.
     #[test]
     fn hash_leaves_out_heartbeats_and_what_is_stable() {
         let (mut a, mut b) = (Map::default(), Map::default());

@@ -9,7 +9,7 @@ use super::stamps;
 use super::types::{PeerId, Violation};
 
 impl Replica {
-    /// A connection to a peer is up. Older links to it are dropped.
+    /// Adds a link for a new connection to a peer, and drops older links to it.
     pub fn link_up(&mut self, peer: PeerId) -> LinkId {
         let PeerId { origin, name, voter, started_ms, returning } = peer;
         let id = self.outbox.open(origin, if self.ready { Want::Missing } else { Want::Hello });
@@ -21,7 +21,7 @@ impl Replica {
         id
     }
 
-    /// The connection ended. Does nothing if the link was dropped before.
+    /// Drops the link of a connection that ended; does nothing if it was dropped before.
     pub fn link_down(&mut self, link: LinkId) {
         if self.outbox.links.remove(&link).is_some() {
             // A restart waits until this process is not heard.
@@ -80,13 +80,13 @@ impl Replica {
         self.outbox.links.iter().filter(move |(_, link)| link.is_due(own)).map(|(&id, _)| id)
     }
 
-    /// Up to where own writes are to be pushed.
+    /// The timestamp up to which own writes can be pushed.
     fn to_push(&self) -> Option<u64> {
         self.ready.then(|| self.map.seen(self.settings.origin))
     }
 
     /// The next message for a link whose last message was sent; `None` if there is nothing to send. Writes that pile up between
-    /// two calls leave together.
+    /// two calls are sent together.
     pub fn poll_send(&mut self, link: LinkId, now_ms: u64) -> Option<Message> {
         let mut state = self.outbox.links.remove(&link)?;
         let due = state.is_due(self.to_push());
@@ -125,7 +125,7 @@ impl Replica {
         if std::mem::take(&mut link.report_due) {
             return Some(Kind::Report(self.cut_report(link, now_ms)));
         }
-        // After pushes, so that both sides cover this node up to the same timestamp.
+        // The digest follows the pushes, so that both sides cover this node up to the same timestamp.
         if std::mem::take(&mut link.digest_due) {
             return self.cut_digest().map(Kind::Digest);
         }

@@ -22,8 +22,8 @@ impl Replica {
         }
     }
 
-    /// The name belongs to another process for good. This node reissues its backlog from a seat under a derived name, which
-    /// neither votes nor founds.
+    /// Gives up this node's name, which belongs to another process for good. This node reissues its backlog from a seat
+    /// under a derived name, which neither votes nor founds.
     fn refuse(&mut self, holder: Namesake, now_ms: u64) {
         self.joining.refused = Some(holder);
         if planted!("replaced-drops-backlog") {
@@ -36,21 +36,21 @@ impl Replica {
         }
     }
 
-    /// Of two members of this node's map that have one name, one ends. A seat of another epoch is left alone until the epochs are
-    /// compared: its process may be the one that keeps its map.
+    /// If two members of this node's map have one name, one of them ends. A seat of another epoch is left alone until the
+    /// epochs are compared: its process may be the one that keeps its map.
     pub(super) fn settle_names(&mut self, now_ms: u64) {
         if !self.ready || planted!("predecessor-not-ended") {
             return;
         }
         let stranger = |&origin: &u64| !self.was_admitted(origin) && !planted!("names-settled-before-epochs");
         let strangers: Vec<u64> = self.roster.members().filter(stranger).collect();
-        // A node that has just started may not have looked at the clock yet.
+        // A node that has just started may not have read the wall clock yet.
         let now = self.clock.last().max(stamp_at(now_ms));
         if !self.roster.settle_names(&strangers, now, self.map.standing.forgotten) {
             return;
         }
         if !self.leaving && !self.roster.is_live(self.settings.origin) {
-            // Its name was taken while it could not be heard.
+            // Another process took this node's name while no peer heard this node.
             self.reset(Stranger::Ended, now_ms);
         } else {
             self.outbox.announce_roster();

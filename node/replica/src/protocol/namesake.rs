@@ -5,7 +5,7 @@
 //! a member that hears the earlier process gives the later one no map and says why; as long as any peer says so, the later
 //! one neither asks for a map nor founds one. When no peer hears the earlier process, the later one is admitted, takes the
 //! name, and ends the earlier seat. When the earlier process was heard for [`TWIN_BEATS`], the later one is refused for good.
-//! What follows from that is in `names`.
+//! The file `names` has the consequences.
 
 use kvasir_proto::peer::v1::{Namesake as WireNamesake, SeatState};
 
@@ -32,7 +32,7 @@ impl Replica {
         self.ready && (self.joining.refused.is_none() || planted!("replaced-still-serves"))
     }
 
-    /// Whether this node was refused and has no writes left to reissue: it is to leave.
+    /// Whether this node must leave now, because it was refused and has no writes left to reissue.
     pub fn is_dismissed(&self) -> bool {
         self.joining.refused.is_some() && self.backlogs.is_empty()
     }
@@ -61,7 +61,7 @@ impl Replica {
         Some(WireNamesake { origin, started_ms, for_good: certain && !planted!("refused-never-ends") })
     }
 
-    /// A beat has passed: counts for how long each peer is silent, and for how long the holder of a joining peer's name was heard
+    /// Counts, at each beat, for how long each peer is silent, and for how long the holder of a joining peer's name was heard
     /// since the peer came.
     pub(super) fn count_beats(&mut self) {
         self.joining.beats = self.joining.beats.saturating_add(1);
@@ -96,8 +96,8 @@ impl Replica {
             || self.joining.beats < HEARD_BEATS && listed() && unanswered() && !planted!("name-answers-not-awaited")
     }
 
-    /// This node was admitted, or founded an epoch: the name is its own, and other seats of the name end. Seats of processes
-    /// that are linked and have no map stay: they will be refused.
+    /// Takes the name when this node was admitted or founded an epoch: other seats of the name end. Seats of processes that
+    /// are linked and have no map stay: these processes will be refused.
     pub(super) fn claim_name(&mut self, now: u64) {
         let (me, name) = (self.settings.origin, &self.settings.name);
         let waits = |origin: u64, seat: &Seat| seat.state == SeatState::Joining && self.outbox.is_linked(origin);

@@ -49,7 +49,7 @@ impl Outbox {
         self.origins().any(|linked| linked == origin)
     }
 
-    /// The roster has changed: all peers get it.
+    /// Sends the roster, which has changed, to all peers.
     pub(super) fn announce_roster(&mut self) {
         for link in self.links.values_mut() {
             link.roster_due = true;

@@ -1,4 +1,4 @@
-//! Own writes to peers, from the log, and peers' own writes from theirs.
+//! Pushes: sends this node's writes from its log, and takes the pushes of peers.
 
 use bytes::Bytes;
 use kvasir_proto::peer::v1::{Entry, Push, Want};
@@ -19,8 +19,8 @@ pub(super) enum Taken {
 
 impl Replica {
     pub(super) fn take_push(&mut self, link: &mut Link, push: Push, now_ms: u64) -> Result<(), Violation> {
-        // By the wall clock of the link's peer: its timestamps may follow another node's clock that is or was ahead, and no
-        // peer is refused for that.
+        // Judges the peer by its wall clock and not by its timestamps: these may follow another node's clock that is or was
+        // ahead, and that is no reason to refuse the peer.
         let their_ms = if planted!("peer-blamed-for-timestamps") { ms_of(push.last) } else { push.now_ms };
         let (ahead_ms, limit_ms) = (their_ms.saturating_sub(now_ms), self.settings.max_clock_skew_ms);
         if ahead_ms > limit_ms {
@@ -47,7 +47,7 @@ impl Replica {
             // Something between is missing. The entries are taken all the same, and the answer to a Sync closes the gap.
             if room {
                 link.ahead = match link.ahead {
-                    // Only stretches without a gap between them count as one.
+                    // Two stretches are joined only if there is no gap between them.
                     Some((from, to))
                         if push.prev <= to && from <= push.last || planted!("stretches-joined-across-gap") =>
                     {
@@ -68,7 +68,7 @@ impl Replica {
         Ok(())
     }
 
-    /// What was held above a gap is covered once the gap is closed.
+    /// Covers the writes that were held above a gap, once the gap is closed.
     pub(super) fn close_gap(&mut self, link: &mut Link) {
         if let Some((from, to)) = link.ahead
             && (from <= self.map.covered(link.origin) || planted!("gap-closed-by-anything"))
@@ -85,13 +85,14 @@ impl Replica {
         self.counters.entries_in += 1;
         let dot = Dot { hlc: entry.hlc, origin: entry.origin };
         self.clock.observe(dot.hlc);
-        // What is held or beaten needs no room.
+        // A write that is held or beaten needs no room.
         if let Some(limit) = self.settings.max_memory
             && !entry.deleted
             && self.map.store.get(&entry.key).is_none_or(|held| held.dot < dot)
         {
             let cost = Store::cost_of(entry.key.len(), entry.value.len());
-            // Tombstones are dropped once all nodes hold everything: their memory must not keep this node from getting there.
+            // Tombstones can be dropped only once all nodes hold everything, so their memory must not keep this node from
+            // taking a write.
             let limit = limit
                 + limit / HEADROOM
                 + if planted!("tombstones-refuse-peers") { 0 } else { self.map.store.buried() };
@@ -116,8 +117,8 @@ impl Replica {
         Ok(Taken::Yes)
     }
 
-    /// The peer held the write that it replaced. If the peer alone knew of that, then once the peer is gone the replaced write
-    /// could come back from its writer, deleted or not.
+    /// Notes the write that the peer held and this entry replaced. If only the peer knew of that write, the write could come
+    /// back from its writer once the peer is gone.
     fn note_replaced(&mut self, entry: &Entry) -> Result<(), Violation> {
         if entry.replaced_hlc >= entry.hlc || (entry.replaced_hlc == 0) != (entry.replaced_origin == 0) {
             return Err(Violation::Malformed);

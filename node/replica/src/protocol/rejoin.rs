@@ -1,5 +1,5 @@
 //! A node whose seat was ended by others resets: it takes a new seat, and what it held becomes a backlog. Once it has a
-//! snapshot, it reissues what no member had of the backlog.
+//! snapshot, it reissues the writes of the backlog that no member has.
 
 use bytes::Bytes;
 use kvasir_proto::peer::v1::{SeatState, Stranger};
@@ -15,8 +15,8 @@ use crate::clock::Dot;
 use crate::store::Record;
 
 impl Replica {
-    /// This seat is over: others have ended it, or hold the map of another epoch. The node takes a new seat, and its map
-    /// becomes a backlog.
+    /// Ends this seat, because other nodes have ended it, or hold the map of another epoch. The node takes a new seat,
+    /// and its map becomes a backlog.
     pub(super) fn reset(&mut self, why: Stranger, now_ms: u64) {
         if self.leaving {
             return;
@@ -48,8 +48,8 @@ impl Replica {
         self.joining.restart(why != Stranger::Ended, now_ms);
     }
 
-    /// Reissues what ended seats of this node left and no member has, once the members agree on what they hold: a write that
-    /// only one of them covers may be deleted there.
+    /// Reissues the writes of this node's backlogs that no member has, once the members agree on what they hold: a write
+    /// that only one of them covers may be deleted there.
     pub(super) fn reissue_backlogs(&mut self, now_ms: u64) {
         let agreed = || self.is_agreed() || planted!("reissued-before-agreement");
         let my_turn = || self.is_my_turn() || planted!("reissued-out-of-turn");
@@ -70,14 +70,14 @@ impl Replica {
             } else if !self.roster.is_live(record.dot.origin) {
                 backlog.map.store.remove(&key);
                 if backlog.is_too_late(record.dot.hlc, &self.map) {
-                    // A value that has ended counts, too: it would have beaten older writes.
+                    // A value that has ended counts too, because it would have beaten older writes.
                     self.counters.too_late += 1;
                     backlog.late = true;
                     self.backlogs.note_late(key);
                 } else {
                     self.reissue(key, &record, now_ms);
                 }
-            } // else its origin takes part, and sends it itself
+            } // else the origin takes part, and sends the write itself
         }
         if backlog.map.store.is_empty() {
             if backlog.is_whole(&self.map) {
@@ -92,9 +92,9 @@ impl Replica {
         }
     }
 
-    /// Another node may rejoin with the same writes after this node has gone again, and would bring back what was reissued,
-    /// deleted and collected meanwhile. Therefore, before the first write is reissued, all members learn of the writes as of
-    /// partial ones, so that deletes wait. Returns whether there is something that they did not know.
+    /// Another node may rejoin with the same writes after this node has gone again, and would bring back writes that were
+    /// reissued, deleted and collected meanwhile. Therefore, before the first write is reissued, all members note the
+    /// writes as partial writes, so that tombstones are kept. Returns whether some of the writes were unknown.
     fn announce(&mut self, backlog: &Backlog) -> bool {
         let before = self.roster_hash();
         for (&origin, cover) in &backlog.map.vector {
@@ -105,9 +105,9 @@ impl Replica {
         before != self.roster_hash()
     }
 
-    /// Of several rejoined nodes, one after the other reissues its backlog, and each first takes in what those before it wrote:
-    /// their backlogs may hold writes that this node's backlog deleted. The same is true for what a member wrote before this
-    /// node joined and its sponsor lacked.
+    /// Rejoined nodes reissue their backlogs one after the other, and each first takes in what those before it wrote: their
+    /// backlogs may hold writes that this node's backlog deleted. For the same reason this node first takes in what a member
+    /// wrote before this node joined and its sponsor lacked.
     fn is_my_turn(&self) -> bool {
         let me = self.settings.origin;
         let began = self.roster.get(me).map_or(0, |seat| seat.began);
@@ -121,15 +121,16 @@ impl Replica {
             .all(|(origin, seat)| !(seat.returning && origin < me) && until(seat) <= self.map.seen(origin))
     }
 
-    /// Whether something newer than a record of a backlog stands. A reissued write is only as new as its first dot.
+    /// Whether the map holds something at least as new as a record of a backlog. A reissued write counts as only as new as its
+    /// first dot.
     fn is_beaten(&self, key: &Bytes, record: &Record) -> bool {
         self.map.store.get(key).is_some_and(|held| {
             *held.first.as_deref().filter(|_| !planted!("reissued-counts-as-new")).unwrap_or(&held.dot) >= record.dot
         })
     }
 
-    /// What the backlog's map covered is covered now: it was reissued, or beaten. Other nodes that rejoin with the same writes
-    /// will hear of it.
+    /// Covers what the backlog's map covered: all of it was reissued, or beaten. Other nodes that rejoin with the same writes
+    /// learn this.
     fn join_backlog(&mut self, backlog: &Backlog) {
         for (&origin, cover) in &backlog.map.vector {
             if !self.roster.is_live(origin) {
@@ -149,7 +150,7 @@ impl Replica {
     }
 }
 
-/// The name under which a process that lost its own takes the seat `origin`.
+/// The name under which a process that lost its own name takes the seat `origin`.
 fn derived_name(name: &str, origin: u64) -> String {
     let name = name.split_once('~').map_or(name, |(name, _)| name);
     format!("{name}~{origin:016x}")

@@ -1,4 +1,4 @@
-//! One replica: what it holds, and what can be asked of it. What it does is in the files of this folder that build on it.
+//! One replica: what it holds, and what can be asked of it. The files of this folder that build on it have its behaviour.
 
 use kvasir_proto::peer::v1::Stranger;
 
@@ -16,7 +16,7 @@ use super::vector::Vector;
 use crate::clock::{Clock, Dot, ms_of};
 use crate::store::Store;
 
-// Each flag is a fact of its own: no two of them make a state.
+// The flags are independent of each other: they do not encode a state.
 #[allow(clippy::struct_excessive_bools)]
 /// One replica.
 #[derive(Debug)]
@@ -33,13 +33,13 @@ pub struct Replica {
     pub(super) changes: Changes,
     pub(super) counters: Counters,
     pub(super) ready: bool,
-    /// It is about to leave.
+    /// Whether it is about to leave.
     pub(super) draining: bool,
     pub(super) leaving: bool,
     pub(super) next_beat_ms: u64,
     /// Why this node last reset.
     pub(super) ended_because: Stranger,
-    /// A peer's write found no room, at this time.
+    /// When a peer's write found no room, if that was lately.
     pub(super) full_since_ms: Option<u64>,
 }
 
@@ -145,12 +145,12 @@ impl Replica {
         self.ended_because
     }
 
-    /// Records of the backlog, which are yet to be reissued or found to be known.
+    /// Records of the backlog that are still to be reissued, or to be found known.
     pub fn brought(&self) -> usize {
         self.backlogs.len()
     }
 
-    /// What the records of [`Self::brought`] take, bytes as they are accounted, in addition to [`Store::memory`].
+    /// The accounted memory of the records of [`Self::brought`], in bytes, in addition to [`Store::memory`].
     pub fn brought_memory(&self) -> u64 {
         self.backlogs.memory()
     }
@@ -175,20 +175,20 @@ impl Replica {
         self.changes.take()
     }
 
-    /// Whether the link was not dropped.
+    /// Whether the link is up: it was not dropped.
     pub fn is_up(&self, link: LinkId) -> bool {
         self.outbox.links.contains_key(&link)
     }
 
     pub(super) fn cover(&mut self, origin: u64, seen: u64, last: u64) {
-        // What a peer says of us is old news.
+        // A peer knows no more of this node's writes than this node itself.
         if origin != self.settings.origin {
             self.map.cover(origin, seen, last);
         }
     }
 
-    /// A write is held. Of an origin that is forgotten everything was taken in: an entry for it would say that
-    /// something before the write may be missing. What is said of this node's own is old news, or false.
+    /// Notes that a write is held, unless all nodes are known to hold it, see
+    /// [`Map::note_write`](super::map::Map::note_write). Peers know nothing new about this node's own writes.
     pub(super) fn note_write(&mut self, dot: Dot) {
         if dot.origin != self.settings.origin {
             self.map.note_write(dot);

@@ -21,8 +21,8 @@ impl Replica {
         }
         if same_epoch && link.compatible && self.roster.is_live(link.origin) {
             self.map.standing.promised |= standing.promised;
-            // A node that collected had the attestation of all, this node's included. What this node once attested stays true,
-            // even if it would not attest it now.
+            // A node that collected had the attestation of all, this node's included. An attestation of this node stays true,
+            // even if this node would not repeat it now.
             let attested = if planted!("attestation-taken-back") { 0 } else { self.map.standing.attested };
             let mut held = self.stable(now_ms).max(attested);
             if planted!("agreed-without-this-node") {

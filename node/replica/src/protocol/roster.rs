@@ -18,11 +18,13 @@ pub struct Seat {
     pub name: String,
     /// Whether it is a member of the cluster proper, not a sidecar.
     pub voter: bool,
-    /// When the seat was taken, milliseconds since 1970. Of two processes of one name without a map, the earlier has the name.
+    /// When the seat was taken, milliseconds since 1970. If two processes of one name have no map, the earlier one has the
+    /// name.
     pub started_ms: u64,
     /// The state.
     pub state: SeatState,
-    /// The timestamp at which its end was decided; of a seat that takes part, when it had reissued all of its backlog.
+    /// Of a seat that is gone: the timestamp at which its end was decided. Of a seat that takes part: the timestamp at which it
+    /// had reissued its backlog.
     pub since: u64,
     /// Whether it has a backlog to reissue.
     pub returning: bool,
@@ -30,8 +32,8 @@ pub struct Seat {
     pub sponsor: u64,
     /// Of a member: all that it writes is above this timestamp.
     pub began: u64,
-    /// Of a process that was evicted, or that another replaced under its name: all that take part hold what it wrote up to this
-    /// timestamp. 0 of others.
+    /// Of a process that was evicted, or was replaced by another of its name: all seats that take part hold its writes up to
+    /// this timestamp. 0 for all others.
     pub agreed: u64,
 }
 
@@ -56,8 +58,8 @@ impl Seat {
         matches!(self.state, SeatState::Joining | SeatState::Member)
     }
 
-    /// Whether this process has the name, of two processes of one name of which the other has no map yet: it holds the map, or
-    /// it came first. A process with a backlog counts as the earlier one.
+    /// Whether this process has the name, and not `other`, which has the same name and no map yet: this process holds the map,
+    /// or it came first. A process with a backlog counts as the earlier one.
     pub(super) fn precedes(&self, origin: u64, other: &Self, other_origin: u64) -> bool {
         let seniority = |seat: &Self, origin| (!seat.returning, seat.started_ms, origin);
         match self.state {
@@ -67,16 +69,18 @@ impl Seat {
         }
     }
 
-    /// Of two members with one name, the one with the larger claim stands. An admitted process took the name from a process
-    /// that was not heard, so the last admitted one stands; of founders, which have never met, the first.
+    /// If two members have one name, the one with the larger claim keeps it. An admitted process took the name from a
+    /// process that was not heard, so the last admitted one keeps it; of founders, which have never met, the first one
+    /// does.
     const fn claim(&self, origin: u64) -> (bool, u64, u64) {
         let admitted = self.sponsor != 0;
         (admitted, if admitted { self.began } else { u64::MAX - self.began }, origin)
     }
 
-    /// Another process has the name. This one may run on behind a partition, and rejoin with what it writes there.
+    /// Ends the seat, because another process has the name. This process may run on behind a partition, and rejoin with what it
+    /// writes there.
     fn replace(&mut self, now: u64, agreed: u64) {
-        // At least 1, which keeps all deletes: 0 is for seats of which nothing is waited for.
+        // At least 1, which keeps all deletes; 0 means that no writes of the seat are expected.
         match self.state {
             SeatState::Member => self.agreed = agreed.max(1),
             SeatState::Evicted if !planted!("evicted-and-replaced-not-awaited") => self.agreed = self.agreed.max(1),
@@ -150,9 +154,9 @@ impl Roster {
         }
     }
 
-    /// Of the members that have one name, one stands; the others end, as do evicted seats of the name. Returns whether any did.
-    /// Seats without a map are left alone, see `namesake`, and so are `strangers`, which may hold another map. All that take
-    /// part hold what the ended seats wrote up to `agreed`.
+    /// If several members have one name, one of them keeps it; the others end, as do evicted seats of the name. Returns whether
+    /// any seat ended. Seats without a map do not end here (see `namesake`), nor do `strangers`, which may hold another map.
+    /// All seats that take part hold what the ended seats wrote up to `agreed`.
     pub(super) fn settle_names(&mut self, strangers: &[u64], now: u64, agreed: u64) -> bool {
         let mut standing: BTreeMap<String, (bool, u64, u64)> = BTreeMap::new();
         for origin in self.members().filter(|origin| !strangers.contains(origin)) {
@@ -180,32 +184,32 @@ impl Roster {
         if let Some(seat) = self.seats.get_mut(&origin)
             && (seat.state as i32) < (state as i32)
         {
-            // Nothing of it is awaited any more.
+            // No more writes of the seat are expected.
             (seat.state, seat.since, seat.agreed) = (state, now, 0);
         }
     }
 
-    /// Another process has the name. All that take part hold what this one wrote up to `agreed`.
+    /// Ends a seat, because another process has the name. All seats that take part hold what this one wrote up to `agreed`.
     pub(super) fn replace(&mut self, origin: u64, now: u64, agreed: u64) {
         if let Some(seat) = self.seats.get_mut(&origin).filter(|seat| seat.state != SeatState::Ended) {
             seat.replace(now, agreed);
         }
     }
 
-    /// A majority has evicted the seat. All that take part hold what it wrote up to `agreed`.
+    /// Marks a seat as evicted by a majority. All seats that take part hold what it wrote up to `agreed`.
     pub(super) fn evict(&mut self, origin: u64, now: u64, agreed: u64) {
         if let Some(seat) = self.seats.get_mut(&origin).filter(|seat| seat.is_live()) {
             (seat.state, seat.since, seat.agreed) = (SeatState::Evicted, now, agreed);
         }
     }
 
-    /// A joining seat becomes a member, with a snapshot of the sponsor.
+    /// Makes a joining seat a member, with a snapshot of the sponsor.
     pub(super) fn admit(&mut self, origin: u64, sponsor: u64, began: u64) -> bool {
         let seat = self.seats.get_mut(&origin).filter(|s| s.state == SeatState::Joining);
         seat.map(|seat| (seat.state, seat.sponsor, seat.began) = (SeatState::Member, sponsor, began)).is_some()
     }
 
-    /// The process has reissued all of its backlog.
+    /// Notes that the process has reissued all of its backlog.
     pub(super) fn returned(&mut self, origin: u64, now: u64) {
         if let Some(seat) = self.seats.get_mut(&origin).filter(|s| s.returning) {
             (seat.returning, seat.since) = (false, now);
@@ -301,7 +305,7 @@ pub(super) fn from_wire(seat: wire::Seat) -> Option<(u64, Seat)> {
 mod tests {
     use super::*;
 
-    /// What an evicted process brings may be older than a delete, also if its name was taken before it returned.
+    /// The backlog of an evicted process may be older than a delete, also if another process took its name before it rejoined.
     #[test]
     fn replaced_after_eviction_still_keeps_deletes() {
         for (agreed, kept) in [(0, 1), (7, 7)] {

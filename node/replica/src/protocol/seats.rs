@@ -28,8 +28,7 @@ impl Replica {
                 ended.push((origin, seat));
             }
         }
-        // Before the ended seats: a member that was admitted by a sponsor that has left since, was admitted by a seat that took
-        // part.
+        // Before the ended seats are taken: a sponsor that has left since still took part when it admitted its member.
         if changed && self.ready {
             self.cover_admitted();
         }

@@ -5,7 +5,7 @@ use super::limits::{
     REMEMBER_EVICTED_MS, SCAN_STEP,
 };
 
-// Settings are what people set: each flag is a setting of its own.
+// Each flag is a setting of its own.
 #[allow(clippy::struct_excessive_bools)]
 /// What a replica must know at its start.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub struct Settings {
     pub started_ms: u64,
     /// How many voters the cluster is meant to have; 0: as many as are known.
     pub voters: usize,
-    /// After how long without a link a seat may be evicted, milliseconds.
+    /// How long a seat may be without a link before it can be evicted, milliseconds.
     pub evict_after_ms: u64,
     /// Between two heartbeats, and between two digests, milliseconds.
     pub sync_interval_ms: u64,
@@ -42,7 +42,7 @@ pub struct Settings {
     pub bounds: Bounds,
 }
 
-/// How much is done at once, and kept.
+/// Bounds on what is done in one step, and on what is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// See [`LOG_MAX_ENTRIES`].
@@ -85,9 +85,10 @@ pub struct View {
     pub answered: bool,
     /// Addresses of other nodes that were found and have no link yet.
     pub unlinked: usize,
-    /// Those of them where a peer answers that this node cannot talk to: with another key, release, clock or cluster.
+    /// The addresses among them where a peer with another key, release, clock or cluster answers, which this node cannot talk
+    /// to.
     pub refused: usize,
-    /// Such peers at addresses that neither discovery nor membership names.
+    /// Peers that this node cannot talk to, at addresses that neither discovery nor membership names.
     pub strangers: usize,
 }
 

@@ -47,7 +47,7 @@ mod tests {
 
     use super::*;
 
-    /// One message for each place of a timestamp.
+    /// One message for each field that holds a timestamp.
     fn with(hlc: u64) -> Vec<Kind> {
         let entry = Entry { hlc, ..Entry::default() };
         let again = Entry { first_hlc: hlc, ..Entry::default() };

@@ -39,7 +39,7 @@ impl Replica {
                 }
                 _ => bytes::Bytes::new(),
             },
-            // A node that leaves wants to hear what the peer covers then.
+            // A draining node needs to know what the peer covers after the answer.
             echo: !link.compatible || self.draining,
             sponsor,
             began_hlc,
@@ -65,7 +65,7 @@ impl Replica {
         let stranger = self.admit_or_refuse(link, sync);
         link.peer_ready = sync.ready;
         if refused && link.compatible {
-            // What came before was not taken, and will not be sent again by itself.
+            // Earlier writes of the peer were not taken, and the peer does not send them again unasked.
             link.again = link.awaiting.is_some();
             link.ask(Want::Missing);
             link.report_due = true;
@@ -115,16 +115,16 @@ impl Replica {
         let mine = theirs.get(&me).copied().unwrap_or(0);
         link.acked = link.acked.max(mine);
 
-        // A scan is needed for own writes that the log has dropped, and for other nodes' writes that will not come from those
-        // nodes themselves. Timestamps far ahead of the wall clock, from a clock that was wrong once, do not show what is
-        // stale.
+        // A scan is needed for own writes that the log has dropped, and for other nodes' writes that those nodes will not
+        // send themselves. If timestamps are far ahead of the wall clock, because some clock was wrong, they do not show
+        // which writes are old enough to relay.
         let ahead = ms_of(self.clock.last()).saturating_sub(now_ms) > self.settings.max_clock_skew_ms;
         let stale = if ahead { u64::MAX } else { stamp_at(now_ms.saturating_sub(RELAY_AFTER_MS)) };
         let lacks = |origin: u64, last: u64| held(origin) < last;
         let scan = want == Want::Repair
             || self.map.vector.iter().any(|(&origin, cover)| {
-                // A scan also brings what is covered of an origin that is gone; otherwise that would get across only while no
-                // write is on its way.
+                // A scan also transfers the coverage of an origin that is gone; without a scan it is transferred only while
+                // no write is on its way.
                 let uncovered = covered(origin) < cover.seen.min(cover.last)
                     && !self.roster.is_live(origin)
                     && !planted!("coverage-of-gone-not-sent");

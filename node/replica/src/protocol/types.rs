@@ -6,7 +6,7 @@
     "the node is full: it holds {held} of at most {limit} bytes (maxMemory), and this takes {cost}; delete keys or raise the limit"
 )]
 pub struct Full {
-    /// What the write takes, bytes as they are accounted.
+    /// The accounted memory that the write takes, in bytes.
     pub cost: u64,
     /// Accounted bytes now.
     pub held: u64,
@@ -27,12 +27,13 @@ pub enum Violation {
         /// What is allowed.
         limit_ms: u64,
     },
-    /// The peer sent what the protocol does not have.
+    /// The peer sent something that the protocol does not have.
     #[error("the peer sent a message without a kind: it speaks another version of the protocol")]
     Unknown,
-    /// What no node sends: an entry without a key or a timestamp, or that replaced a later one, or an impossible timestamp.
+    /// No node sends this: an entry without a key or a timestamp, an entry that replaced a later write, or an impossible
+    /// timestamp.
     #[error(
-        "the peer sent an entry without a key or a timestamp, or one that replaced a later one, or a timestamp that is thousands of years ahead"
+        "the peer sent an entry without a key or a timestamp, an entry that replaced a later write, or a timestamp that is thousands of years ahead"
     )]
     Malformed,
 }
@@ -51,7 +52,7 @@ pub struct Counters {
     pub entries_in: u64,
     /// Entries sent to peers.
     pub entries_out: u64,
-    /// Times that this node was ended by others and rejoined with a new origin.
+    /// Times that other nodes ended this node's seat, and it rejoined with a new origin.
     pub returns: u64,
     /// Writes of this node's backlogs that no member had, and that were reissued under a new dot.
     pub reissued: u64,
@@ -85,11 +86,11 @@ pub struct PeerId {
 /// How many nodes hold a write, as far as this node knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holders {
-    /// Linked peers, by name, that said so.
+    /// Linked peers that confirmed the write, counted by name.
     pub peers: usize,
-    /// Voters among them, and this node if it is one.
+    /// Voters among those peers, and this node if it is one.
     pub voters: usize,
-    /// Seats that take part and have not said so.
+    /// Other members that have not confirmed the write.
     pub lacking: usize,
     /// How many voters are a majority.
     pub majority: usize,
@@ -107,7 +108,7 @@ pub enum Need {
 }
 
 impl Need {
-    /// Whether as many nodes hold it.
+    /// Whether as many nodes as needed hold the write.
     pub const fn met(self, holders: &Holders) -> bool {
         match self {
             Self::Count(count) => holders.peers >= count,
@@ -117,14 +118,14 @@ impl Need {
     }
 }
 
-/// Whether a node holds a write that was seen elsewhere. The largest of several is that of all of them.
+/// Whether a node holds a write that was seen elsewhere. The coverage of several writes is the largest of theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Coverage {
     /// The node holds it, or a write that beats it.
     Covered,
     /// Not yet.
     Behind,
-    /// It was lost with its node.
+    /// The write was lost with the node that held it.
     Lost,
 }
 

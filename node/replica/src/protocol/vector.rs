@@ -10,15 +10,15 @@ use xxhash_rust::xxh3::Xxh3;
 pub struct Cover {
     /// Every write of the origin up to this timestamp was taken in.
     pub seen: u64,
-    /// The last write that counts as taken in; heartbeats make `seen` larger. Of an origin that is gone, `last` may be above
-    /// `seen`: what is between them and not held by all is lost.
+    /// The last write that counts as taken in; heartbeats make `seen` larger. If the origin is gone, `last` may be above
+    /// `seen`: writes between the two that not all nodes hold are lost.
     pub last: u64,
     /// The last write that is held above both, so that something before it may be missing; 0: none.
     pub beyond: u64,
 }
 
 impl Cover {
-    /// Everything up to `seen` was taken in, the last write being `last`.
+    /// Notes that all writes up to `seen` were taken in, and that `last` is the last of them.
     pub(super) fn join(&mut self, seen: u64, last: u64) {
         self.seen = self.seen.max(seen);
         self.last = self.last.max(last);
@@ -30,7 +30,7 @@ impl Cover {
         }
     }
 
-    /// A write is held.
+    /// Notes that a write is held.
     pub(super) fn note(&mut self, hlc: u64) {
         if hlc <= self.seen {
             self.last = self.last.max(hlc);
@@ -39,7 +39,7 @@ impl Cover {
         }
     }
 
-    /// What came before `beyond` and is not held is lost.
+    /// Counts `beyond` as taken in: writes before it that are not held are lost.
     pub(super) fn adopt(&mut self) {
         self.last = self.last.max(self.beyond);
         self.beyond = 0;

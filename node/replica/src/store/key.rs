@@ -1,6 +1,5 @@
-//! Keys in the order of their bytes, compared eight at a time: what is looked
-//! up or taken in is mostly comparisons, and musl, which the node is shipped
-//! with, compares one byte at a time.
+//! Keys in the order of their bytes, compared eight at a time: most of the work of a lookup is comparisons, and musl,
+//! which released nodes are linked with, compares one byte at a time.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -11,7 +10,7 @@ use bytes::Bytes;
 #[derive(Clone, Debug)]
 pub(super) struct Key(pub(super) Bytes);
 
-/// What a key can be found by: one that is only borrowed, too.
+/// What a key can be looked up by, such as a borrowed key.
 pub(super) trait Sought {
     fn bytes(&self) -> &[u8];
 }
@@ -85,7 +84,7 @@ fn compare(a: &[u8], b: &[u8]) -> Ordering {
     match whole_a.len().cmp(&whole_b.len()) {
         Ordering::Equal => rest_a.iter().cmp(rest_b),
         Ordering::Less => rest_a.iter().cmp(whole_b[whole_a.len()].iter()),
-        // Its first word against what the other has beyond the words: never equal, being longer.
+        // Compares the next word of `a` with the rest of `b`, which is shorter than a word: they are never equal.
         Ordering::Greater => whole_a[whole_b.len()].iter().cmp(rest_b.iter()),
     }
 }

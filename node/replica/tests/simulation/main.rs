@@ -4,8 +4,9 @@
 //! One run in ten uses the production membership as well. `MEMBERSHIP=1` uses it in all runs, `MEMBERSHIP=0` in none.
 //!
 //! `SEEDS=n` runs n seeds (default 5000), from `FROM` (default 0). `SEED=s` runs one, and prints its trace.
-//! A seed that fails is reduced to the operations that it takes to fail, and their trace is printed. `SHRINK=0` leaves
-//! that out; `SHRINK=1` does it for the one `SEED`, and with `KEEP=name` writes what is left to `kept/name.yaml`.
+//! A seed that fails is reduced to the operations that are needed for the failure, and their trace is printed.
+//! `SHRINK=0` skips the reduction; `SHRINK=1` reduces the one `SEED`; `KEEP=name` also writes the reduced plan to
+//! `kept/name.yaml`.
 //!
 //! Kept plans run in a test of their own. `KEPT=name` runs one, and prints its trace; `SHRINK=1` reduces it further.
 
@@ -86,7 +87,7 @@ fn clusters_keep_their_guarantees() {
     let plan = plan_of(failed);
     let membership = u64::from(plan.membership);
     println!(
-        "seed {failed} failed; replay it, reduced to what it takes to fail, with:\n    \
+        "seed {failed} failed; replay and reduce it with:\n    \
          SEED={failed} MEMBERSHIP={membership} SHRINK=1 cargo test -p kvasir-replica --test simulation -- --nocapture"
     );
     if number("SHRINK") != Some(0) {

@@ -1,4 +1,4 @@
-//! What the simulation uses: the one place that names the crate's modules.
+//! The items of the crate that the simulation uses: no other file names the crate's modules.
 
 pub use bytes::Bytes;
 pub use kvasir_proto::peer::v1::{Message, SeatState, Stranger};

@@ -1,4 +1,4 @@
-//! Reduces a plan that fails to what it takes to fail.
+//! Reduces a failing plan to the operations that are needed for the failure.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

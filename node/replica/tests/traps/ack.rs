@@ -20,7 +20,7 @@ fn ack_counts_a_restarted_node_once() {
     assert_eq!((holders.peers, holders.voters), (2, 3));
 }
 
-/// Not even while the link of the gone process is still up.
+/// A seat that is gone is not counted, not even while its link is still up.
 #[test]
 fn ack_does_not_count_a_gone_seat() {
     let mut net = Net::new(3);

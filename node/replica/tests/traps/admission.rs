@@ -2,7 +2,7 @@
 
 use crate::prelude::*;
 
-/// An evicted node that does not know of its eviction sponsors a newcomer, and that one perhaps another.
+/// An evicted node that does not know of its eviction sponsors a newcomer, which may sponsor another one.
 #[test]
 fn stranger_resets_and_keeps_its_writes() {
     for generations in [1, 2] {
@@ -14,7 +14,8 @@ fn stranger_resets_and_keeps_its_writes() {
             newcomer = net.join_through(newcomer, name, 4);
         }
         let dot = net.put(newcomer, "k");
-        // It lacks nothing that was collected, and wrote above all of that: what it holds does not give it away.
+        // It lacks nothing that was collected, and wrote above all of that, so its map does not show that it is a
+        // stranger.
         let collected = net.nodes[0].collected();
         assert!(collected > 0 && collected < dot.hlc);
         let mut acks = 0;
@@ -31,7 +32,7 @@ fn stranger_resets_and_keeps_its_writes() {
     }
 }
 
-/// A refused node keeps its own stability watermark: that of the others does not cover its writes.
+/// A refused node keeps its own stability watermark, because the watermark of the others does not cover its writes.
 #[test]
 fn stranger_does_not_adopt_the_watermark() {
     let mut net = Net::new(4);
@@ -108,7 +109,7 @@ fn founders_apart_merge_their_maps() {
     }
 }
 
-/// If each of two nodes is a stranger to the other, the one that attested more stays.
+/// If two nodes are strangers to each other, the node that attested more keeps its map.
 #[test]
 fn strangers_to_each_other_reset_one() {
     let mut net = Net::new(5);

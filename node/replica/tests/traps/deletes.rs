@@ -13,7 +13,7 @@ fn delete_is_final_though_its_node_is_gone() {
     net.put(rejoins, "k");
     net.deliver(&mut |_, _, _| true);
     net.cut_off(rejoins);
-    // The delete reaches the others, but nothing else that its node holds.
+    // Only the delete reaches the others, and nothing else that its node holds.
     net.delete(deletes, "k");
     net.deliver(&mut |from, _, kind| from != deletes || matches!(kind, Kind::Push(_)));
     net.cut_off(deletes);

@@ -15,7 +15,7 @@ fn delta_of_a_retired_origin_restores_nothing() {
     net.beats(3, &mut |from, _, kind| {
         match kind {
             Kind::Digest(digest) if from == 1 => digest.seen_hash ^= 1,
-            // As a node would send it that has not retired the origin yet.
+            // As sent by a node that has not retired the origin yet.
             Kind::Delta(delta) if from == 1 => {
                 answers += 1;
                 let (key, value) = (Bytes::from_static(b"k"), Bytes::from_static(b"v"));
@@ -28,7 +28,7 @@ fn delta_of_a_retired_origin_restores_nothing() {
     assert!(answers > 0 && !net.holds(0, "k") && !net.nodes[0].vector().contains_key(&77));
 }
 
-/// What a peer claims about a write that this node never made has no effect.
+/// A peer's claim about a write that this node never made has no effect.
 #[test]
 fn delta_cannot_claim_the_receivers_writes() {
     let mut net = Net::new(2);
@@ -51,7 +51,7 @@ fn delta_cannot_claim_the_receivers_writes() {
     assert_eq!(net.nodes[0].vector()[&own].beyond, 0);
 }
 
-/// What the evicted node lacks may have been collected while the delta was sent, and so be missing in it.
+/// Tombstones that the evicted node lacks may have been dropped while the delta was sent, and so be missing in it.
 #[test]
 fn delta_to_a_node_evicted_meanwhile_claims_nothing() {
     let mut net = Net::new_that_keeps(0, 5);

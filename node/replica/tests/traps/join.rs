@@ -2,7 +2,7 @@
 
 use crate::prelude::*;
 
-/// What arrived of an unfinished snapshot is not kept.
+/// The parts of an unfinished snapshot are not kept.
 #[test]
 fn snapshot_in_part_restores_nothing_deleted() {
     let (mut net, newcomer) = Net::with_partial_snapshot();
@@ -64,7 +64,7 @@ fn snapshot_includes_the_roster() {
     net.settle(10);
     let newcomer = net.start("n4", 4);
     net.link(newcomer, 0);
-    // The only roster that reaches it is that of the snapshot.
+    // The only roster that reaches it is the one in the snapshot.
     let mut no_roster = |_, to, kind: &mut Kind| to != newcomer || !matches!(kind, Kind::Roster(_));
     net.deliver(&mut no_roster);
     assert!(net.nodes[newcomer].is_ready());
@@ -96,7 +96,7 @@ fn snapshot_without_room_is_asked_for_each_second() {
     assert!((3..=6).contains(&asked) && parts <= 2 * asked, "{asked} requests, {parts} parts");
 }
 
-/// A node that leaves, before or after it was asked, sponsors no newcomer if another node can.
+/// A leaving node does not sponsor a newcomer if another node can, even if it was asked before it began to leave.
 #[test]
 fn sponsor_that_leaves_is_the_last_choice() {
     for leaves_first in [true, false] {

@@ -86,7 +86,7 @@ fn name_of_a_silent_process_is_taken_after_beats() {
     assert!(net.nodes[successor].serves());
 }
 
-/// Of two processes that have no map yet, the one that started earlier gets the name.
+/// If two processes have no map yet, the process that started earlier gets the name.
 #[test]
 fn name_of_two_newcomers_goes_to_the_earlier() {
     let mut net = Net::empty();

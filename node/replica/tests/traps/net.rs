@@ -101,7 +101,7 @@ impl Net {
         self.nodes.len() - 1
     }
 
-    /// Starts a voter that reaches only its sponsor, and once it is ready not even that one.
+    /// Starts a voter that reaches only its sponsor, and no node at all once it is ready.
     pub fn join_through(&mut self, sponsor: usize, name: &str, voters: usize) -> usize {
         let newcomer = self.start(name, voters);
         self.link(newcomer, sponsor);
@@ -111,7 +111,7 @@ impl Net {
         newcomer
     }
 
-    /// Makes a node found although it reaches no other node: it learns only later that there are `voters`.
+    /// Makes a node found although it reaches no other node: it learns only later how many `voters` there are.
     pub fn found_alone(&mut self, node: usize, voters: usize) {
         self.nodes[node].set_voters(0);
         self.nodes[node].tick(ALONE, self.now_ms);
@@ -145,7 +145,7 @@ impl Net {
         }
     }
 
-    /// Links a node to those of the others that it has no link to.
+    /// Links a node to each other node that it has no link to.
     pub fn link_to(&mut self, node: usize, others: Range<usize>) {
         for other in others {
             if !self.links.contains_key(&(node, other)) {
@@ -224,7 +224,7 @@ impl Net {
         assert_eq!(parts, 1, "the delta has more than one part");
     }
 
-    /// So many heartbeats, each with the messages that follow.
+    /// Runs this many heartbeats, each with the messages that follow.
     pub fn beats(&mut self, count: usize, tamper: Tamper<'_>) {
         for _ in 0..count {
             self.now_ms += BEAT_MS;

@@ -1,4 +1,4 @@
-//! What the tests use: the one place that names the crate's modules.
+//! The items of the crate that the tests use: no other file names the crate's modules.
 
 pub use bytes::Bytes;
 pub use kvasir_proto::peer::v1::{Entry, Message, Roster, Seat, SeatState, Seen, Want, message::Kind};

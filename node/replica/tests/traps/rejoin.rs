@@ -236,7 +236,7 @@ fn rejoin_restores_no_deleted_reissue() {
     let rejoined = &net.nodes[first];
     assert!(rejoined.is_ready() && rejoined.brought() == 1);
     assert_eq!(rejoined.counters().reissued, 0, "the others do not know of the write yet");
-    // They hear that there is such a write, and not that it is covered by its reissue.
+    // They learn that the write exists, but not that its reissue covers it.
     let mut hide = |from: usize, _: usize, kind: &mut Kind| {
         if let Kind::Delta(delta) = kind
             && from == first
@@ -277,7 +277,7 @@ fn rejoin_of_a_retired_seat_restores_nothing() {
     net.put(late, "k");
     net.deliver(&mut |_, _, _| true);
     net.cut_off(late);
-    // It will not be known whether this was deleted meanwhile: it is dropped and counted as well.
+    // No node can tell whether this key was deleted meanwhile: the write is dropped and counted as well.
     net.put(late, "alone");
     let origin = net.nodes[late].origin();
     net.delete(0, "k");
@@ -293,7 +293,7 @@ fn rejoin_of_a_retired_seat_restores_nothing() {
     };
     let seats: Vec<_> = (0..MAX_ENDED as u64).map(ended).collect();
     net.give_roster(1, 0, seats);
-    // Deletes would be kept while a voter is missing.
+    // With three voters configured, deletes would be kept, because one voter is missing.
     net.nodes[..2].iter_mut().for_each(|node| node.set_voters(2));
     net.settle(3);
     for node in &net.nodes[..2] {

@@ -21,7 +21,7 @@ fn repair_makes_equal_vectors_mean_equal_maps() {
     }
 }
 
-/// A tombstone that the peer sent before it dropped it is not taken again.
+/// A tombstone that the peer sent before dropping it is not taken in again.
 #[test]
 fn repair_restores_nothing_collected() {
     let mut net = Net::new(2);

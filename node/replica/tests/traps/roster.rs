@@ -2,7 +2,7 @@
 
 use crate::prelude::*;
 
-/// However many seats are gone: nothing becomes stable while a node is unreachable and not yet evicted.
+/// Nothing becomes stable while a node is unreachable and not yet evicted, even if many seats are gone.
 #[test]
 fn roster_stays_small_enough_for_peers() {
     let mut net = Net::new(3);

@@ -58,7 +58,7 @@ settings! {
         /// How long to wait for a server's answer [default: 5s]
         #[arg(long = "discovery-nats-timeout", env = "KVASIR_DISCOVERY_NATS_TIMEOUT", value_name = "DURATION")]
         timeout: DurationText,
-        /// After how many attempts the wait between attempts to connect begins to double, up to 5s [default: 5]
+        /// The number of attempts to connect after which the wait between them begins to double, up to 5s [default: 5]
         #[arg(long = "discovery-nats-max-join-attempts", env = "KVASIR_DISCOVERY_NATS_MAX_JOIN_ATTEMPTS", value_name = "COUNT")]
         max_join_attempts: u32,
         /// How long to wait between two attempts to connect [default: 2s]

@@ -182,7 +182,7 @@ async fn watch_recovers_from_missing_rights_and_lost_links() {
         (403, forbidden.to_owned()),
         list(&[a.clone(), b.clone()]),
         (200, event("DELETED", &a) + &event("ADDED", &c)),
-        // The watch resumes where it ended, and gets the answer that this is too long ago.
+        // The watch resumes where it ended, and the API server answers that this version is too old.
         (200, r#"{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"too old","reason":"Expired","code":410}}"#.to_owned() + "\n"),
         list(std::slice::from_ref(&c)),
     ])

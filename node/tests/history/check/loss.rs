@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use super::{Facts, Settled, TTL_LATE, Verdict, Write, found};
 use crate::history::{At, Call, Outcome, Record, Version};
 
-/// A write survives while one of its holders does: the nodes that acknowledged it, those it was handed over to, and all
-/// nodes once all were equal.
+/// A write survives while one of its holders does. The holders are the nodes that acknowledged it, those it was handed
+/// over to, and all nodes once all were equal.
 pub(super) fn acknowledged(facts: &Facts, verdict: &mut Verdict) {
     for (key, writes) in &facts.writes {
         for write in writes {
@@ -18,7 +18,7 @@ pub(super) fn acknowledged(facts: &Facts, verdict: &mut Verdict) {
             verdict.count(if write.peers > 0 { "acknowledged writes that live" } else { "writes that live" });
             if !stands(facts, key, version, write.value, settled) {
                 let what = format!("{:?} {:?}", write.op, settled.entries.get(key));
-                verdict.broken(format!("a write is lost that {} more held: {what}", write.peers));
+                verdict.broken(format!("a write is lost although {} more nodes held it: {what}", write.peers));
             }
         }
     }
@@ -39,7 +39,7 @@ pub(super) fn acknowledged(facts: &Facts, verdict: &mut Verdict) {
     }
 }
 
-/// Whether something as new is there, or may be gone.
+/// Whether an entry at least as new is there, or may be gone by now.
 fn stands(facts: &Facts, key: &str, version: Version, value: Option<&str>, settled: &Settled) -> bool {
     match settled.entries.get(key) {
         Some(entry) => entry.version >= version,
@@ -56,7 +56,7 @@ pub(super) fn deletes(records: &[Record], facts: &Facts, verdict: &mut Verdict) 
             reads.entry(value).or_default().push((op.node, op.begin, op.end));
         }
     }
-    // Values that are gone for good, since when.
+    // Values that are gone for good, each with the moment since when.
     let mut dead: HashMap<&str, (At, &Write)> = HashMap::new();
     for writes in facts.writes.values() {
         // A concurrent touch elsewhere may carry a value's end and not its delete.
@@ -183,8 +183,8 @@ pub(super) fn fixed(facts: &Facts, verdict: &mut Verdict) {
     }
 }
 
-/// A session is lost only with nodes. An evicted node may be the last to learn it; when all are equal again, it has
-/// been reset.
+/// A session is lost only with nodes. An evicted node may be the last to learn of its eviction; when all are equal
+/// again, it has been reset.
 pub(super) fn sessions(facts: &Facts, verdict: &mut Verdict) {
     let mut starts: HashMap<u64, At> = HashMap::new();
     for op in &facts.ops {

@@ -15,7 +15,7 @@ use crate::history::{At, Call, Entry, Op, Outcome, Record, Version};
 /// A value may still be read this long after its TTL: the TTL starts between the put's beginning and end, and ends at a
 /// whole millisecond.
 const TTL_LATE: At = 100_000;
-/// And it may be gone this much earlier.
+/// A value may be gone this long before its TTL is over.
 const TTL_EARLY: At = 2_000;
 
 /// The result of the checks.
@@ -57,12 +57,12 @@ pub(crate) fn check(records: &[Record], nodes: usize) -> Verdict {
 /// A requested write.
 struct Write<'a> {
     op: &'a Op,
-    /// None for a delete. A touch leaves the value, which is then unknown.
+    /// None for a delete, and for a touch, which does not name the value.
     value: Option<&'a str>,
     delete: bool,
     touch: bool,
     ttl: Option<At>,
-    /// None: it may have been applied, then or later.
+    /// None: the write may have been applied, then or later.
     version: Option<Version>,
     /// How many other nodes acknowledged it.
     peers: usize,
@@ -86,7 +86,7 @@ struct Facts<'a> {
     nodes: usize,
     ops: Vec<&'a Op>,
     writes: HashMap<&'a str, Vec<Write<'a>>>,
-    /// For each node, its lives: the span in which it was certainly in each.
+    /// The lives of each node, each with the span in which the node was certainly in that life.
     lives: Vec<HashMap<&'a str, (At, At)>>,
     settled: Vec<Settled<'a>>,
     /// Nodes that left and reported that others hold what they wrote.
@@ -159,7 +159,7 @@ impl<'a> Facts<'a> {
         self.writes.get(key).map_or(&[], Vec::as_slice)
     }
 
-    /// The life that a node was in throughout.
+    /// The life that a node was in during the whole span.
     fn life(&self, node: usize, begin: At, end: At) -> Option<&'a str> {
         self.lives[node].iter().find(|(_, (from, to))| *from <= begin && end <= *to).map(|(life, _)| *life)
     }
@@ -192,8 +192,8 @@ impl<'a> Facts<'a> {
             })
     }
 
-    /// Whether a key with a known `version` may be absent by now: something as new was deleted or has expired. `value`
-    /// is the known value: a reissued write has a newer version than the delete that had seen it.
+    /// Whether a key with a known `version` may be absent by now: an entry at least as new was deleted or has expired.
+    /// `value` is the known value: a reissued write has a newer version than the delete that had seen it.
     fn may_be_gone(&self, key: &str, version: Version, value: Option<&str>, by: At) -> bool {
         let first = value.map_or(version, |value| self.first.get(value).copied().unwrap_or_default());
         let least = version.min(first);

@@ -31,7 +31,7 @@ struct Floor<'a> {
     /// At least this version; and, if it was a value, which one.
     least: Version,
     value: Option<&'a str>,
-    /// A newer version than this, if anything.
+    /// A newer version than this, or no entry.
     gone: Version,
 }
 
@@ -58,9 +58,9 @@ impl<'a> Floor<'a> {
 
 type Tracks<'a, T> = HashMap<(T, &'a str), Vec<Sight<'a>>>;
 
-/// On one node, in one life of it, a version never goes backwards; what all nodes have acknowledged, all have; and a
-/// node is ready only once it holds what its peers hold: what all held, or all seats had acknowledged, before its life
-/// began.
+/// In one life of a node a version never goes backwards. A write that all nodes have acknowledged is on all nodes. A
+/// node is ready only once it holds what its peers hold: the entries that all nodes held, or all seats had
+/// acknowledged, before its life began.
 pub(super) fn nodes(facts: &Facts, verdict: &mut Verdict) {
     let mut tracks: Tracks<(usize, &str)> = HashMap::new();
     for op in &facts.ops {
@@ -85,7 +85,7 @@ pub(super) fn nodes(facts: &Facts, verdict: &mut Verdict) {
         }
     }
     for (at, settled) in facts.settled.iter().enumerate() {
-        // Later lives are bound by what all held later.
+        // Later lives must show the entries that all nodes held later.
         let next = facts.settled.get(at + 1).map_or(At::MAX, |next| next.begin);
         for node in 0..facts.nodes {
             let now = facts.life(node, settled.begin, settled.end);

@@ -309,7 +309,7 @@ fn a_new_process_holds_what_all_voters_held_before() {
     let after = |all: bool, other: Option<usize>, ready_with: Option<u64>| {
         let mut story = Story::new();
         story.put(0, "k", "old", 9, 2);
-        // The last node is unreachable and perhaps not waited for.
+        // The last node is unreachable, and the others perhaps do not wait for it.
         let outcome = Outcome::Wrote { version: version(10, 0), peers: 1, all };
         story.at(0, "k", put("new", None), outcome);
         story.interrupt(2);
@@ -327,7 +327,7 @@ fn a_new_process_holds_what_all_voters_held_before() {
     after(true, None, Some(9)).broken("goes backwards");
     after(true, None, None).broken("goes backwards");
     after(false, None, Some(9)).kept();
-    // What all nodes held is there in every later life, however many were away.
+    // Entries that all nodes held are there in every later life, even if many nodes were away.
     let mut story = Story::new();
     story.put(0, "k", "v", 10, 0);
     story.settled(&[("k", "v", 10, 0)]);
@@ -381,7 +381,7 @@ fn a_session_is_lost_only_with_nodes() {
     let mut whole = story(false);
     whole.settled(&[("k", "v", 10, 0)]);
     whole.broken("a session is lost");
-    // An evicted node learns of it last.
+    // An evicted node is the last to learn of its eviction.
     let mut evicted = story(false);
     evicted.interrupt(0);
     evicted.settled(&[("k", "v", 10, 0)]);

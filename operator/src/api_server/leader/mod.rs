@@ -30,7 +30,7 @@ pub const LEASE: Duration = Duration::from_secs(15);
 /// How long the leader may work after the start of its last successful renewal. The rest of [`LEASE`] is for requests that are
 /// under way.
 const WORK_LIMIT: Duration = Duration::from_secs(10);
-/// How often the leader renews, and others read. A leader may miss two renewals.
+/// How often the leader renews the Lease, and the other candidates read it. A leader may miss two renewals.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 /// Time limit for one read or renewal.
 const REQUEST_LIMIT: Duration = Duration::from_secs(3);
@@ -141,7 +141,7 @@ fn duration(lease: &Lease) -> Duration {
     seconds.and_then(|seconds| u64::try_from(seconds).ok()).map_or(LEASE, Duration::from_secs)
 }
 
-/// The result of a look at the Lease.
+/// The result of one check of the Lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     Leading,
@@ -158,7 +158,7 @@ enum End {
     SteppedBack,
     /// Another process holds the Lease, or it could not be renewed in time.
     Lost,
-    /// By itself, which is a bug.
+    /// The work ended by itself, which is a bug.
     Ended,
 }
 
@@ -173,7 +173,7 @@ pub struct Election {
     permit: Permit,
     leads: Gauge,
     watch: Watch,
-    /// Holder and renewal as last read, and since when they are the same.
+    /// Holder and renewal as last read, and the time since which they have not changed.
     seen: Option<(Renewal, Instant)>,
 }
 
@@ -208,7 +208,7 @@ impl Election {
         loop {
             tokio::select! {
                 () = self.stand_by() => {}
-                                // The look that is dropped here may have taken the Lease.
+                                // The check that is dropped here may have taken the Lease.
                 () = &mut shutdown => return self.release().await,
             }
             tracing::info!(lease = self.name, identity = self.me.identity, "leading");

@@ -96,7 +96,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// The watch is up: a list is complete.
+    /// Notes that the watch is up: a list is complete.
     pub fn heard(&mut self) {
         let before = self.watches.standing.lock().insert(self.kind, Standing { heard: true, silent_since: None });
         self.watches.up.get_or_create(&KindLabel { kind: self.kind }).set(1);
@@ -107,7 +107,7 @@ impl Watch {
         self.heard_at = Some(Instant::now());
     }
 
-    /// The watch is broken; returns how long to wait before the next try.
+    /// Notes that the watch is broken, and returns how long to wait before the next try.
     pub fn lost(&mut self, error: &str) -> Duration {
         let since = {
             let mut standing = self.watches.standing.lock();

@@ -31,7 +31,7 @@ pub(super) fn problems(member: &str, status: &NodeStatus, now: Timestamp) -> Vec
     problems.extend(unjoinable(member, status));
     for (usage, certificate) in &status.certificates {
         let end = certificate.not_after_ms.and_then(|end| Timestamp::from_millisecond(end).ok());
-        // The end and not the time until then, which would change the status at every look.
+        // Names the end and not the time that is left, which would change the status at every reconcile.
         if let Some(end) = end.filter(|end| end.duration_since(now) < EXPIRING) {
             let message =
                 format!("the certificate of {member} for {usage} expires at {end}: check what should renew it");

@@ -51,7 +51,7 @@ pub(super) fn data(observed: &Observed, before: &KvClusterStatus, now: &[MemberS
     if let Some(lost) =
         known.lost.take_if(|lost| held.contains_key(&lost.founded_at) || carried(observed, before, &lost.founded_at))
     {
-        // A member that did not answer held the map all the time.
+        // The map was not lost: a member that did not answer has held it all the time.
         known = DataStatus { founded_at: lost.founded_at, keys: lost.keys, lost: None };
     }
     if let Some(&keys) = held.get(&known.founded_at) {

@@ -41,7 +41,7 @@ pub(super) fn bounded(answers: &Answers) -> Option<(bool, &'static str, String)>
         return Some((true, BOUNDED, "a member that is full refuses writes before it is out of memory".to_owned()));
     };
     let reason = if limited { LIMIT_LOW } else { UNLIMITED };
-    // Without names if all members agree: otherwise one lost answer would change the message.
+    // If all members agree, the message names none of them: otherwise one lost answer would change it.
     let message = if members.len() == answers.len() { concern } else { format!("{}: {concern}", members.join(", ")) };
     Some((false, reason, message))
 }

@@ -1,4 +1,4 @@
-//! What holds once all has healed and come to rest.
+//! What must hold once the cluster has healed and settled.
 
 use std::collections::BTreeMap;
 
@@ -126,10 +126,11 @@ fn records_are_writes(end: &Final<'_>) {
     }
 }
 
-/// What any node held when the cluster healed is there. Without a loss of memory, the last write of each key is there.
+/// Every write that a node held when the cluster healed is still there. Without a loss of memory, the last write of
+/// each key is there.
 fn nothing_held_is_lost(end: &Final<'_>, survivors: &BTreeMap<Bytes, Dot>) {
     let (world, history, node) = (end.world, end.history, end.node);
-    // A backlog that is not reissued yet is not lost. What was rejoined with too late may be.
+    // A backlog that is not reissued yet is not lost. Writes of a node that rejoined too late may be lost.
     let reissued =
         !(waits_for_gone(world, node) && node.replica.seats().any(|(_, seat)| seat.is_live() && seat.returning));
     let is_whole = reissued && !history.too_late && world.live().all(|n| n.replica.counters().too_late == 0);
@@ -141,11 +142,11 @@ fn nothing_held_is_lost(end: &Final<'_>, survivors: &BTreeMap<Bytes, Dot>) {
             let last = dots.last().expect("a key has a write");
             let at = end.at(key);
             let stands = at == Some(*last) || at.is_none() && history.has_ended(key, *last, end.now_ms);
-            assert!(stands, "{key:?}: the last write was {last:?}, at the end is {at:?}");
+            assert!(stands, "{key:?}: the last write was {last:?}, but at the end there is {at:?}");
         }
     }
     for (key, dot) in survivors {
-        assert!(end.stands(key, *dot), "{key:?}: {dot:?} was held, at the end is {:?}", end.at(key));
+        assert!(end.stands(key, *dot), "{key:?}: {dot:?} was held, but at the end there is {:?}", end.at(key));
     }
 }
 
@@ -155,20 +156,21 @@ fn acked_writes_live(end: &Final<'_>) {
         let key = &end.history.writes[&acked.dot].key;
         assert!(
             end.stands(key, acked.dot),
-            "{key:?}: {:?} was acknowledged, at the end is {:?}",
+            "{key:?}: {:?} was acknowledged, but at the end there is {:?}",
             acked.dot,
             end.at(key)
         );
     }
 }
 
-/// A delete is final for what it had covered.
+/// A delete is final for each write that it had covered.
 fn deletes_are_final(end: &Final<'_>) {
     let (world, history) = (end.world, end.history);
     for Delete { key, dot, covered, before, at: when } in &history.deletes {
         let Some(there) = end.at(key) else { continue };
         let root = history.writes[&there].root;
-        // A map of another epoch is reissued, although a delete had to be dropped because too many were kept.
+        // A map of another epoch is reissued even if a delete of one of its keys was dropped, because too many deletes
+        // were kept.
         if world.epochs_met && world.plan.kept_deletes < KEPT_DELETES && root != there {
             continue;
         }
@@ -178,8 +180,8 @@ fn deletes_are_final(end: &Final<'_>) {
         if !acked.chain([&alone]).any(|a| history.has_holder(a)) {
             continue;
         }
-        // What another process had covered counts if that process still has it, unless the process made the write that is
-        // there, or just reissued it: of two concurrent writes either may win.
+        // A write that another process had covered counts if that process still has it. It does not count if that
+        // process made or just reissued the write that is there: of two concurrent writes either may win.
         let has_map = |origin: &u64| *origin != there.origin && history.kept_map_since(*origin, *when);
         let counts = |origin: &u64| *origin == dot.origin || root < *dot && has_map(origin);
         // Nothing older is brought back once the delete was causally stable.

@@ -9,7 +9,7 @@ pub struct Write {
     pub key: Bytes,
     pub value: Option<Bytes>,
     pub expires_ms: Option<u64>,
-    /// The client's write that this write has its content from: an earlier one if this is a reissue.
+    /// The client's write whose content this write has: an earlier write if this one is a reissue.
     pub root: Dot,
 }
 
@@ -76,8 +76,8 @@ impl History {
         }
     }
 
-    /// A later write of the key of the reissue `new` that the reissuing replica already covered, or that was causally
-    /// stable in its epoch.
+    /// A write that is later than the reissue `new` of the same key, and that the reissuing replica already covered or
+    /// that was causally stable in its epoch.
     pub fn later(&self, new: Dot, replica: &Replica) -> Option<Dot> {
         let Write { key, root, .. } = &self.writes[&new];
         let is_covered = |dot: &&Dot| covers(replica.vector(), **dot) || self.is_stable(replica, **dot);

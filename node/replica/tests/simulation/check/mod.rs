@@ -10,7 +10,7 @@ pub use self::history::{Acked, History, Write, covers};
 use crate::prelude::*;
 use crate::world::{Node, World};
 
-/// After all has healed, it is certain after this long which of two processes has a name.
+/// How long after the cluster has healed it is certain which of two processes has a name.
 const NAMES_MS: u64 = 30_000;
 
 /// Everything of a replica on which the invariant depends.
@@ -53,7 +53,8 @@ impl Checked {
 
 /// Checks what holds at every moment.
 ///
-/// For a node that has not changed since the last check nothing needs to be checked: what may be dropped only grows.
+/// A node that has not changed since the last check needs no new check, because the set of tombstones that may be
+/// dropped only grows.
 pub fn always(world: &mut World) {
     one_serves(world);
     let mut changed = BTreeSet::new();
@@ -77,7 +78,7 @@ pub fn always(world: &mut World) {
     equal_vectors_mean_equal_maps(world, &changed);
 }
 
-/// A node holds the last write of each key that it covers, and so none that is older.
+/// Of each key a node holds the last write that it covers, and no older one.
 fn holds_what_it_covers(world: &World, node: &Node) {
     let (replica, late) = (&node.replica, world.now_ms + world.plan.apart_ms());
     let too_late = replica.counters().too_late;
@@ -144,8 +145,8 @@ pub fn founding(world: &World, place: usize) {
     assert!(names.len() > node.voters / 2, "{} founds with {names:?}, of {} voters", node.name, node.voters);
 }
 
-/// Of two processes with one name at most one serves clients, once they have had time to meet. If nothing else happens,
-/// they never serve both, and the seat of the one that serves never ends.
+/// At most one of two processes with one name serves clients, once they have had time to meet. In a plan without other
+/// faults, the two never serve at the same time, and the seat of the serving process never ends.
 fn one_serves(world: &World) {
     let Some(twin) = world.plan.twin else { return };
     let serving: Vec<_> = world.twins().filter(|node| node.replica.serves() && !node.leaves()).collect();

@@ -1,7 +1,7 @@
 //! The plan of a seed.
 //!
-//! What was added later is drawn from generators of its own, or follows from the seed: then the other draws, and so
-//! most seeds, mean what they meant before.
+//! Draws that were added later have their own generators, or follow from the seed, so that the other draws, and most
+//! seeds, keep their meaning.
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
@@ -9,7 +9,7 @@ use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use super::{NEAR_MS, Op, Plan, Room, Twin};
 use crate::prelude::*;
 
-/// While a Sync is lost, which takes five seconds to notice, a node may move to and fro between two epochs.
+/// While a Sync is lost, which takes five seconds to notice, a node may switch back and forth between two epochs.
 const MAX_RESETS: u64 = 40;
 
 impl Plan {
@@ -37,8 +37,9 @@ impl Plan {
         if !plan.serve_alone && seed % 3 == 2 {
             plan.apart = Some((seed / 15) as usize % plan.voters);
         }
-        // While a node stays full, a process that lost its name waits for that node to cover what it hands over.
-        if matches!(seed % 9, 4 | 7) && !plan.room.is_some_and(|room| room.stays) {
+        // While a node stays full, a process that lost its name waits for that node to cover what it hands over. Where the
+        // number of voters changes, both sides of a split may have a majority, see `draw_twin`.
+        if matches!(seed % 9, 4 | 7) && !plan.room.is_some_and(|room| room.stays) && !plan.scales() {
             plan.draw_twin(end_ms);
         }
         plan.ops.sort_by_key(|(at, _)| *at);

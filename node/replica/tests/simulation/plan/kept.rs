@@ -1,4 +1,4 @@
-//! Plans in files: what was left of a run that failed once.
+//! Plans in files: the reduced plans of runs that failed once.
 
 use std::fmt::Write as _;
 use std::fs;

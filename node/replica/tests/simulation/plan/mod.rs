@@ -39,7 +39,7 @@ pub enum Op {
     Reconnect(usize, usize),
     /// No message gets from the first node to the second.
     Block(usize, usize),
-    /// The nodes whose bits are set, and the others, do not hear each other.
+    /// A partition: the nodes whose bits are set on one side, all others on the other.
     Split(u32),
     /// All nodes hear each other again.
     Unblock,
@@ -50,7 +50,7 @@ pub enum Op {
     Leave(usize),
     /// The wall clock jumps by so many milliseconds.
     Jump(usize, i64),
-    /// From now on there are meant to be so many voters. Each node learns that by `Configure`.
+    /// From now on the cluster is meant to have this many voters. Each node learns that by `Configure`.
     Scale(usize),
     /// A voter reads the number of voters from its configuration.
     Configure(usize),
@@ -65,7 +65,7 @@ enum Ack {
     All,
 }
 
-// Each flag is a fact of its own: no two of them make a state.
+// The flags are independent: no two of them form one state.
 #[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,8 +74,8 @@ pub struct Plan {
     pub seed: u64,
     /// Whether nodes find each other by the production membership, and link only to nodes that it lists.
     ///
-    /// Otherwise all nodes that can talk are linked at once. That is harder on the replica, because it meets every peer
-    /// in every state, and takes a third of the time, so most runs are of that kind.
+    /// Otherwise all nodes that can talk are linked at once. Then the replica meets every peer in every state, which
+    /// tests it harder, and a run takes a third of the time. So most runs are of that kind.
     pub membership: bool,
     pub voters: usize,
     pub sidecars: usize,
@@ -91,22 +91,25 @@ pub struct Plan {
     pub room: Option<Room>,
     /// How far a wall clock may be off, milliseconds. Beyond [`NEAR_MS`], nodes may refuse each other.
     pub skew_ms: i64,
-    /// How long ended seats are remembered at least, milliseconds.
-    /// Less than in production, and sessions may outlive the memory of a seat.
+    /// For how long at least ended seats are remembered, milliseconds. If that is less than in production, sessions may
+    /// outlive the memory of a seat.
     pub remember_ended_ms: u64,
-    /// How long evicted seats are remembered, milliseconds. Less than in production, and many nodes rejoin too late.
+    /// How long evicted seats are remembered, milliseconds. If that is less than in production, many nodes rejoin too
+    /// late.
     pub remember_evicted_ms: u64,
-    /// How many ended seats are remembered. Fewer than in production, and some are retired early.
+    /// How many ended seats are remembered. If these are fewer than in production, some seats are retired early.
     pub ended_seats: usize,
-    /// How many tombstones are kept for evicted nodes. Fewer than in production, and some nodes rejoin too late.
+    /// How many tombstones are kept for evicted nodes. If these are fewer than in production, some nodes rejoin too
+    /// late.
     pub kept_deletes: u64,
     /// Whether a voter that finds no ready peer serves alone after `joinTimeout`.
     pub serve_alone: bool,
-    /// A place whose nodes have another key until all heals: they and the others hear that there is a peer, and no more.
+    /// A place whose nodes have another key until the network heals: they and the others learn that a peer is there,
+    /// and nothing else.
     pub apart: Option<usize>,
     /// A second process with the name of a voter, at a place after all others.
     pub twin: Option<Twin>,
-    /// How often a process may reset. Each eviction is a reset, and so is each epoch that gives way.
+    /// How often a process may reset. Each eviction leads to a reset, and so does each epoch that gives way.
     pub max_resets: u64,
     /// What happens, and when, milliseconds.
     pub ops: Vec<(u64, Op)>,
@@ -121,7 +124,7 @@ pub struct Room {
     pub entries: u64,
     /// Whether values with a TTL are deleted to make room.
     pub evict_ending: bool,
-    /// Whether the node has no more room once all heals, until everything is deleted.
+    /// Whether the node stays full after the network has healed, until everything is deleted.
     pub stays: bool,
 }
 

@@ -149,8 +149,9 @@ impl World<'_> {
         }
     }
 
-    /// Whether a seat may be retired before a session ends, so that no node knows that its writes were lost.
-    /// What such sessions read must not change what they write: others follow them, and read in their place.
+    /// Whether a seat may be retired before a session ends: then no node knows that writes of that seat were lost. Such
+    /// sessions only write, because a read must not change what they write; a second session follows each and reads in
+    /// its place.
     const fn forgets_seats(&self) -> bool {
         self.plan.remember_ended_ms < REMEMBER_ENDED_MS || self.plan.ended_seats < MAX_ENDED
     }
@@ -170,7 +171,7 @@ impl World<'_> {
         self.live().filter(|n| n.replica.is_ready()).filter(covers).map(|n| n.origin).collect()
     }
 
-    /// Takes a session to a node: returns what it saw if the node covers that.
+    /// Uses a session at a node: returns what the session saw if the node covers that.
     fn resume(&mut self, session: usize, place: usize) -> Option<Session> {
         let node = self.nodes[place].as_ref().filter(|n| n.replica.serves())?;
         let seen = Session::decode(&self.sessions[session].token).expect("a node made it");
@@ -243,7 +244,7 @@ impl World<'_> {
             let lives = |dot: Dot| self.live().any(|n| n.origin == dot.origin);
             let lacks = |dot: Dot| node.replica.coverage(dot, node.replica.founding()) == Coverage::Behind;
             let waits = |seen: &Session| {
-                // A node that runs is no reason to wait.
+                // A node that still runs is no reason to wait.
                 !listed(&seen.encode()).any(|dot| lives(dot) && lacks(dot))
                     && (awaited || check::waits_for_gone(self, node))
             };

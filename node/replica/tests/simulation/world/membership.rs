@@ -20,9 +20,9 @@ use crate::prelude::*;
 const PATIENCE_MS: u64 = 3_000;
 /// How often a node compares the addresses that discovery found with its links.
 const LOOK_MS: u64 = 50;
-/// When goodbyes are repeated, after the first.
+/// How long after the first goodbye each further one is sent.
 const FAREWELLS_MS: [u64; 2] = [30, 60];
-/// Once everything has healed, all nodes list each other after this long at most.
+/// Once the network has healed, all nodes list each other within this time.
 const MEET_MS: u64 = 10_000;
 
 /// A node's part in the membership.
@@ -30,7 +30,7 @@ pub struct Member {
     swim: Swim,
     /// The last list of the others.
     members: Arc<Vec<MemberInfo>>,
-    /// The processes that are there, by its events.
+    /// The live processes, according to its events.
     present: BTreeSet<u64>,
     dials: BTreeMap<u64, Dial>,
     view: View,
@@ -110,7 +110,7 @@ impl World<'_> {
                 match member.swim.datagram(now, wall_ms, &packet.content) {
                     // A burst beyond the limit is as good as lost.
                     Ok(()) | Err(Refused::TooMany) => {}
-                    // The time of a start is only as right as the clock.
+                    // A start time is only as accurate as the clock.
                     Err(Refused::Ahead { .. }) if self.plan.skew_ms.unsigned_abs() > MAX_CLOCK_SKEW_MS / 2 => {}
                     Err(refused) => panic!("all are of one cluster, and no two have one address: {refused}"),
                 }
@@ -215,7 +215,7 @@ impl World<'_> {
                 let Some(node) = &mut self.nodes[a] else { continue };
                 let Some(member) = &mut node.member else { continue };
                 let dial = member.dials.entry(peer.id.origin).or_insert(Dial { since_ms: now_ms, connection: None });
-                // A node does not dial again while the connection that came of it is up.
+                // A node does not dial again while the connection of its last dial is up.
                 if current.is_some() && dial.connection == current {
                     continue;
                 }
@@ -279,7 +279,7 @@ impl World<'_> {
         if leaders.len() > 1 { Err(format!("the nodes name {leaders:?} as leaders")) } else { Ok(()) }
     }
 
-    /// Holds once all heals: membership does not wait for the replicas.
+    /// Holds once the network has healed: membership does not wait for the replicas.
     pub(super) fn expect_met(&self) {
         if self.now_ms > self.changed_ms + MEET_MS
             && let Err(why) = self.met()

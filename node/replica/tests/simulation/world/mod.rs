@@ -68,14 +68,14 @@ pub struct World<'a> {
     next_origin: u64,
     healed: bool,
     healed_ms: u64,
-    /// When the set of processes that can reach each other last changed, once all has healed.
+    /// After the network has healed: when the set of processes that can reach each other last changed.
     changed_ms: u64,
     /// Processes that left the membership.
     said_goodbye: BTreeSet<u64>,
     pub history: History,
     /// Writes that wait for their ack: place, origin, write.
     waiting: Vec<(usize, u64, Dot, Need)>,
-    /// Sessions that write and read. Then as many that only follow them: see `World::forgets_seats`.
+    /// Sessions that write and read, then as many sessions that follow them, see `World::forgets_seats`.
     sessions: [Client; 2 * SESSIONS],
     /// How many voters the cluster is meant to have.
     voters: usize,
@@ -235,7 +235,8 @@ impl<'a> World<'a> {
         self.network.clear();
         let stays_full = self.plan.room.is_some_and(|room| room.stays);
         for place in 0..self.nodes.len() {
-            // A full node never holds everything: it restarts with more memory. A node that is about to leave is gone.
+            // A full node never holds everything: it restarts with more memory. A node that is about to leave counts as
+            // gone.
             let leaves = self.nodes[place].as_ref().is_some_and(Node::leaves);
             let restarts = self.may_be_full(place) && !stays_full && self.nodes[place].is_some();
             if leaves || restarts {

@@ -236,13 +236,13 @@ impl World<'_> {
         }
     }
 
-    /// Those of the two processes with one name that run.
+    /// Which of the two processes with one name are running.
     pub fn twins(&self) -> impl Iterator<Item = &Node> {
         let name = self.plan.twin.map(|twin| format!("n{}", twin.of));
         self.live().filter(move |node| name.as_ref() == Some(&node.name))
     }
 
-    /// Ends the processes that have drained, or whose time to do so is over.
+    /// Ends the processes that have drained, or whose `drainTimeout` is over.
     pub(super) fn finish_leaving(&mut self) {
         for place in 0..self.nodes.len() {
             let Some(node) = &self.nodes[place] else { continue };

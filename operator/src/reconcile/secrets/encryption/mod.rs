@@ -105,7 +105,8 @@ pub async fn ensure(
         None if has_members => Err(KeysError::Gone(file.secret.clone())),
         None => {
             metrics.wrote("Secret");
-            // A create, not an apply: it fails if another operator was faster, whose Secret is checked next time.
+            // A create, not an apply: it fails if another operator was faster. The next reconcile checks that operator's
+            // Secret.
             api.create(&PostParams::default(), &generate(cluster, file)?).await.map_err(failed("create"))?;
             tracing::info!(namespace = cluster.namespace, secret = file.secret, "generated encryption keys");
             Ok(())

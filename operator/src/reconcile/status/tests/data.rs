@@ -130,7 +130,7 @@ fn data_is_not_lost_by_a_merge() {
     let mut world = holding("{}");
     world.begin(0, 5_000, 0);
     world.look();
-    // The same processes as before: what they held is in the map that stays, even if keys expired since.
+    // The same processes as before: the map that stays has what they held, even if keys expired since.
     for ordinal in 1..3 {
         world.tell(ordinal, |status| (status.founding, status.keys) = (Some(FoundingStatus { at_ms: 5_000 }), 990));
     }
