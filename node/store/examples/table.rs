@@ -1,8 +1,8 @@
-//! Prints what the store takes and how long it needs, beside a `BTreeMap` of `Bytes` with indexes of ends and
+//! Prints what the store takes and how long it needs, next to a `BTreeMap` of `Bytes` with indexes of ends and
 //! tombstones: a million entries, keys of 16 bytes, values of 64.
 //!
 //! `cargo run --release -p kvasir-store --example table`. Times are processor time, both maps in turns, medians of five.
-//! Memory is what a process of its own grows by, beside keys and values.
+//! Memory is what a process of its own grows by, besides keys and values.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
@@ -197,7 +197,7 @@ fn fill(name: &str, shape: &str) {
 }
 
 fn memory() {
-    println!("\n| bytes an entry beside key and value | BTreeMap | store |\n| --- | ---: | ---: |");
+    println!("\n| bytes an entry besides key and value | BTreeMap | store |\n| --- | ---: | ---: |");
     let shapes = [
         "shared beginnings, in order",
         "shared beginnings, in no order",

@@ -1,4 +1,4 @@
-//! The bytes of an entry beside its key:
+//! The bytes of an entry besides its key:
 //!
 //! ```text
 //! flags 1 · origin varint · timestamp 7 or 8 · [end varint] · [first 16] · value
@@ -29,7 +29,7 @@ pub(crate) enum Place {
     Long(u16),
 }
 
-/// An entry beside its key.
+/// An entry besides its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Body {
     pub(crate) origin: u32,

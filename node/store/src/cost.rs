@@ -1,6 +1,6 @@
 //! What entries are accounted with: a function of the entry alone, so that equal maps have equal sums.
 
-/// What an entry takes beside key and value: tag and slot, lengths, flags, origin and timestamp, its share of what
+/// What an entry takes besides key and value: tag and slot, lengths, flags, origin and timestamp, its share of what
 /// each page takes.
 const SLOT: u64 = 18;
 /// What an end adds to an entry.
@@ -9,7 +9,7 @@ pub(crate) const END: u64 = 5;
 pub(crate) const FIRST: u64 = 17;
 /// Of a page this part is free on average.
 const FREE: u64 = 11;
-/// What a long value takes beside its bytes: its place in the page's table, and the three words of those who own it.
+/// What a long value takes besides its bytes: its place in the page's table, and the three words of those who own it.
 const LONG: u64 = 34 + allocated(24);
 
 /// What an allocation of `len` bytes takes: 8, or up to 64 a multiple of 16, and above that one of four sizes to each

@@ -24,7 +24,7 @@ pub(crate) const MAX: usize = 8192;
 pub(crate) const FEW: usize = MAX / 8 * 3;
 /// Two pages are joined to one that is at most this long.
 pub(crate) const JOINED: usize = MAX / 4 * 3;
-/// What an entry takes beside itself: tag and slot.
+/// What an entry takes besides itself: tag and slot.
 const INDEX: usize = 3;
 /// The bits of a slot that say where its entry is: as many as [`MAX`] needs.
 const DISTANCE: u16 = (1 << 13) - 1;

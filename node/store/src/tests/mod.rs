@@ -1,4 +1,4 @@
-//! The store as a whole, beside a plain map.
+//! The store as a whole, next to a plain map.
 
 mod model;
 mod random;

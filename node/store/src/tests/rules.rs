@@ -113,8 +113,8 @@ fn pages_are_full_in_any_order() {
                 if name == "none" { key.to_vec() } else { [&order(n, count).to_be_bytes()[..], &key[..8]].concat() };
             both.merge(&key, &Record { value: Some(vec![1; 64].into()), ..delete(stamp_at(1_800_000_000_000)) });
         }
-        let beside = both.store.allocated() / count - 80;
-        assert!(beside <= 24, "{name}: {beside} bytes an entry");
+        let besides = both.store.allocated() / count - 80;
+        assert!(besides <= 24, "{name}: {besides} bytes an entry");
         assert!(both.store.allocated() <= both.store.memory() * 11 / 10, "{name}");
     }
 }
@@ -132,8 +132,8 @@ fn tombstone_frees_the_memory_of_its_value() {
         both.merge(&key(n), &delete(stamp_at(1_800_000_000_001)));
     }
     both.check();
-    let beside = both.store.allocated() / count - 16;
-    assert!(beside <= 24, "{beside} bytes a tombstone");
+    let besides = both.store.allocated() / count - 16;
+    assert!(besides <= 24, "{besides} bytes a tombstone");
 }
 
 #[test]
