@@ -285,7 +285,9 @@ fn receive_corrupt(input: &mut Input<'_>, here: &mut Side, there: &Side, now_ms:
     for _ in 0..=input.below(3) {
         let at = usize::from(input.byte()) % wire.len().max(1);
         let mask = input.byte();
-        wire.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= mask);
+        if let Some(byte) = wire.get_mut(at) {
+            *byte ^= mask;
+        }
     }
     if let Ok(message) = Message::decode(&wire[..]) {
         receive(here, message, now_ms);

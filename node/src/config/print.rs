@@ -33,7 +33,6 @@ impl Config {
 
 // Every struct is destructured without `..`, so that no setting is forgotten.
 impl From<&Config> for Settings {
-    #[allow(clippy::too_many_lines, reason = "two lines per setting")]
     fn from(config: &Config) -> Self {
         let Config {
             name,

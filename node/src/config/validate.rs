@@ -43,7 +43,6 @@ const MAX_VALUE_BYTES: RangeInclusive<usize> = 1..=64 << 20;
 
 impl Settings {
     /// Adds the defaults and checks every setting.
-    #[allow(clippy::too_many_lines, reason = "two lines per setting; destructured so that no setting is forgotten")]
     pub fn validate(self) -> Result<Config, ConfigError> {
         let Self {
             name,

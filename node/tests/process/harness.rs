@@ -442,3 +442,13 @@ impl Metrics {
         self.0.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
     }
 }
+
+/// Waits until the node holds every key of the acknowledged writes.
+pub(crate) async fn holds_all(node: &Node, acknowledged: &[String]) {
+    eventually("every acknowledged write is there", async || {
+        let held = node.kv().all().await.map_err(|status| status.to_string())?;
+        let lost: Vec<_> = acknowledged.iter().filter(|key| !held.contains_key(*key)).collect();
+        if lost.is_empty() { Ok(()) } else { Err(format!("{} lacks {lost:?}", node.name)) }
+    })
+    .await;
+}

@@ -10,7 +10,7 @@ use kvasir_client::{Client, PutOptions, RetryPolicy};
 use tokio::net::{TcpListener, TcpStream};
 use tonic::Code;
 
-use crate::harness::{Kv, Node, PATIENCE, cluster, command, eventually, loopback, meshed, nodes};
+use crate::harness::{Kv, Node, PATIENCE, cluster, command, eventually, holds_all, loopback, meshed, nodes};
 
 /// How many writes of a load were acknowledged.
 #[derive(Clone, Default)]
@@ -337,12 +337,7 @@ async fn a_rolling_restart_loses_no_write_and_no_call() {
         acknowledged.extend(writer.await.expect("a call failed"));
     }
     for node in &nodes {
-        eventually("every acknowledged write is there", async || {
-            let held = node.kv().all().await.map_err(|status| status.to_string())?;
-            let lost: Vec<_> = acknowledged.iter().filter(|key| !held.contains_key(*key)).collect();
-            if lost.is_empty() { Ok(()) } else { Err(format!("{} lacks {lost:?}", node.name)) }
-        })
-        .await;
+        holds_all(node, &acknowledged).await;
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::harness::{Node, eventually, meshed};
+use crate::harness::{Node, eventually, holds_all, meshed};
 
 /// Two nodes, and a process with the name of the second node, which is not started. A busy machine must not make a node
 /// look dead.
@@ -67,12 +67,7 @@ async fn name_of_a_running_node_is_refused() {
     let acknowledged = writer.await.expect("no call failed");
     let mut refused = 0.0;
     for node in &nodes {
-        eventually("every acknowledged write is there", async || {
-            let held = node.kv().all().await.map_err(|status| status.to_string())?;
-            let lost: Vec<_> = acknowledged.iter().filter(|key| !held.contains_key(*key)).collect();
-            if lost.is_empty() { Ok(()) } else { Err(format!("{} lacks {lost:?}", node.name)) }
-        })
-        .await;
+        holds_all(node, &acknowledged).await;
         assert!((figure(node, "kvasir_returns_total").await - 0.0).abs() < 0.5);
         refused += figure(node, "kvasir_twins_refused_total").await;
     }

@@ -38,12 +38,7 @@ fn deletes_are_dropped_an_hour_after_eviction() {
     net.link_all();
     net.settle(8);
     let (dies, evicted) = (3, 4);
-    net.put(dies, "lost");
-    net.deliver(&mut |from, _, _| from != dies);
-    net.put(dies, "k");
-    for to in 0..dies {
-        net.step(dies, to, &mut |_, _, _| true);
-    }
+    net.partial_write(dies);
     net.cut_off(dies);
     net.cut_off(evicted);
     net.settle(12);

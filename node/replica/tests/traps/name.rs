@@ -63,9 +63,7 @@ fn name_of_a_process_without_links_is_taken_at_once() {
     net.put(0, "k");
     net.settle(1);
     net.cut_off(1);
-    let successor = net.start("n1", 3);
-    net.link(successor, 0);
-    net.link(successor, 2);
+    let successor = net.start_successor();
     net.settle(1);
     assert!(net.nodes[successor].serves() && net.holds(successor, "k"));
     let gone = net.nodes[1].origin();
@@ -76,9 +74,7 @@ fn name_of_a_process_without_links_is_taken_at_once() {
 #[test]
 fn name_of_a_silent_process_is_taken_after_beats() {
     let mut net = Net::new(3);
-    let successor = net.start("n1", 3);
-    net.link(successor, 0);
-    net.link(successor, 2);
+    let successor = net.start_successor();
     let silence = &mut |from, to, _: &mut Kind| from != 1 && to != 1;
     net.beats(HEARD_BEATS as usize - 1, silence);
     assert!(!net.nodes[successor].is_ready());

@@ -64,12 +64,28 @@ impl Net {
         net.put(2, "old");
         net.settle(2);
         net.cut_off(1);
-        let successor = net.start("n1", 3);
-        net.link(successor, 0);
-        net.link(successor, 2);
+        let successor = net.start_successor();
         net.settle(3);
         assert!(net.nodes[successor].is_ready());
         (net, successor)
+    }
+
+    /// Of three nodes, starts a process with the name of node 1, linked to the other two.
+    pub fn start_successor(&mut self) -> usize {
+        let successor = self.start("n1", 3);
+        self.link(successor, 0);
+        self.link(successor, 2);
+        successor
+    }
+
+    /// A partial write: the first write is lost on its way to all, and the second one, of `k`, arrives at the nodes before the writer.
+    pub fn partial_write(&mut self, writer: usize) {
+        self.put(writer, "lost");
+        self.deliver(&mut |from, _, _| from != writer);
+        self.put(writer, "k");
+        for to in 0..writer {
+            self.step(writer, to, &mut |_, _, _| true);
+        }
     }
 
     pub fn settings(&self, name: &str, voters: usize) -> Settings {

@@ -36,13 +36,7 @@ fn partial_writes_are_exchanged_before_adoption() {
 fn partial_write_deleted_is_not_brought_back() {
     let mut net = Net::new(5);
     let (dies, rejoins) = (4, 3);
-    // The first write is lost on its way to all, the second is the last that arrives.
-    net.put(dies, "lost");
-    net.deliver(&mut |from, _, _| from != dies);
-    net.put(dies, "k");
-    for to in 0..dies {
-        net.step(dies, to, &mut |_, _, _| true);
-    }
+    net.partial_write(dies);
     net.cut_off(dies);
     net.cut_off(rejoins);
     assert!((0..dies).all(|node| net.holds(node, "k") && !net.holds(node, "lost")));
